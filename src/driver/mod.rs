@@ -1,0 +1,5 @@
+//! Runs a replica: a thread for the core, one for the log, one for apply, bounded queues between them.
+
+mod handle;
+
+pub use handle::{Handle, ReadError, Status, WriteError};

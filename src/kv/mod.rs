@@ -1,0 +1,7 @@
+//! The key-value state machine: pure, deterministic, driven by committed commands.
+
+mod command;
+mod store;
+
+pub use command::{Answer, Command, CommandError, Condition};
+pub use store::{KeyValue, Row, Store};

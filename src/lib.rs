@@ -1,0 +1,19 @@
+//! kuberaft: a Raft-replicated key-value store that runs itself on Kubernetes.
+//!
+//! The map, in reading order; `ARCHITECTURE.md` has the life of a write and the rules of who may import whom.
+//!
+//! 1. [`types`]: identifiers, terms, indexes, revisions
+//! 2. [`raft`]: consensus, pure
+//! 3. [`kv`]: the state machine, pure
+//! 4. [`storage`]: the write-ahead log, and sled made durable
+//! 5. [`membership`]: who forms a cluster and who joins it, pure decisions
+//! 6. [`driver`]: threads and queues around a replica
+//! 7. [`transport`]: peers over gRPC
+//! 8. [`api`]: clients over HTTP
+//! 9. [`metrics`], [`config`], [`server`], [`cli`]: the process
+
+pub mod driver;
+pub mod kv;
+pub mod metrics;
+pub mod raft;
+pub mod types;

@@ -1,0 +1,3 @@
+//! The binary: parses arguments, calls one function.
+
+fn main() {}

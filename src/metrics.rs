@@ -1,0 +1,158 @@
+//! Every metric, in one struct that is handed to whoever counts. Simulated nodes must not share counters,
+//! so nothing here is static.
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Durations from 50 µs to 13 s, doubling.
+const DURATION_BUCKETS_S: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_6, 0.003_2, 0.006_4, 0.012_8, 0.025_6, 0.051_2,
+    0.102_4, 0.204_8, 0.409_6, 0.819_2, 1.638_4, 3.276_8, 13.107_2,
+];
+
+/// Counts from 1 to 4096, doubling.
+const COUNT_BUCKETS: [f64; 13] =
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
+
+macro_rules! metrics {
+    ($( $(#[$doc:meta])* $field:ident : $kind:ident = $name:literal, $help:literal $(, [$($label:literal),+])? ; )+) => {
+        /// All metrics of one node. Field names are the metric names without the `kuberaft_` prefix.
+        #[derive(Clone)]
+        pub struct Metrics {
+            registry: Registry,
+            $( $(#[$doc])* #[doc = $help] pub $field: $kind, )+
+        }
+
+        impl Metrics {
+            /// Registers every metric in a registry of its own.
+            ///
+            /// # Panics
+            /// Never in practice: names are checked by the tests.
+            #[must_use]
+            pub fn new() -> Self {
+                let registry = Registry::new();
+                $(
+                    let $field = <$kind as Make>::make($name, $help, &[$($($label),+)?]);
+                    registry.register(Box::new($field.clone())).expect("metric names are unique");
+                )+
+                Self { registry, $($field),+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    raft_term: IntGauge = "kuberaft_raft_term", "Current term";
+    raft_role: IntGaugeVec = "kuberaft_raft_role", "1 for the role this node has, 0 for the others", ["role"];
+    raft_is_leader: IntGauge = "kuberaft_raft_is_leader", "1 while this node is the leader";
+    raft_has_leader: IntGauge = "kuberaft_raft_has_leader", "1 while this node knows a leader";
+    raft_leader_changes_total: IntCounter = "kuberaft_raft_leader_changes_total", "Times another leader was seen";
+    raft_elections_started_total: IntCounter = "kuberaft_raft_elections_started_total", "Elections that this node started";
+    raft_elections_won_total: IntCounter = "kuberaft_raft_elections_won_total", "Elections that this node won";
+    raft_prevotes_total: IntCounterVec = "kuberaft_raft_prevotes_total", "Pre-vote requests answered, by outcome", ["outcome"];
+    raft_votes_total: IntCounterVec = "kuberaft_raft_votes_total", "Vote requests answered, by outcome", ["outcome"];
+    raft_commit_index: IntGauge = "kuberaft_raft_commit_index", "Latest index known to be committed";
+    raft_applied_index: IntGauge = "kuberaft_raft_applied_index", "Latest index applied to the state machine";
+    raft_last_log_index: IntGauge = "kuberaft_raft_last_log_index", "Last index of the log";
+    raft_snapshot_index: IntGauge = "kuberaft_raft_snapshot_index", "Latest index that the durable checkpoint covers";
+    raft_proposals_pending: IntGauge = "kuberaft_raft_proposals_pending", "Writes that wait for their outcome here";
+    raft_proposals_failed_total: IntCounterVec = "kuberaft_raft_proposals_failed_total", "Writes refused or of unknown outcome, by reason", ["reason"];
+    raft_commit_duration_seconds: Histogram = "kuberaft_raft_commit_duration_seconds", "From append on the leader to commit";
+    raft_apply_duration_seconds: Histogram = "kuberaft_raft_apply_duration_seconds", "Applying one batch";
+    storage_flush_duration_seconds: Histogram = "kuberaft_storage_flush_duration_seconds", "One write and fdatasync of the log";
+    storage_flush_entries: Histogram = "kuberaft_storage_flush_entries", "Entries made durable by one flush";
+    storage_bytes: IntGauge = "kuberaft_storage_bytes", "Bytes of the data directory's log and state files";
+    raft_peer_rtt_seconds: GaugeVec = "kuberaft_raft_peer_rtt_seconds", "Latest heartbeat round trip, measured by the leader", ["peer"];
+    raft_peer_lag_entries: IntGaugeVec = "kuberaft_raft_peer_lag_entries", "Entries of the leader's log that the peer has not acknowledged", ["peer"];
+    raft_peer_send_failures_total: IntCounterVec = "kuberaft_raft_peer_send_failures_total", "Messages dropped before they were sent", ["peer"];
+    raft_leader_last_contact_seconds: Gauge = "kuberaft_raft_leader_last_contact_seconds", "Since the leader was last heard; 0 at the leader";
+    raft_voters: IntGauge = "kuberaft_raft_voters", "Voters of the latest configuration";
+    raft_learners: IntGauge = "kuberaft_raft_learners", "Learners of the latest configuration";
+    raft_failure_tolerance: IntGauge = "kuberaft_raft_failure_tolerance", "Voters that may fail before writes stop, as the leader sees it";
+    queue_length: IntGaugeVec = "kuberaft_queue_length", "Items waiting in a queue between threads", ["queue"];
+    kv_keys: IntGauge = "kuberaft_kv_keys", "Keys in the store";
+    http_requests_total: IntCounterVec = "kuberaft_http_requests_total", "HTTP requests by route and status code", ["route", "code"];
+    http_request_duration_seconds: HistogramVec = "kuberaft_http_request_duration_seconds", "HTTP requests, until the response is ready", ["route"];
+    build_info: IntGaugeVec = "kuberaft_build_info", "Always 1; what runs", ["version", "revision"];
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// The text exposition of all metrics, those of the process included.
+    ///
+    /// # Errors
+    /// A metric that cannot be encoded.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Adds the metrics of this operating system process; once for each process, not for each node in it.
+    ///
+    /// # Errors
+    /// They are there already.
+    pub fn add_process(&self) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+    }
+}
+
+/// Builds one kind of metric.
+trait Make {
+    fn make(name: &str, help: &str, labels: &[&str]) -> Self;
+}
+
+macro_rules! make {
+    ($kind:ident, |$name:ident, $help:ident, $labels:ident| $body:expr) => {
+        impl Make for $kind {
+            fn make($name: &str, $help: &str, $labels: &[&str]) -> Self {
+                $body.expect("metric names and labels are valid")
+            }
+        }
+    };
+}
+
+make!(IntGauge, |name, help, _labels| IntGauge::new(name, help));
+make!(Gauge, |name, help, _labels| Gauge::new(name, help));
+make!(IntCounter, |name, help, _labels| IntCounter::new(name, help));
+make!(IntGaugeVec, |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels));
+make!(GaugeVec, |name, help, labels| GaugeVec::new(Opts::new(name, help), labels));
+make!(IntCounterVec, |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels));
+make!(Histogram, |name, help, _labels| Histogram::with_opts(
+    HistogramOpts::new(name, help).buckets(buckets(name))
+));
+make!(HistogramVec, |name, help, labels| HistogramVec::new(
+    HistogramOpts::new(name, help).buckets(buckets(name)),
+    labels
+));
+
+fn buckets(name: &str) -> Vec<f64> {
+    if name.ends_with("_seconds") { DURATION_BUCKETS_S.to_vec() } else { COUNT_BUCKETS.to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_a_counter_under_its_name() {
+        let metrics = Metrics::new();
+        metrics.raft_elections_won_total.inc();
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        assert!(text.contains("kuberaft_raft_elections_won_total 1"), "{text}");
+    }
+
+    #[test]
+    fn two_nodes_do_not_share_counters() {
+        let (one, two) = (Metrics::new(), Metrics::new());
+        one.raft_elections_won_total.inc();
+        assert_eq!(two.raft_elections_won_total.get(), 0);
+    }
+}

@@ -1,0 +1,150 @@
+//! What nodes say to each other.
+//!
+//! Two families, told apart by type: a [`Signal`] promises nothing about the sender's disk and may leave at
+//! once; a [`Promise`] may leave only when the append it speaks of is durable. Only
+//! [`Effect::Acknowledge`](super::Effect::Acknowledge) can carry a promise, and it names the append to wait for.
+
+use bytes::Bytes;
+
+use super::{Entry, Refusal};
+use crate::types::{LogIndex, LogPosition, ProposalId, ReadId, Session, Term};
+
+/// Anything that arrives from a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Says nothing about the sender's disk.
+    Signal(Signal),
+    /// Rests on what the sender's disk holds.
+    Promise(Promise),
+}
+
+/// A message that may leave before anything is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Would you vote for me? (thesis, 9.6). Changes nothing at the receiver.
+    PreVote(VoteRequest),
+    /// Vote for me (paper, 5.2).
+    RequestVote(VoteRequest),
+    /// Yes to a [`Signal::PreVote`] for `term`.
+    PreVoteGranted {
+        /// The term that was asked about.
+        term: Term,
+    },
+    /// No to a vote or pre-vote request.
+    VoteRefused {
+        /// The refusing node's own term.
+        term: Term,
+        /// Whether a pre-vote was asked for.
+        pre_vote: bool,
+    },
+    /// AppendEntries; without entries it is the heartbeat (paper, 5.3).
+    Append(Append),
+    /// The receiver's log does not hold `prev` of an append, or the append's term is old.
+    AppendRejected {
+        /// The receiver's own term.
+        term: Term,
+        /// Session that the append named.
+        session: Session,
+        /// The position that did not match.
+        prev: LogPosition,
+        /// The last position at or below `prev` that the receiver's log may share with the leader's.
+        hint: LogPosition,
+    },
+    /// An append of this read round has arrived; says nothing about its entries, so it never waits for the disk.
+    RoundEcho {
+        /// The leader's term.
+        term: Term,
+        /// Session that the append named.
+        session: Session,
+        /// Latest round seen from this leader.
+        round: u64,
+    },
+    /// A follower's clients' writes, for the leader to propose. Never forwarded again.
+    Forward {
+        /// Id at the follower, and the command.
+        proposals: Vec<(ProposalId, Bytes)>,
+    },
+    /// What became of forwarded writes: where they were appended, or why they were not.
+    Forwarded {
+        /// One for each proposal of a [`Signal::Forward`], in its order.
+        answers: Vec<(ProposalId, Result<LogPosition, Refusal>)>,
+    },
+    /// A follower asks for a read index (thesis, 6.4) on behalf of all its waiting reads.
+    ReadIndex {
+        /// The follower's batch.
+        id: ReadId,
+    },
+    /// The answer to [`Signal::ReadIndex`]: reads are linearizable once `index` is applied.
+    ReadIndexAt {
+        /// The follower's batch.
+        id: ReadId,
+        /// The leader's term.
+        term: Term,
+        /// The leader's commit index when it was confirmed to be the leader.
+        index: LogIndex,
+    },
+    /// The leader could not confirm that it leads; or the receiver is none.
+    ReadIndexRefused {
+        /// The follower's batch.
+        id: ReadId,
+    },
+}
+
+/// A message that rests on a durable append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// The sender voted for the receiver in `term` and will not vote for another.
+    VoteGranted {
+        /// Term of the vote.
+        term: Term,
+    },
+    /// The sender's log equals the leader's up to `match_index`, durably.
+    Appended {
+        /// The leader's term.
+        term: Term,
+        /// Session that the append named.
+        session: Session,
+        /// Last index known to match and to be durable.
+        match_index: LogIndex,
+        /// Latest read round seen from this leader.
+        round: u64,
+    },
+}
+
+/// Arguments of RequestVote and of PreVote (paper, figure 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoteRequest {
+    /// The term that the candidate asks for; for a pre-vote the one it would start.
+    pub term: Term,
+    /// Last entry of the candidate's log.
+    pub last: LogPosition,
+}
+
+/// Arguments of AppendEntries (paper, figure 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The leader's term.
+    pub term: Term,
+    /// The receiver's session in the leader's configuration.
+    pub session: Session,
+    /// The entry before the first one sent.
+    pub prev: LogPosition,
+    /// In order, without gaps; empty for a heartbeat.
+    pub entries: Vec<Entry>,
+    /// The leader's commit index.
+    pub commit_index: LogIndex,
+    /// The leader's latest read round; echoed.
+    pub round: u64,
+}
+
+impl From<Signal> for Message {
+    fn from(signal: Signal) -> Self {
+        Self::Signal(signal)
+    }
+}
+
+impl From<Promise> for Message {
+    fn from(promise: Promise) -> Self {
+        Self::Promise(promise)
+    }
+}

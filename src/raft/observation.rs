@@ -1,0 +1,111 @@
+//! What the core reports for metrics, logs and the page: one typed stream.
+
+use crate::types::{LogIndex, NodeId, Term};
+
+/// Something worth counting or showing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// This node's role or term changed.
+    RoleChanged {
+        /// The new role.
+        role: RoleName,
+        /// The current term.
+        term: Term,
+        /// Why, in a few words.
+        why: &'static str,
+    },
+    /// Another leader is known now, or none.
+    LeaderChanged {
+        /// The leader of `term`, if known.
+        leader: Option<NodeId>,
+        /// The current term.
+        term: Term,
+    },
+    /// This node asks for votes in a new term.
+    ElectionStarted {
+        /// The new term.
+        term: Term,
+    },
+    /// This node won.
+    ElectionWon {
+        /// Its term.
+        term: Term,
+    },
+    /// This node answered a vote request.
+    VoteAnswered {
+        /// The candidate.
+        to: NodeId,
+        /// The term asked for.
+        term: Term,
+        /// Whether it was a pre-vote.
+        pre_vote: bool,
+        /// What was answered.
+        answer: VoteAnswer,
+    },
+    /// A voter answered the leader again after a silence.
+    PeerFound {
+        /// Which.
+        peer: NodeId,
+    },
+    /// A voter has not answered the leader for an election timeout.
+    PeerLost {
+        /// Which.
+        peer: NodeId,
+    },
+    /// Time from a heartbeat to its echo, in microseconds.
+    PeerRoundTrip {
+        /// Which peer.
+        peer: NodeId,
+        /// Microseconds.
+        micros: u64,
+    },
+    /// Entries of this leader's own proposals were committed.
+    Committed {
+        /// Up to which index.
+        index: LogIndex,
+        /// Microseconds from append to commit, of the oldest entry.
+        micros: u64,
+    },
+}
+
+/// The roles, without their data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleName {
+    /// Follows a leader or waits for one.
+    Follower,
+    /// Asks whether an election could be won (thesis, 9.6).
+    PreCandidate,
+    /// Asks for votes (paper, 5.2).
+    Candidate,
+    /// Replicates its log (paper, 5.3).
+    Leader,
+}
+
+/// How a vote request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteAnswer {
+    /// Yes.
+    Granted,
+    /// The request's term is old.
+    OldTerm,
+    /// The vote of this term went to another.
+    VotedForAnother,
+    /// The candidate's log is behind (paper, 5.4.1).
+    LogBehind,
+    /// A leader was heard of lately; not answered at all (thesis, 6.4 and 9.6).
+    LeaderAlive,
+}
+
+impl RoleName {
+    /// As shown in labels and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre_candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}

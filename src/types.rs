@@ -1,0 +1,152 @@
+//! The names everything else is written in: identifiers, terms, indexes, revisions. No logic.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl $name {
+            /// The value that follows this one.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+
+            /// The value before this one; zero stays zero.
+            #[must_use]
+            pub fn prev(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+        }
+    };
+}
+
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = std::num::ParseIntError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                u64::from_str_radix(text, 16).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+identity! {
+    /// A node: random, drawn when its data directory is first used, so that a directory that was
+    /// emptied is another node and no vote is forgotten. Shown as 16 hex digits.
+    NodeId
+}
+identity! {
+    /// A cluster: random, drawn once when it is formed. Shown as 16 hex digits.
+    ClusterId
+}
+
+number! {
+    /// Raft's logical clock (paper, 5.1). The first election is term 1 or later; 0 means "none yet".
+    Term
+}
+number! {
+    /// The place of an entry in the log; the first entry is 1, 0 means "before the first".
+    LogIndex
+}
+number! {
+    /// One for each applied write; 0 is the empty store.
+    Revision
+}
+number! {
+    /// One append handed to the log thread. Strictly rising within a process.
+    IoId
+}
+number! {
+    /// A write that waits for its outcome. Unique for the process and unlikely to be met again
+    /// after a restart: the driver starts counting at a random place.
+    ProposalId
+}
+number! {
+    /// A read, or a batch of reads, that waits for its read index. Unique as `ProposalId` is.
+    ReadId
+}
+number! {
+    /// A membership of one node: the index of the entry that added it. A node that was removed and
+    /// added again has another session, so that old acknowledgements do not count.
+    Session
+}
+
+/// An entry's place and the term it was made in: what two logs are compared by (paper, 5.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogPosition {
+    /// Place in the log.
+    pub index: LogIndex,
+    /// Term of the entry at that place.
+    pub term: Term,
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// A point on the monotonic clock that the core is driven by, in microseconds since an arbitrary start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// This instant moved later; saturates.
+    #[must_use]
+    pub fn after(self, duration: std::time::Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// The time from `earlier` to this instant; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> std::time::Duration {
+        std::time::Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
