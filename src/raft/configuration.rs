@@ -40,6 +40,9 @@ impl Configuration {
     }
 
     /// As stored in the log and sent on the wire: JSON, keys in order, so that equal configurations have equal bytes.
+    ///
+    /// # Panics
+    /// Never: string keys always encode.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         Bytes::from(serde_json::to_vec(self).expect("a configuration has only string keys"))

@@ -37,7 +37,7 @@ pub enum Signal {
         /// Whether a pre-vote was asked for.
         pre_vote: bool,
     },
-    /// AppendEntries; without entries it is the heartbeat (paper, 5.3).
+    /// `AppendEntries`; without entries it is the heartbeat (paper, 5.3).
     Append(Append),
     /// The receiver's log does not hold `prev` of an append, or the append's term is old.
     AppendRejected {
@@ -67,7 +67,7 @@ pub enum Signal {
     /// What became of forwarded writes: where they were appended, or why they were not.
     Forwarded {
         /// One for each proposal of a [`Signal::Forward`], in its order.
-        answers: Vec<(ProposalId, Result<LogPosition, Refusal>)>,
+        answers: Vec<ForwardAnswer>,
     },
     /// A follower asks for a read index (thesis, 6.4) on behalf of all its waiting reads.
     ReadIndex {
@@ -90,6 +90,9 @@ pub enum Signal {
     },
 }
 
+/// Where a forwarded write was appended, or why it was not.
+pub type ForwardAnswer = (ProposalId, Result<LogPosition, Refusal>);
+
 /// A message that rests on a durable append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Promise {
@@ -111,7 +114,7 @@ pub enum Promise {
     },
 }
 
-/// Arguments of RequestVote and of PreVote (paper, figure 2).
+/// Arguments of `RequestVote` and of `PreVote` (paper, figure 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VoteRequest {
     /// The term that the candidate asks for; for a pre-vote the one it would start.
@@ -120,7 +123,7 @@ pub struct VoteRequest {
     pub last: LogPosition,
 }
 
-/// Arguments of AppendEntries (paper, figure 2).
+/// Arguments of `AppendEntries` (paper, figure 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     /// The leader's term.

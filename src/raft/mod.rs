@@ -2,10 +2,22 @@
 //! give the same outputs. It does no I/O, reads no clock and draws no random numbers but from its seed.
 
 mod configuration;
+mod election;
 mod entry;
 mod event;
+mod follower;
+mod leader;
+mod log;
 mod message;
+mod node;
 mod observation;
+mod progress;
+mod proposals;
+mod random;
+mod read_index;
+mod reads;
+mod replication;
+mod role;
 mod settings;
 
 pub use configuration::{Configuration, Member};
@@ -13,6 +25,8 @@ pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};
 pub use event::{
     AppendEntries, Committed, Effect, Event, HaltReason, Outcome, Proposal, Refusal, RefusalReason,
 };
-pub use message::{Append, Message, Promise, Signal, VoteRequest};
+pub use log::Recovered;
+pub use message::{Append, ForwardAnswer, Message, Promise, Signal, VoteRequest};
+pub use node::{PeerStatus, Raft, Status};
 pub use observation::{Observation, RoleName, VoteAnswer};
 pub use settings::{Settings, SettingsError};

@@ -1,0 +1,154 @@
+//! Following a leader: `AppendEntries`, and writes and reads on behalf of this node's clients.
+
+use super::role::{Follower, Role};
+use super::{Append, Effect, Entry, ForwardAnswer, Promise, Raft, Refusal, RefusalReason, Signal};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Term};
+
+impl Follower {
+    pub(super) fn new(election_deadline: Instant, leader: Option<NodeId>) -> Self {
+        Self { leader, election_deadline, leader_contact: None, verified: LogIndex(0), echoed_round: 0 }
+    }
+}
+
+impl Raft {
+    pub(super) fn on_append(&mut self, now: Instant, from: NodeId, append: Append, out: &mut Vec<Effect>) {
+        let Append { term, session, prev, entries, commit_index, round } = append;
+        if term < self.hard_state.term {
+            // Always answered, so that a leader of an old term learns of the new one.
+            let hint = LogPosition::default();
+            let signal = Signal::AppendRejected { term: self.hard_state.term, session, prev, hint };
+            out.push(Effect::Send { to: from, signal });
+            return;
+        }
+        if !self.hear_leader(now, from, term, out) {
+            return;
+        }
+        if !self.log.matches(prev) {
+            let limit = LogPosition { index: prev.index.prev(), term: prev.term };
+            let hint = self.log.agreement_bound(limit);
+            let signal = Signal::AppendRejected { term, session, prev, hint };
+            out.push(Effect::Send { to: from, signal });
+            return;
+        }
+        let match_index = LogIndex(prev.index.0 + entries.len() as u64);
+        self.take_entries(entries, out);
+        self.advance_follower_commit(match_index, commit_index);
+        self.answer_append(from, Promise::Appended { term, session, match_index, round }, out);
+        self.move_proposals(now, out);
+        self.ask_again(now);
+        self.move_reads(now, out);
+    }
+
+    /// Notes that `from` leads `term`. False if this node leads that term itself, which no honest peer can claim.
+    fn hear_leader(&mut self, now: Instant, from: NodeId, term: Term, out: &mut Vec<Effect>) -> bool {
+        if matches!(self.role, Role::Leader(_)) {
+            return false;
+        }
+        if self.leader() != Some(from) {
+            self.become_follower(now, term, Some(from), "heard the leader", out);
+        }
+        let election_deadline = self.draw_election_deadline(now);
+        if let Role::Follower(follower) = &mut self.role {
+            follower.election_deadline = election_deadline;
+            follower.leader_contact = Some(now);
+        }
+        true
+    }
+
+    /// Appends what the log does not hold yet; a conflicting tail is replaced (paper, 5.3).
+    fn take_entries(&mut self, mut entries: Vec<Entry>, out: &mut Vec<Effect>) {
+        let known = entries.iter().take_while(|entry| self.log.matches(entry.position())).count();
+        let new = entries.split_off(known);
+        let Some(first) = new.first() else { return };
+        let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
+        if let Some(from) = truncate_from {
+            self.log.truncate_from(from);
+            if let Role::Follower(follower) = &mut self.role {
+                follower.verified = follower.verified.min(from.prev());
+            }
+        }
+        for entry in &new {
+            self.log.push(entry.clone());
+        }
+        self.append(truncate_from, new, out);
+    }
+
+    /// Adopts the leader's commit index up to the last entry that is known to equal the leader's.
+    fn advance_follower_commit(&mut self, match_index: LogIndex, commit_index: LogIndex) {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.verified = follower.verified.max(match_index);
+            self.log.commit_to(commit_index.min(follower.verified));
+        }
+    }
+
+    /// Acknowledges once durable. If that has to wait, the read round is echoed at once.
+    fn answer_append(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
+        let waits = self.hard_state_changed || !self.log.is_flushed();
+        if let (Role::Follower(follower), Promise::Appended { term, session, round, .. }) =
+            (&mut self.role, &promise)
+            && *round > follower.echoed_round
+        {
+            follower.echoed_round = *round;
+            if waits {
+                let signal = Signal::RoundEcho { term: *term, session: *session, round: *round };
+                out.push(Effect::Send { to, signal });
+            }
+        }
+        self.acknowledge(to, promise, out);
+    }
+
+    /// What the leader says of forwarded writes.
+    pub(super) fn on_forwarded(&mut self, answers: Vec<ForwardAnswer>, out: &mut Vec<Effect>) {
+        for (id, answer) in answers {
+            if !self.proposals.is_forwarded(id) {
+                continue;
+            }
+            match answer {
+                // Its result went by unseen: the entry was applied before its place was known.
+                Ok(position) if position.index <= self.log.handed() => {
+                    self.fail_proposal(id, Refusal::unknown(RefusalReason::LeadershipLost), out);
+                }
+                Ok(position) => self.proposals.on_appended(id, position),
+                Err(refusal) if refusal.reason == RefusalReason::Overloaded => {
+                    self.fail_proposal(id, refusal, out);
+                }
+                // It was not the leader; the next one will be asked.
+                Err(_) => self.proposals.requeue(id),
+            }
+        }
+    }
+
+    fn fail_proposal(&mut self, id: ProposalId, refusal: Refusal, out: &mut Vec<Effect>) {
+        self.proposals.finish(id);
+        out.push(Effect::ProposalFailed { id, refusal });
+    }
+
+    /// Asks the leader for a read index for all reads that wait, one question at a time.
+    pub(super) fn ask_read_index(&mut self, now: Instant, leader: NodeId, out: &mut Vec<Effect>) {
+        if self.reads.wants_to_ask() {
+            self.next_read_id = self.next_read_id.wrapping_add(1);
+            let id = ReadId(self.next_read_id);
+            self.reads.start_asking(now, id);
+            out.push(Effect::Send { to: leader, signal: Signal::ReadIndex { id } });
+        }
+    }
+
+    /// Gives up a question that should have been answered by now, so that it is asked anew under a new id.
+    fn ask_again(&mut self, now: Instant) {
+        let patience = self.settings.heartbeat_interval * 2;
+        if self.reads.asked_at().is_some_and(|at| now.since(at) > patience) {
+            self.reads.forget_question(None);
+        }
+    }
+
+    pub(super) fn on_read_index_at(&mut self, id: ReadId, term: Term, index: LogIndex) {
+        let Role::Follower(follower) = &self.role else { return };
+        let verified = follower.verified;
+        if let Some(reads) = self.reads.take_answered(id) {
+            self.reads.add_ready(index, reads);
+            if term == self.hard_state.term {
+                self.log.commit_to(index.min(verified));
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Leading: the no-op, batches of writes, commit by counting, heartbeats (paper, 5.3 and 5.4.2; thesis, 6.2).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::progress::{Flow, Progress};
+use super::proposals::{Origin, Queued};
+use super::replication::{Outgoing, send_heartbeat, send_waiting};
+use super::role::{Batch, Leader, Role};
+use super::{Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Session, Term};
+
+/// Batches on their way before writes are held back to share one.
+const UNCOMMITTED_BATCHES: usize = 2;
+/// Rounds whose time of sending is remembered.
+const ROUNDS_REMEMBERED: usize = 16;
+
+impl Raft {
+    pub(super) fn become_leader(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let last = self.log.last().index;
+        let mut progress = BTreeMap::new();
+        if let Some(configuration) = self.log.configuration() {
+            for (id, member) in configuration.voters.iter().filter(|(id, _)| **id != self.id) {
+                progress.insert(*id, Progress::new(now, member.session, last));
+            }
+        }
+        let leader = Leader {
+            progress,
+            next_heartbeat: now,
+            round: 0,
+            rounds_sent: VecDeque::new(),
+            noop_index: last.next(),
+            batches: VecDeque::new(),
+        };
+        self.change_role(Role::Leader(Box::new(leader)), "won the election", out);
+        out.push(Effect::Observe(Observation::ElectionWon { term: self.hard_state.term }));
+        self.append_batch(now, vec![Payload::Noop], out);
+        self.start_round(now, out);
+        self.move_proposals(now, out);
+        self.move_reads(now, out);
+    }
+
+    /// Appends one entry for each payload and sends them.
+    fn append_batch(&mut self, now: Instant, payloads: Vec<Payload>, out: &mut Vec<Effect>) {
+        let term = self.hard_state.term;
+        let mut entries = Vec::with_capacity(payloads.len());
+        let mut bytes = 0;
+        for payload in payloads {
+            let entry = Entry { term, index: self.log.last().index.next(), payload };
+            bytes += entry.size_bytes();
+            self.log.push(entry.clone());
+            entries.push(entry);
+        }
+        self.append(None, entries, out);
+        let last = self.log.last().index;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.batches.push_back(Batch { last, bytes, appended_at: now });
+        }
+        self.replicate(out);
+    }
+
+    /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.
+    pub(super) fn form_batches(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        while let Role::Leader(leader) = &self.role {
+            let enough = self.proposals.queue_len() >= self.settings.batch_entries
+                || self.proposals.queue_bytes() >= self.settings.batch_bytes;
+            if self.proposals.queue_len() == 0 || (leader.batches.len() >= UNCOMMITTED_BATCHES && !enough) {
+                return;
+            }
+            self.form_batch(now, out);
+        }
+    }
+
+    fn form_batch(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let term = self.hard_state.term;
+        let mut payloads = Vec::new();
+        let mut bytes = 0;
+        let mut answers: BTreeMap<NodeId, Vec<ForwardAnswer>> = BTreeMap::new();
+        while bytes < self.settings.append_bytes_max
+            && let Some(Queued { origin, id, command }) = self.proposals.dequeue()
+        {
+            let index = LogIndex(self.log.last().index.0 + 1 + payloads.len() as u64);
+            let position = LogPosition { index, term };
+            match origin {
+                Origin::Local => self.proposals.on_appended(id, position),
+                Origin::Peer(peer) => answers.entry(peer).or_default().push((id, Ok(position))),
+            }
+            bytes += command.len();
+            payloads.push(Payload::Command(command));
+        }
+        // Before the entries themselves, so that the follower knows whose they are when they are applied.
+        for (to, answers) in answers {
+            if let (Role::Leader(leader), Some((_, Ok(position)))) = (&mut self.role, answers.last())
+                && let Some(progress) = leader.progress.get_mut(&to)
+            {
+                progress.forwarded_through = position.index;
+            }
+            out.push(Effect::Send { to, signal: Signal::Forwarded { answers } });
+        }
+        if !payloads.is_empty() {
+            self.append_batch(now, payloads, out);
+        }
+    }
+
+    pub(super) fn on_forward(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        proposals: Vec<(ProposalId, Bytes)>,
+        out: &mut Vec<Effect>,
+    ) {
+        let leads = matches!(self.role, Role::Leader(_));
+        let mut bytes = self.unfinished_bytes();
+        let mut answers = Vec::new();
+        for (id, command) in proposals {
+            bytes += command.len();
+            if !leads {
+                answers.push((id, Err(Refusal::not_applied(RefusalReason::NoLeader))));
+            } else if bytes > self.settings.uncommitted_bytes_max {
+                bytes -= command.len();
+                answers.push((id, Err(Refusal::not_applied(RefusalReason::Overloaded))));
+            } else {
+                self.proposals.enqueue(Queued { origin: Origin::Peer(from), id, command });
+            }
+        }
+        if !answers.is_empty() {
+            out.push(Effect::Send { to: from, signal: Signal::Forwarded { answers } });
+        }
+        if leads {
+            self.form_batches(now, out);
+        }
+    }
+
+    pub(super) fn on_heartbeat_due(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.report_lost_peers(now, out);
+        if self.settings.check_quorum && !self.quorum_is_active(now) {
+            self.become_follower(now, self.hard_state.term, None, "no majority answers", out);
+            return;
+        }
+        self.start_round(now, out);
+    }
+
+    /// Whether a majority of the voters, this leader included, was heard within an election timeout.
+    pub(super) fn quorum_is_active(&self, now: Instant) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let active = |id: NodeId| {
+            let contact = leader.progress.get(&id).map(|progress| progress.last_contact);
+            id == self.id || contact.is_some_and(|at| now.since(at) <= self.settings.election_timeout)
+        };
+        self.log.configuration().is_some_and(|configuration| configuration.has_quorum(active))
+    }
+
+    fn report_lost_peers(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        for (peer, progress) in &mut leader.progress {
+            if !progress.lost && now.since(progress.last_contact) > self.settings.election_timeout {
+                progress.lost = true;
+                out.push(Effect::Observe(Observation::PeerLost { peer: *peer }));
+            }
+        }
+    }
+
+    /// Starts a read round: an empty append to everybody, which is the heartbeat, too.
+    pub(super) fn start_round(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.round += 1;
+        leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
+        leader.rounds_sent.push_back((leader.round, now));
+        if leader.rounds_sent.len() > ROUNDS_REMEMBERED {
+            leader.rounds_sent.pop_front();
+        }
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        for (to, progress) in progress {
+            send_heartbeat(&outgoing, *to, progress, out);
+        }
+    }
+
+    /// What every append of this moment has in common, beside the followers it may go to; `None` unless leading.
+    fn outgoing(&mut self) -> Option<(Outgoing<'_>, &mut BTreeMap<NodeId, Progress>)> {
+        let Role::Leader(leader) = &mut self.role else { return None };
+        let outgoing = Outgoing {
+            term: self.hard_state.term,
+            round: leader.round,
+            log: &self.log,
+            settings: &self.settings,
+        };
+        Some((outgoing, &mut leader.progress))
+    }
+
+    /// Sends to every follower what its window has room for.
+    fn replicate(&mut self, out: &mut Vec<Effect>) {
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        for (to, progress) in progress {
+            send_waiting(&outgoing, *to, progress, out);
+        }
+    }
+
+    /// Notes an answer of a follower; `None` if it does not concern this leadership or this membership.
+    pub(super) fn on_contact(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        session: Session,
+        round: Option<u64>,
+        out: &mut Vec<Effect>,
+    ) -> Option<NodeId> {
+        let Role::Leader(leader) = &mut self.role else { return None };
+        let progress = leader.progress.get_mut(&from)?;
+        if term != self.hard_state.term || session != progress.session {
+            return None;
+        }
+        progress.last_contact = now;
+        if std::mem::take(&mut progress.lost) {
+            out.push(Effect::Observe(Observation::PeerFound { peer: from }));
+        }
+        if let Some(round) = round.filter(|round| *round > progress.echoed_round && *round <= leader.round) {
+            progress.echoed_round = round;
+            if let Some((_, sent_at)) = leader.rounds_sent.iter().find(|(sent, _)| *sent == round) {
+                let micros = u64::try_from(now.since(*sent_at).as_micros()).unwrap_or(u64::MAX);
+                out.push(Effect::Observe(Observation::PeerRoundTrip { peer: from, micros }));
+            }
+            self.confirm_reads(now, out);
+        }
+        Some(from)
+    }
+
+    pub(super) fn on_appended_at(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        match_index: LogIndex,
+        out: &mut Vec<Effect>,
+    ) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.progress.get_mut(&from) else { return };
+        if match_index > last {
+            return;
+        }
+        progress.on_match(match_index);
+        self.advance_commit(now, out);
+        self.send_more(from, out);
+    }
+
+    pub(super) fn on_append_rejected(
+        &mut self,
+        from: NodeId,
+        prev: LogPosition,
+        hint: LogPosition,
+        out: &mut Vec<Effect>,
+    ) {
+        let bound = self.log.agreement_bound(hint);
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        let Some(progress) = progress.get_mut(&from) else { return };
+        let stale = match progress.flow {
+            Flow::Probe => prev.index.next() != progress.next_index,
+            Flow::Replicate(_) => prev.index < progress.match_index,
+        };
+        if stale {
+            return;
+        }
+        progress.probe_from(bound.index.next());
+        send_heartbeat(&outgoing, from, progress, out);
+    }
+
+    /// Commits what a majority holds durably, if it is of this term (paper, 5.4.2): earlier terms' entries are
+    /// committed with it. The leader's own log counts only as far as it is durable.
+    pub(super) fn advance_commit(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(configuration) = self.log.configuration() else { return };
+        let durable = |id: &NodeId| {
+            if *id == self.id {
+                self.log.durable()
+            } else {
+                leader.progress.get(id).map_or(LogIndex(0), |progress| progress.match_index)
+            }
+        };
+        let mut indexes: Vec<LogIndex> = configuration.voters.keys().map(durable).collect();
+        indexes.sort_unstable_by(|a, b| b.cmp(a));
+        let Some(candidate) = indexes.get(indexes.len() / 2).copied() else { return };
+        if self.log.term_at(candidate) != Some(self.hard_state.term) || !self.log.commit_to(candidate) {
+            return;
+        }
+        let mut oldest = None;
+        while leader.batches.front().is_some_and(|batch| batch.last <= candidate) {
+            let batch = leader.batches.pop_front();
+            oldest = oldest.or(batch.map(|batch| batch.appended_at));
+        }
+        if let Some(at) = oldest {
+            let micros = u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX);
+            out.push(Effect::Observe(Observation::Committed { index: candidate, micros }));
+        }
+        self.form_batches(now, out);
+        self.tell_commit(out);
+        self.move_reads(now, out);
+    }
+
+    /// Tells the followers whose clients wait for this commit, unless an append has just told them.
+    fn tell_commit(&mut self, out: &mut Vec<Effect>) {
+        let commit = self.log.commit();
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        for (to, progress) in progress {
+            if progress.commit_sent < commit.min(progress.forwarded_through) {
+                send_heartbeat(&outgoing, *to, progress, out);
+            }
+        }
+    }
+
+    fn send_more(&mut self, to: NodeId, out: &mut Vec<Effect>) {
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        if let Some(progress) = progress.get_mut(&to) {
+            send_waiting(&outgoing, to, progress, out);
+        }
+    }
+
+    /// Entries that had to be read from disk for a follower that lags.
+    pub(super) fn on_loaded(&mut self, peer: NodeId, entries: Vec<Entry>, out: &mut Vec<Effect>) {
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        let Some(progress) = progress.get_mut(&peer) else { return };
+        let Flow::Replicate(window) = &mut progress.flow else { return };
+        if !std::mem::take(&mut window.loading) {
+            return;
+        }
+        if entries.first().is_some_and(|entry| entry.index == progress.next_index) {
+            outgoing.send_entries(peer, progress, entries, out);
+        }
+        send_waiting(&outgoing, peer, progress, out);
+    }
+}

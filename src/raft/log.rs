@@ -1,0 +1,333 @@
+//! The core's view of the log: recent entries, terms of all entries, and what is durable, committed and handed out.
+//!
+//! Invariants:
+//! - `handed <= commit`, and `handed <= durable`: only what is committed and durable here is applied.
+//! - `durable <= last.index`; an index above `durable` may be lost by a crash.
+//! - Every entry above `applied` is in the window, so applying never needs the disk.
+//! - `runs` holds the first index of every term in the log, so a term look-up never needs the disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Configuration, Entry, Payload};
+use crate::types::{IoId, LogIndex, LogPosition, Term};
+
+/// What the log on disk holds at start.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Last entry.
+    pub last: LogPosition,
+    /// First position of each term, rising.
+    pub runs: Vec<LogPosition>,
+    /// Every configuration in the log, rising.
+    pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// Index up to which entries are known to be committed and have been applied.
+    pub applied: LogIndex,
+    /// All entries above `applied`.
+    pub tail: Vec<Entry>,
+}
+
+pub(super) struct Log {
+    /// Recent entries without gaps; the last one is at `last.index`.
+    window: VecDeque<Entry>,
+    window_bytes: usize,
+    cache_bytes: usize,
+    runs: Vec<LogPosition>,
+    last: LogPosition,
+    configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// Appends not yet durable, with the last index each makes durable.
+    pending: VecDeque<(IoId, LogIndex)>,
+    last_io: IoId,
+    durable: LogIndex,
+    commit: LogIndex,
+    handed: LogIndex,
+    applied: LogIndex,
+}
+
+impl Log {
+    pub(super) fn new(recovered: Recovered, cache_bytes: usize) -> Self {
+        let window_bytes = recovered.tail.iter().map(Entry::size_bytes).sum();
+        assert!(
+            recovered.tail.len() as u64 == recovered.last.index.0 - recovered.applied.0,
+            "the recovered tail has {} entries, expected {} to {}",
+            recovered.tail.len(),
+            recovered.applied.next(),
+            recovered.last.index
+        );
+        Self {
+            window: recovered.tail.into(),
+            window_bytes,
+            cache_bytes,
+            runs: recovered.runs,
+            last: recovered.last,
+            configurations: recovered.configurations,
+            pending: VecDeque::new(),
+            last_io: IoId(0),
+            durable: recovered.last.index,
+            commit: recovered.applied,
+            handed: recovered.applied,
+            applied: recovered.applied,
+        }
+    }
+
+    pub(super) fn last(&self) -> LogPosition {
+        self.last
+    }
+
+    pub(super) fn commit(&self) -> LogIndex {
+        self.commit
+    }
+
+    pub(super) fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
+    pub(super) fn handed(&self) -> LogIndex {
+        self.handed
+    }
+
+    pub(super) fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// The latest append handed to the log thread.
+    pub(super) fn last_io(&self) -> IoId {
+        self.last_io
+    }
+
+    /// The latest append that is durable.
+    pub(super) fn flushed_io(&self) -> IoId {
+        self.pending.front().map_or(self.last_io, |(first, _)| first.prev())
+    }
+
+    /// Whether every append so far is durable.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// The configuration in force: the latest in the log, committed or not (paper, 6).
+    pub(super) fn configuration(&self) -> Option<&Arc<Configuration>> {
+        self.configurations.last().map(|(_, configuration)| configuration)
+    }
+
+    /// Term of the entry at `index`; 0 before the first; `None` past the end.
+    pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index > self.last.index {
+            return None;
+        }
+        Some(self.run_of(index).term)
+    }
+
+    pub(super) fn matches(&self, position: LogPosition) -> bool {
+        self.term_at(position.index) == Some(position.term)
+    }
+
+    /// The first position of the term that the entry at `index` belongs to.
+    fn run_of(&self, index: LogIndex) -> LogPosition {
+        match self.runs.partition_point(|run| run.index <= index) {
+            0 => LogPosition::default(),
+            n => self.runs[n - 1],
+        }
+    }
+
+    /// The last position at or below `limit.index` whose term is not above `limit.term`: the furthest place
+    /// where a log that holds `limit` may agree with this one. Skips a whole term at a time (paper, end of 5.3).
+    pub(super) fn agreement_bound(&self, limit: LogPosition) -> LogPosition {
+        let mut index = limit.index.min(self.last.index);
+        loop {
+            let run = self.run_of(index);
+            if run.term <= limit.term {
+                return LogPosition { index, term: run.term };
+            }
+            index = run.index.prev();
+        }
+    }
+
+    /// Starts an append; all that was appended or truncated since the last one is part of it.
+    pub(super) fn begin_io(&mut self) -> IoId {
+        self.last_io = self.last_io.next();
+        self.pending.push_back((self.last_io, self.last.index));
+        self.last_io
+    }
+
+    /// Takes note that all appends up to `io` are durable.
+    pub(super) fn on_durable(&mut self, io: IoId) {
+        while let Some((first, last_index)) = self.pending.front().copied() {
+            if first > io {
+                break;
+            }
+            self.pending.pop_front();
+            self.durable = self.durable.max(last_index);
+        }
+    }
+
+    pub(super) fn push(&mut self, entry: Entry) {
+        assert!(
+            entry.index == self.last.index.next() && entry.term >= self.last.term,
+            "entry {} does not follow {}",
+            entry.position(),
+            self.last
+        );
+        if entry.term > self.last.term {
+            self.runs.push(entry.position());
+        }
+        if let Payload::Configuration(configuration) = &entry.payload {
+            self.configurations.push((entry.index, Arc::clone(configuration)));
+        }
+        self.last = entry.position();
+        self.window_bytes += entry.size_bytes();
+        self.window.push_back(entry);
+    }
+
+    /// Removes the entry at `from` and all after it. Appends on their way no longer make those durable.
+    pub(super) fn truncate_from(&mut self, from: LogIndex) {
+        assert!(
+            from > self.commit,
+            "truncation from {from} would remove committed entries, up to {}",
+            self.commit
+        );
+        while self.window.back().is_some_and(|entry| entry.index >= from) {
+            if let Some(entry) = self.window.pop_back() {
+                self.window_bytes -= entry.size_bytes();
+            }
+        }
+        let kept = from.prev();
+        self.last = LogPosition { index: kept, term: self.run_of(kept).term };
+        self.runs.retain(|run| run.index <= kept);
+        self.configurations.retain(|(index, _)| *index <= kept);
+        self.durable = self.durable.min(kept);
+        for (_, last_index) in &mut self.pending {
+            *last_index = (*last_index).min(kept);
+        }
+    }
+
+    /// Entries from `from` on, as many as fit in `bytes_max` but at least one; `None` if they are no longer in memory.
+    pub(super) fn slice(&self, from: LogIndex, bytes_max: usize) -> Option<(Vec<Entry>, usize)> {
+        let first = self.window_first();
+        if from < first {
+            return None;
+        }
+        let start = usize::try_from(from.0 - first.0).expect("the window fits in memory");
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in self.window.range(start.min(self.window.len())..) {
+            let size = entry.size_bytes();
+            if !entries.is_empty() && bytes + size > bytes_max {
+                break;
+            }
+            bytes += size;
+            entries.push(entry.clone());
+        }
+        Some((entries, bytes))
+    }
+
+    /// Index of the oldest entry in memory; one past the end if there is none.
+    pub(super) fn window_first(&self) -> LogIndex {
+        self.window.front().map_or(self.last.index.next(), |entry| entry.index)
+    }
+
+    /// Moves the commit index forward.
+    pub(super) fn commit_to(&mut self, index: LogIndex) -> bool {
+        assert!(index <= self.last.index, "commit {index} is past the last entry {}", self.last.index);
+        let moved = index > self.commit;
+        self.commit = self.commit.max(index);
+        moved
+    }
+
+    /// Takes the next entries to apply: committed, durable here, not handed out before.
+    pub(super) fn hand_out(&mut self, entries_max: usize) -> Vec<Entry> {
+        let through = self.commit.min(self.durable);
+        if self.handed >= through {
+            return Vec::new();
+        }
+        let first = self.window_first();
+        let start =
+            usize::try_from(self.handed.next().0 - first.0).expect("unapplied entries are in the window");
+        let count = usize::try_from(through.0 - self.handed.0).unwrap_or(usize::MAX).min(entries_max);
+        let entries: Vec<Entry> = self.window.range(start..start + count).cloned().collect();
+        self.handed = LogIndex(self.handed.0 + count as u64);
+        entries
+    }
+
+    /// Takes note of what was applied, and lets go of the oldest applied entries beyond the cache's size.
+    pub(super) fn on_applied(&mut self, index: LogIndex) {
+        self.applied = self.applied.max(index.min(self.handed));
+        while self.window_bytes > self.cache_bytes
+            && self.window.front().is_some_and(|entry| entry.index <= self.applied)
+        {
+            if let Some(entry) = self.window.pop_front() {
+                self.window_bytes -= entry.size_bytes();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(terms: &[u64]) -> Log {
+        let mut log = Log::new(Recovered::default(), usize::MAX);
+        for term in terms {
+            let index = log.last().index.next();
+            log.push(Entry { term: Term(*term), index, payload: Payload::Noop });
+        }
+        log
+    }
+
+    fn at(index: u64, term: u64) -> LogPosition {
+        LogPosition { index: LogIndex(index), term: Term(term) }
+    }
+
+    #[test]
+    fn terms_are_known_without_entries() {
+        let log = log_of(&[1, 1, 3, 3, 4]);
+        let terms: Vec<_> = (0..=6).map(|i| log.term_at(LogIndex(i)).map(|t| t.0)).collect();
+        assert_eq!(terms, [Some(0), Some(1), Some(1), Some(3), Some(3), Some(4), None]);
+    }
+
+    #[test]
+    fn the_agreement_bound_skips_whole_terms() {
+        let log = log_of(&[1, 1, 3, 3, 4]);
+        assert_eq!(log.agreement_bound(at(9, 9)), at(5, 4));
+        assert_eq!(log.agreement_bound(at(5, 3)), at(4, 3));
+        assert_eq!(log.agreement_bound(at(4, 2)), at(2, 1));
+        assert_eq!(log.agreement_bound(at(4, 0)), at(0, 0));
+    }
+
+    #[test]
+    fn a_replaced_entry_does_not_make_its_successor_durable() {
+        let mut log = log_of(&[1, 1, 1]);
+        let first = log.begin_io();
+        log.truncate_from(LogIndex(2));
+        log.push(Entry { term: Term(2), index: LogIndex(2), payload: Payload::Noop });
+        let second = log.begin_io();
+        log.on_durable(first);
+        assert_eq!(log.durable(), LogIndex(1));
+        log.on_durable(second);
+        assert_eq!(log.durable(), LogIndex(2));
+    }
+
+    #[test]
+    fn only_what_is_committed_and_durable_is_handed_out() {
+        let mut log = log_of(&[1, 1, 1]);
+        log.commit_to(LogIndex(3));
+        assert!(log.hand_out(10).is_empty());
+        let io = log.begin_io();
+        log.on_durable(io);
+        assert_eq!(log.hand_out(2).len(), 2);
+        assert_eq!(log.hand_out(2).len(), 1);
+        assert!(log.hand_out(2).is_empty());
+    }
+
+    #[test]
+    fn truncation_takes_back_the_configuration() {
+        let mut log = log_of(&[1]);
+        let configuration = Arc::new(Configuration::default());
+        log.push(Entry { term: Term(1), index: LogIndex(2), payload: Payload::Configuration(configuration) });
+        assert!(log.configuration().is_some());
+        log.truncate_from(LogIndex(2));
+        assert!(log.configuration().is_none());
+        assert_eq!(log.last(), at(1, 1));
+    }
+}

@@ -1,0 +1,484 @@
+//! One node's consensus state, the dispatch of events, and the change of roles.
+
+use std::sync::Arc;
+
+use super::election::ignored_vote;
+use super::log::{Log, Recovered};
+use super::progress::Progress;
+use super::proposals::Proposals;
+use super::random::Random;
+use super::reads::{LocalReads, Reads};
+use super::role::{Follower, Role};
+use super::{
+    AppendEntries, Committed, Configuration, Effect, Entry, Event, HaltReason, HardState, Message,
+    Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
+    Signal,
+};
+use crate::types::{Instant, LogIndex, NodeId, ReadId, Term};
+
+/// Entries handed to apply in one effect, and how many may be handed out but not applied.
+const APPLY_ENTRIES_MAX: usize = 4096;
+const UNAPPLIED_ENTRIES_MAX: u64 = 16_384;
+
+/// The consensus state of one node.
+///
+/// Call [`Raft::step`] with every event, in order, and with [`Event::Timeout`] no later than
+/// [`Raft::next_deadline`]; carry out the effects of each step before the next one.
+pub struct Raft {
+    pub(super) id: NodeId,
+    pub(super) settings: Settings,
+    pub(super) hard_state: HardState,
+    /// Whether `hard_state` differs from what the latest append carried.
+    pub(super) hard_state_changed: bool,
+    pub(super) log: Log,
+    pub(super) role: Role,
+    pub(super) proposals: Proposals,
+    pub(super) reads: Reads,
+    pub(super) random: Random,
+    pub(super) next_read_id: u64,
+    /// The latest leader known, and its term.
+    last_leader: Option<(NodeId, Term)>,
+    /// Role and term last reported.
+    reported: (RoleName, Term),
+}
+
+/// A node's consensus state, for those who look at it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Role now.
+    pub role: RoleName,
+    /// Term now.
+    pub term: Term,
+    /// Leader of the term, if known.
+    pub leader: Option<NodeId>,
+    /// Latest index known to be committed.
+    pub commit_index: LogIndex,
+    /// Last entry of the log.
+    pub last_log_index: LogIndex,
+    /// Members as of the latest configuration in the log.
+    pub configuration: Option<Arc<Configuration>>,
+    /// At a leader: whether a majority answers; elsewhere: whether a leader is known.
+    pub has_quorum: bool,
+    /// Time since the leader was last heard, in microseconds; 0 at the leader; `None` if it never was.
+    pub leader_contact_micros: Option<u64>,
+    /// Writes of this node's clients without an outcome.
+    pub proposals_pending: usize,
+}
+
+/// One follower, as its leader sees it.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Which.
+    pub id: NodeId,
+    /// Last index known to be durable there.
+    pub match_index: LogIndex,
+    /// Whether it answered within an election timeout.
+    pub active: bool,
+}
+
+impl Raft {
+    /// A node as it starts: a follower without a leader.
+    ///
+    /// `seed` is the only source of randomness. It must differ between nodes and between starts: ids of
+    /// questions to the leader are drawn from it, too.
+    ///
+    /// # Errors
+    /// Settings that cannot work.
+    pub fn new(
+        now: Instant,
+        id: NodeId,
+        settings: Settings,
+        seed: u64,
+        hard_state: HardState,
+        recovered: Recovered,
+    ) -> Result<Self, SettingsError> {
+        settings.check()?;
+        let log = Log::new(recovered, settings.cache_bytes);
+        let mut random = Random::new(seed);
+        let next_read_id = random.next_u64();
+        let mut raft = Self {
+            id,
+            settings,
+            hard_state,
+            hard_state_changed: false,
+            log,
+            role: Role::Follower(Follower::new(now, None)),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            random,
+            next_read_id,
+            last_leader: None,
+            reported: (RoleName::Follower, hard_state.term),
+        };
+        // A sole voter has nobody to wait for.
+        let alone = raft.log.configuration().is_some_and(|c| c.voters.len() == 1 && c.is_voter(id));
+        let deadline = if alone { now } else { raft.draw_election_deadline(now) };
+        if let Role::Follower(follower) = &mut raft.role {
+            follower.election_deadline = deadline;
+        }
+        Ok(raft)
+    }
+
+    /// Takes one event; pushes what must be done to `out`.
+    pub fn step(&mut self, now: Instant, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Timeout => self.on_timeout(now, out),
+            Event::Message { from, message } => self.on_message(now, from, message, out),
+            Event::SendDropped { to } => self.on_send_dropped(to),
+            Event::Propose { proposals } => self.on_propose(now, proposals, out),
+            Event::Read { ids, deadline } => self.on_read(now, ids, deadline, out),
+            Event::Appended { io } => {
+                self.log.on_durable(io);
+                self.count_own_vote(now, out);
+                self.advance_commit(now, out);
+            }
+            Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
+            Event::Loaded { peer, entries } => self.on_loaded(peer, entries, out),
+            Event::Applied { index } => self.log.on_applied(index),
+        }
+        if self.hard_state_changed {
+            self.append(None, Vec::new(), out);
+        }
+        self.hand_out(out);
+    }
+
+    /// When to call [`Raft::step`] with [`Event::Timeout`] at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        let role = match &self.role {
+            Role::Follower(follower) => follower.election_deadline,
+            Role::PreCandidate(candidate) => candidate.election_deadline,
+            Role::Candidate(candidate) => candidate.election_deadline,
+            Role::Leader(leader) => leader.next_heartbeat,
+        };
+        let clients = [self.proposals.next_deadline(), self.reads.next_deadline()];
+        clients.into_iter().flatten().fold(role, Instant::min)
+    }
+
+    /// The state as of the last step.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        let (has_quorum, contact) = match &self.role {
+            Role::Leader(_) => (self.quorum_is_active(now), Some(now)),
+            Role::Follower(follower) => (follower.leader.is_some(), follower.leader_contact),
+            Role::PreCandidate(_) | Role::Candidate(_) => (false, None),
+        };
+        Status {
+            role: self.role.name(),
+            term: self.hard_state.term,
+            leader: self.leader(),
+            commit_index: self.log.commit(),
+            last_log_index: self.log.last().index,
+            configuration: self.log.configuration().cloned(),
+            has_quorum,
+            leader_contact_micros: contact
+                .map(|at| u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX)),
+            proposals_pending: self.proposals.len(),
+        }
+    }
+
+    /// The followers, at a leader; empty elsewhere.
+    #[must_use]
+    pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
+        let Role::Leader(leader) = &self.role else { return Vec::new() };
+        let peer = |(id, progress): (&NodeId, &Progress)| PeerStatus {
+            id: *id,
+            match_index: progress.match_index,
+            active: now.since(progress.last_contact) <= self.settings.election_timeout,
+        };
+        leader.progress.iter().map(peer).collect()
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::Leader(_) => Some(self.id),
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    pub(super) fn draw_election_deadline(&mut self, now: Instant) -> Instant {
+        now.after(self.random.up_to_twice(self.settings.election_timeout))
+    }
+
+    pub(super) fn other_voters(&self) -> Vec<NodeId> {
+        let voters = self.log.configuration().map(|configuration| configuration.voters.keys());
+        voters.into_iter().flatten().copied().filter(|id| *id != self.id).collect()
+    }
+
+    fn on_timeout(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.expire(now, out);
+        let election_due = match &self.role {
+            Role::Leader(leader) => {
+                if leader.next_heartbeat <= now {
+                    self.on_heartbeat_due(now, out);
+                }
+                return;
+            }
+            Role::Follower(Follower { election_deadline, .. }) => *election_deadline <= now,
+            Role::PreCandidate(candidate) => candidate.election_deadline <= now,
+            Role::Candidate(candidate) => candidate.election_deadline <= now,
+        };
+        if election_due {
+            self.on_election_timeout(now, out);
+        }
+    }
+
+    /// Answers the clients whose time is up.
+    fn expire(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let reason = match self.leader() {
+            None => RefusalReason::NoLeader,
+            Some(id) if id == self.id && !self.quorum_is_active(now) => RefusalReason::NoQuorum,
+            Some(_) => RefusalReason::Timeout,
+        };
+        for (id, outcome) in self.proposals.take_expired(now) {
+            out.push(Effect::ProposalFailed { id, refusal: Refusal { reason, outcome } });
+        }
+        let ids = self.reads.take_expired(now);
+        if !ids.is_empty() {
+            out.push(Effect::ReadFailed { ids, refusal: Refusal { reason, outcome: Outcome::NotApplied } });
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, from: NodeId, message: Message, out: &mut Vec<Effect>) {
+        if message.term().is_some_and(|term| term > self.hard_state.term) {
+            if let Message::Signal(Signal::RequestVote(request)) = &message
+                && self.ignores_vote_requests(now)
+            {
+                out.push(Effect::Observe(ignored_vote(from, request.term, false)));
+                return;
+            }
+            let term = message.term().unwrap_or_default();
+            self.become_follower(now, term, None, "saw a higher term", out);
+        }
+        match message {
+            Message::Signal(Signal::PreVote(request)) => self.on_pre_vote(now, from, &request, out),
+            Message::Signal(Signal::RequestVote(request)) => self.on_request_vote(now, from, &request, out),
+            Message::Signal(Signal::PreVoteGranted { term }) => {
+                self.on_pre_vote_granted(now, from, term, out);
+            }
+            // A refusal tells only the term, which was looked at above.
+            Message::Signal(Signal::VoteRefused { .. }) => {}
+            Message::Promise(Promise::VoteGranted { term }) => self.on_vote_granted(now, from, term, out),
+            Message::Signal(Signal::Append(append)) => self.on_append(now, from, append, out),
+            Message::Promise(Promise::Appended { term, session, match_index, round }) => {
+                if let Some(contact) = self.on_contact(now, from, term, session, Some(round), out) {
+                    self.on_appended_at(now, contact, match_index, out);
+                }
+            }
+            Message::Signal(Signal::RoundEcho { term, session, round }) => {
+                self.on_contact(now, from, term, session, Some(round), out);
+            }
+            Message::Signal(Signal::AppendRejected { term, session, prev, hint }) => {
+                if let Some(contact) = self.on_contact(now, from, term, session, None, out) {
+                    self.on_append_rejected(contact, prev, hint, out);
+                }
+            }
+            Message::Signal(Signal::Forward { proposals }) => self.on_forward(now, from, proposals, out),
+            Message::Signal(Signal::Forwarded { answers }) => self.on_forwarded(answers, out),
+            Message::Signal(Signal::ReadIndex { id }) => self.on_read_index(now, from, id, out),
+            Message::Signal(Signal::ReadIndexAt { id, term, index }) => {
+                self.on_read_index_at(id, term, index);
+            }
+            Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.forget_question(Some(id)),
+        }
+    }
+
+    fn on_send_dropped(&mut self, to: NodeId) {
+        match &mut self.role {
+            Role::Leader(leader) => {
+                if let Some(progress) = leader.progress.get_mut(&to) {
+                    progress.probe_from(progress.match_index.next());
+                }
+            }
+            Role::Follower(follower) if follower.leader == Some(to) => self.reads.forget_question(None),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
+        }
+    }
+
+    fn on_propose(&mut self, now: Instant, proposals: Vec<Proposal>, out: &mut Vec<Effect>) {
+        let mut bytes = self.unfinished_bytes();
+        for proposal in proposals {
+            bytes += proposal.command.len();
+            if bytes > self.settings.uncommitted_bytes_max {
+                let refusal = Refusal::not_applied(RefusalReason::Overloaded);
+                out.push(Effect::ProposalFailed { id: proposal.id, refusal });
+                bytes -= proposal.command.len();
+            } else {
+                self.proposals.add_local(proposal);
+            }
+        }
+        self.move_proposals(now, out);
+    }
+
+    /// Bytes of writes that wait here or are not yet committed.
+    pub(super) fn unfinished_bytes(&self) -> usize {
+        let uncommitted = match &self.role {
+            Role::Leader(leader) => leader.uncommitted_bytes(),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => 0,
+        };
+        self.proposals.queue_bytes() + uncommitted
+    }
+
+    /// Appends queued writes, forwards them, or leaves them until a leader is known.
+    pub(super) fn move_proposals(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.form_batches(now, out);
+        } else if let Some(to) = self.leader()
+            && self.proposals.queue_len() > 0
+        {
+            let proposals = self.proposals.take_for_forwarding();
+            if !proposals.is_empty() {
+                out.push(Effect::Send { to, signal: Signal::Forward { proposals } });
+            }
+        }
+    }
+
+    fn on_read(&mut self, now: Instant, ids: Vec<ReadId>, deadline: Instant, out: &mut Vec<Effect>) {
+        self.reads.add(LocalReads { ids, deadline });
+        self.move_reads(now, out);
+    }
+
+    /// Writes what changed to the log: entries already pushed, term and vote.
+    pub(super) fn append(
+        &mut self,
+        truncate_from: Option<LogIndex>,
+        entries: Vec<Entry>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.hard_state_changed = false;
+        out.push(Effect::Append(AppendEntries {
+            io: self.log.begin_io(),
+            truncate_from,
+            hard_state: self.hard_state,
+            commit_index: self.log.commit(),
+            entries,
+        }));
+    }
+
+    /// Sends a promise after all that has been appended so far, the current term and vote included.
+    pub(super) fn acknowledge(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
+        if self.hard_state_changed {
+            self.append(None, Vec::new(), out);
+        }
+        out.push(Effect::Acknowledge { to, promise, after: self.log.last_io() });
+    }
+
+    fn hand_out(&mut self, out: &mut Vec<Effect>) {
+        while self.log.handed().0 - self.log.applied().0 < UNAPPLIED_ENTRIES_MAX {
+            let entries = self.log.hand_out(APPLY_ENTRIES_MAX);
+            if entries.is_empty() {
+                break;
+            }
+            let mut committed = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let proposal = match self.proposals.resolve(&entry) {
+                    None => None,
+                    Some(Ok(id)) => Some(id),
+                    Some(Err(id)) => {
+                        let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
+                        out.push(Effect::ProposalFailed { id, refusal });
+                        None
+                    }
+                };
+                committed.push(Committed { entry, proposal });
+            }
+            out.push(Effect::Apply { entries: committed });
+        }
+        while let Some((index, ids)) = self.reads.take_ready(self.log.handed()) {
+            out.push(Effect::ReadReady { ids, index });
+        }
+    }
+
+    /// Follows `leader` (or waits for one) in `term`, which is the current one or a later one.
+    pub(super) fn become_follower(
+        &mut self,
+        now: Instant,
+        term: Term,
+        leader: Option<NodeId>,
+        why: &'static str,
+        out: &mut Vec<Effect>,
+    ) {
+        if term > self.hard_state.term {
+            self.hard_state = HardState { term, voted_for: None };
+            self.hard_state_changed = true;
+        }
+        // A higher term alone is no sign of a leader: the time to the next election goes on (paper, 5.2).
+        let election_deadline = match (&self.role, leader) {
+            (Role::Follower(follower), None) => follower.election_deadline,
+            _ => self.draw_election_deadline(now),
+        };
+        let mut follower = Follower::new(election_deadline, leader);
+        follower.leader_contact = leader.map(|_| now);
+        self.change_role(Role::Follower(follower), why, out);
+    }
+
+    /// The only place where the role changes: what rested on the old role is given up or moved.
+    pub(super) fn change_role(&mut self, role: Role, why: &'static str, out: &mut Vec<Effect>) {
+        let old_leader = self.leader();
+        let was_leader = matches!(self.role, Role::Leader(_));
+        self.role = role;
+        let term = self.hard_state.term;
+        let report = (self.role.name(), term);
+        if std::mem::replace(&mut self.reported, report) != report {
+            out.push(Effect::Observe(Observation::RoleChanged { role: report.0, term, why }));
+        }
+        if was_leader {
+            self.refuse_remote_proposals(out);
+        }
+        let leader = self.leader();
+        if leader == old_leader {
+            return;
+        }
+        out.push(Effect::Observe(Observation::LeaderChanged { leader, term }));
+        for (to, id) in self.reads.reset() {
+            out.push(Effect::Send { to, signal: Signal::ReadIndexRefused { id } });
+        }
+        if let Some(leader) = leader
+            && self.last_leader.replace((leader, term)) != Some((leader, term))
+        {
+            self.give_up_forwarded(out);
+        }
+    }
+
+    /// Followers' writes that this leader did not append before it lost the lead.
+    fn refuse_remote_proposals(&mut self, out: &mut Vec<Effect>) {
+        let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
+        for (to, ids) in self.proposals.take_remote() {
+            let answers = ids.into_iter().map(|id| (id, Err(refusal))).collect();
+            out.push(Effect::Send { to, signal: Signal::Forwarded { answers } });
+        }
+    }
+
+    /// Another leader leads: whether the one before appended what was sent to it will not be told any more.
+    fn give_up_forwarded(&mut self, out: &mut Vec<Effect>) {
+        let refusal = Refusal::unknown(RefusalReason::LeadershipLost);
+        for id in self.proposals.take_forwarded() {
+            out.push(Effect::ProposalFailed { id, refusal });
+        }
+    }
+}
+
+impl Message {
+    /// The sender's term, where the message tells it and it means anything to the receiver's own.
+    fn term(&self) -> Option<Term> {
+        match self {
+            Self::Signal(signal) => match signal {
+                Signal::RequestVote(request) => Some(request.term),
+                Signal::VoteRefused { term, .. }
+                | Signal::AppendRejected { term, .. }
+                | Signal::RoundEcho { term, .. }
+                | Signal::ReadIndexAt { term, .. } => Some(*term),
+                Signal::Append(append) => Some(append.term),
+                // The term of a pre-vote is one that may never come to be.
+                Signal::PreVote(_)
+                | Signal::PreVoteGranted { .. }
+                | Signal::Forward { .. }
+                | Signal::Forwarded { .. }
+                | Signal::ReadIndex { .. }
+                | Signal::ReadIndexRefused { .. } => None,
+            },
+            Self::Promise(Promise::VoteGranted { term } | Promise::Appended { term, .. }) => Some(*term),
+        }
+    }
+}

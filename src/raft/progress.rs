@@ -1,0 +1,103 @@
+//! What a leader knows of one follower.
+
+use std::collections::VecDeque;
+
+use crate::types::{Instant, LogIndex, Session};
+
+/// A follower as its leader sees it.
+///
+/// Invariants: `match_index < next_index`; entries up to `match_index` are durable at the follower.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) session: Session,
+    /// Last index known to be durable at the follower and equal to the leader's.
+    pub(super) match_index: LogIndex,
+    /// First index not sent yet (paper, figure 2).
+    pub(super) next_index: LogIndex,
+    pub(super) flow: Flow,
+    /// Latest read round that the follower has echoed.
+    pub(super) echoed_round: u64,
+    /// When the follower was last heard.
+    pub(super) last_contact: Instant,
+    /// Whether it counts as lost, so that each loss is reported once.
+    pub(super) lost: bool,
+    /// Commit index last sent.
+    pub(super) commit_sent: LogIndex,
+    /// Last entry that the leader appended on this follower's behalf: its client waits for the commit.
+    pub(super) forwarded_through: LogIndex,
+}
+
+/// How entries are sent.
+#[derive(Debug)]
+pub(super) enum Flow {
+    /// Where the logs agree is not known: empty appends until one is accepted.
+    Probe,
+    /// Entries are sent ahead of their acknowledgement, within the window.
+    Replicate(Window),
+}
+
+/// Appends on their way to one follower.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    sent: VecDeque<(LogIndex, usize)>,
+    bytes: usize,
+    /// Entries older than the leader's memory have been asked for from disk.
+    pub(super) loading: bool,
+}
+
+impl Progress {
+    /// A follower whose log is taken to agree up to `last`, until it says otherwise.
+    pub(super) fn new(now: Instant, session: Session, last: LogIndex) -> Self {
+        Self {
+            session,
+            match_index: LogIndex(0),
+            next_index: last.next(),
+            flow: Flow::Replicate(Window::default()),
+            echoed_round: 0,
+            last_contact: now,
+            lost: false,
+            commit_sent: LogIndex(0),
+            forwarded_through: LogIndex(0),
+        }
+    }
+
+    /// Moves `match_index` up; everything up to it has left the window.
+    pub(super) fn on_match(&mut self, match_index: LogIndex) {
+        self.match_index = self.match_index.max(match_index);
+        self.next_index = self.next_index.max(self.match_index.next());
+        match &mut self.flow {
+            Flow::Probe => {
+                self.next_index = self.match_index.next();
+                self.flow = Flow::Replicate(Window::default());
+            }
+            Flow::Replicate(window) => window.release(self.match_index),
+        }
+    }
+
+    /// What was sent may be lost: find out where the logs agree, from `next_index` down.
+    pub(super) fn probe_from(&mut self, next_index: LogIndex) {
+        self.next_index = next_index.max(self.match_index.next());
+        self.flow = Flow::Probe;
+    }
+}
+
+impl Window {
+    pub(super) fn is_full(&self, messages_max: usize, bytes_max: usize) -> bool {
+        self.sent.len() >= messages_max || self.bytes >= bytes_max
+    }
+
+    pub(super) fn push(&mut self, last: LogIndex, bytes: usize) {
+        self.sent.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    fn release(&mut self, match_index: LogIndex) {
+        while let Some((last, bytes)) = self.sent.front().copied() {
+            if last > match_index {
+                break;
+            }
+            self.sent.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Clients' writes from arrival to outcome, on whichever node the client asked.
+//!
+//! A write is queued until a leader is known, then appended (on the leader) or forwarded (elsewhere). Once its
+//! (index, term) is known it is followed through the log: applied there, or certainly not applied when another
+//! term's entry is committed there, whoever leads by then.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::{Entry, Outcome, Proposal, Refusal, RefusalReason};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Term};
+
+/// Who asked for a queued write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A client of this node.
+    Local,
+    /// A follower, for its client.
+    Peer(NodeId),
+}
+
+/// A write that is not in any log yet.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) origin: Origin,
+    pub(super) id: ProposalId,
+    pub(super) command: Bytes,
+}
+
+/// Where a local client's write is.
+#[derive(Debug)]
+enum Stage {
+    Queued,
+    /// Sent to the leader; the command is kept in case the leader refuses it.
+    Forwarded(Bytes),
+    Appended(LogIndex),
+}
+
+#[derive(Default)]
+pub(super) struct Proposals {
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    /// Local clients' writes that have no outcome yet.
+    waiting: BTreeMap<ProposalId, Stage>,
+    /// Those of `waiting` whose place in the log is known.
+    appended: BTreeMap<LogIndex, (Term, ProposalId)>,
+    /// In order of arrival; deadlines never fall, since each is raised to the one before it.
+    deadlines: VecDeque<(Instant, ProposalId)>,
+}
+
+impl Proposals {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    pub(super) fn add_local(&mut self, proposal: Proposal) {
+        let deadline =
+            self.deadlines.back().map_or(proposal.deadline, |(last, _)| proposal.deadline.max(*last));
+        self.deadlines.push_back((deadline, proposal.id));
+        self.waiting.insert(proposal.id, Stage::Queued);
+        self.enqueue(Queued { origin: Origin::Local, id: proposal.id, command: proposal.command });
+    }
+
+    pub(super) fn enqueue(&mut self, queued: Queued) {
+        self.queue_bytes += queued.command.len();
+        self.queue.push_back(queued);
+    }
+
+    /// The next queued write whose client still waits.
+    pub(super) fn dequeue(&mut self) -> Option<Queued> {
+        while let Some(queued) = self.queue.pop_front() {
+            self.queue_bytes -= queued.command.len();
+            if queued.origin != Origin::Local || self.waiting.contains_key(&queued.id) {
+                return Some(queued);
+            }
+        }
+        None
+    }
+
+    /// Takes all queued writes of local clients, to forward them.
+    pub(super) fn take_for_forwarding(&mut self) -> Vec<(ProposalId, Bytes)> {
+        let mut taken = Vec::with_capacity(self.queue.len());
+        while let Some(queued) = self.dequeue() {
+            if let Some(stage) = self.waiting.get_mut(&queued.id) {
+                *stage = Stage::Forwarded(queued.command.clone());
+                taken.push((queued.id, queued.command));
+            }
+        }
+        taken
+    }
+
+    /// Takes other nodes' writes out of the queue: only a leader holds those.
+    pub(super) fn take_remote(&mut self) -> BTreeMap<NodeId, Vec<ProposalId>> {
+        let mut remote: BTreeMap<NodeId, Vec<ProposalId>> = BTreeMap::new();
+        let queue = std::mem::take(&mut self.queue);
+        self.queue_bytes = 0;
+        for queued in queue {
+            match queued.origin {
+                Origin::Local => self.enqueue(queued),
+                Origin::Peer(peer) => remote.entry(peer).or_default().push(queued.id),
+            }
+        }
+        remote
+    }
+
+    /// A local client's write is in the log (of this node or of the leader) at this position.
+    pub(super) fn on_appended(&mut self, id: ProposalId, position: LogPosition) {
+        if let Some(stage) = self.waiting.get_mut(&id) {
+            *stage = Stage::Appended(position.index);
+            self.appended.insert(position.index, (position.term, id));
+        }
+    }
+
+    /// Whether the client of a forwarded write still waits.
+    pub(super) fn is_forwarded(&self, id: ProposalId) -> bool {
+        matches!(self.waiting.get(&id), Some(Stage::Forwarded(_)))
+    }
+
+    /// The leader refused a forwarded write before it appended it: it may be sent again.
+    pub(super) fn requeue(&mut self, id: ProposalId) {
+        if let Some(stage) = self.waiting.get_mut(&id)
+            && let Stage::Forwarded(command) = stage
+        {
+            let command = std::mem::take(command);
+            *stage = Stage::Queued;
+            self.enqueue(Queued { origin: Origin::Local, id, command });
+        }
+    }
+
+    /// Ends a write's wait.
+    pub(super) fn finish(&mut self, id: ProposalId) {
+        if let Some(Stage::Appended(index)) = self.waiting.remove(&id) {
+            self.appended.remove(&index);
+        }
+        self.trim();
+    }
+
+    /// Forgets deadlines and queued commands of writes that no longer wait, from the front.
+    fn trim(&mut self) {
+        while self.deadlines.front().is_some_and(|(_, id)| !self.waiting.contains_key(id)) {
+            self.deadlines.pop_front();
+        }
+        while self
+            .queue
+            .front()
+            .is_some_and(|q| q.origin == Origin::Local && !self.waiting.contains_key(&q.id))
+        {
+            if let Some(queued) = self.queue.pop_front() {
+                self.queue_bytes -= queued.command.len();
+            }
+        }
+    }
+
+    /// The leader that these writes were forwarded to leads no longer: whether it appended them is not known.
+    pub(super) fn take_forwarded(&mut self) -> Vec<ProposalId> {
+        let forwarded = self.waiting.iter().filter(|(_, stage)| matches!(stage, Stage::Forwarded(_)));
+        let ids: Vec<ProposalId> = forwarded.map(|(id, _)| *id).collect();
+        for id in &ids {
+            self.waiting.remove(id);
+        }
+        self.trim();
+        ids
+    }
+
+    /// Who waits for this committed entry here, and, if its place went to another, who can stop waiting.
+    pub(super) fn resolve(&mut self, entry: &Entry) -> Option<Result<ProposalId, ProposalId>> {
+        let (term, id) = self.appended.remove(&entry.index)?;
+        self.waiting.remove(&id);
+        self.trim();
+        Some(if term == entry.term { Ok(id) } else { Err(id) })
+    }
+
+    /// When the oldest waiting write gives up.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Takes the writes whose deadline has come, with whether they may still be applied.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<(ProposalId, Outcome)> {
+        let mut expired = Vec::new();
+        while let Some((deadline, id)) = self.deadlines.front().copied() {
+            if deadline > now {
+                break;
+            }
+            let outcome = match self.waiting.get(&id) {
+                Some(Stage::Queued) | None => Outcome::NotApplied,
+                Some(Stage::Forwarded(_) | Stage::Appended(_)) => Outcome::Unknown,
+            };
+            self.finish(id);
+            expired.push((id, outcome));
+        }
+        expired
+    }
+}
+
+impl Refusal {
+    /// A refusal of a write that is certainly not applied.
+    #[must_use]
+    pub fn not_applied(reason: RefusalReason) -> Self {
+        Self { reason, outcome: Outcome::NotApplied }
+    }
+
+    /// A refusal of a write that may have been, or may still be, applied.
+    #[must_use]
+    pub fn unknown(reason: RefusalReason) -> Self {
+        Self { reason, outcome: Outcome::Unknown }
+    }
+}

@@ -1,0 +1,80 @@
+//! The four roles and the state that only one of them has.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::RoleName;
+use super::progress::Progress;
+use crate::types::{Instant, IoId, LogIndex, NodeId};
+
+pub(super) enum Role {
+    Follower(Follower),
+    PreCandidate(PreCandidate),
+    Candidate(Candidate),
+    Leader(Box<Leader>),
+}
+
+/// Follows `leader`, or waits for one.
+pub(super) struct Follower {
+    pub(super) leader: Option<NodeId>,
+    /// When to start an election.
+    pub(super) election_deadline: Instant,
+    /// When the leader was last heard.
+    pub(super) leader_contact: Option<Instant>,
+    /// Last entry known to equal the leader's (of this term).
+    pub(super) verified: LogIndex,
+    /// Latest read round echoed to the leader.
+    pub(super) echoed_round: u64,
+}
+
+/// Asks whether an election could be won (thesis, 9.6).
+pub(super) struct PreCandidate {
+    pub(super) election_deadline: Instant,
+    pub(super) granted: BTreeSet<NodeId>,
+}
+
+/// Asks for votes (paper, 5.2).
+pub(super) struct Candidate {
+    pub(super) election_deadline: Instant,
+    /// Its own vote counts only when this append is durable.
+    pub(super) own_vote: IoId,
+    pub(super) granted: BTreeSet<NodeId>,
+}
+
+/// Replicates its log (paper, 5.3).
+pub(super) struct Leader {
+    /// Every other member.
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    pub(super) next_heartbeat: Instant,
+    /// Read round; a new one starts with each heartbeat and each batch of reads.
+    pub(super) round: u64,
+    /// When the latest rounds were sent, for round-trip times.
+    pub(super) rounds_sent: VecDeque<(u64, Instant)>,
+    /// The no-op of this term. Reads wait until it is committed.
+    pub(super) noop_index: LogIndex,
+    /// Batches of entries not yet committed, oldest first.
+    pub(super) batches: VecDeque<Batch>,
+}
+
+/// Entries that a leader appended together.
+pub(super) struct Batch {
+    pub(super) last: LogIndex,
+    pub(super) bytes: usize,
+    pub(super) appended_at: Instant,
+}
+
+impl Leader {
+    pub(super) fn uncommitted_bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.bytes).sum()
+    }
+}
+
+impl Role {
+    pub(super) fn name(&self) -> RoleName {
+        match self {
+            Self::Follower(_) => RoleName::Follower,
+            Self::PreCandidate(_) => RoleName::PreCandidate,
+            Self::Candidate(_) => RoleName::Candidate,
+            Self::Leader(_) => RoleName::Leader,
+        }
+    }
+}
