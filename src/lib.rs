@@ -12,6 +12,7 @@
 //! 8. [`api`]: clients over HTTP
 //! 9. [`metrics`], [`config`], [`server`], [`cli`]: the process
 
+pub mod api;
 pub mod driver;
 pub mod kv;
 pub mod metrics;

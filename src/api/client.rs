@@ -1,0 +1,318 @@
+//! One HTTP/1.1 connection to one node: for the command line, and with little overhead for the load generator.
+
+use std::io;
+
+use axum::body::Bytes;
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use tokio::net::TcpStream;
+
+use super::kv::{KV_PREFIX, X_CREATE_REVISION, X_REVISION, X_VERSION};
+pub use super::query::Consistency;
+use super::replica::Outcome;
+use super::{Problem, StatusReport};
+use crate::kv::{Condition, KeyValue};
+use crate::types::Revision;
+
+/// All that RFC 3986 does not call unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A connection to one node. Sends one request after the other.
+#[derive(Debug)]
+pub struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    host: HeaderValue,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The key's content.
+    pub content: KeyValue,
+    /// The store's revision when it was read.
+    pub revision: Revision,
+}
+
+/// What a put did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Written {
+    /// The store's revision after the write, and the key's `mod_revision`.
+    pub revision: Revision,
+    /// Revision at which the key came into being.
+    pub create_revision: Revision,
+    /// Writes to the key since then.
+    pub version: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Deleted {
+    revision: Revision,
+}
+
+/// A request that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The endpoint is no `host:port`.
+    #[error("`{0}` is not an endpoint of the form host:port")]
+    Endpoint(String),
+    /// No connection. Nothing was sent.
+    #[error("cannot connect to {endpoint}: {source}")]
+    Connect {
+        /// `host:port`.
+        endpoint: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection ended before the request left.
+    #[error("the connection ended before the request was sent: {0}")]
+    NotSent(hyper::Error),
+    /// The connection ended before the answer was complete.
+    #[error("the connection broke after the request was sent: {0}")]
+    Broken(hyper::Error),
+    /// The deadline passed.
+    #[error("no answer before the deadline")]
+    Timeout {
+        /// Whether the request may have left.
+        sent: bool,
+    },
+    /// The server refused.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    /// An answer that this client does not understand.
+    #[error("unexpected answer, status {status}: {what}")]
+    Unexpected {
+        /// HTTP status.
+        status: u16,
+        /// What was odd about it.
+        what: String,
+    },
+}
+
+impl ClientError {
+    /// Whether a write that ended so may have been applied, or may still be.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Endpoint(_) | Self::Connect { .. } | Self::NotSent(_) | Self::Timeout { sent: false } => {
+                Outcome::NotApplied
+            }
+            Self::Broken(_) | Self::Timeout { sent: true } | Self::Unexpected { .. } => Outcome::Unknown,
+            Self::Problem(problem) => match problem.outcome {
+                Some(outcome) => outcome,
+                None if problem.status < 500 => Outcome::NotApplied,
+                None => Outcome::Unknown,
+            },
+        }
+    }
+}
+
+impl Client {
+    /// Connects to `host:port`; names are resolved, all their addresses tried. Takes as long as the
+    /// operating system lets it; wrap it in a timeout.
+    ///
+    /// # Errors
+    /// [`ClientError::Endpoint`], [`ClientError::Connect`], [`ClientError::NotSent`].
+    pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Connect { endpoint: endpoint.into(), source };
+        let host = HeaderValue::from_str(endpoint).map_err(|_| ClientError::Endpoint(endpoint.into()))?;
+        let stream = TcpStream::connect(endpoint).await.map_err(failed)?;
+        // A request is one write; waiting for more of it would only delay it.
+        stream.set_nodelay(true).map_err(failed)?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::NotSent)?;
+        tokio::spawn(async move {
+            // The error reaches whoever waits for an answer.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, host })
+    }
+
+    /// Whether the connection has ended; another [`Client`] is needed then.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Sends a request with an origin-form target (`/path?query`) and returns the head of the answer. Adds
+    /// the `Host` header. The body must be read to its end before the next request.
+    ///
+    /// # Errors
+    /// [`ClientError::NotSent`], [`ClientError::Broken`].
+    pub async fn send(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        self.sender.ready().await.map_err(ClientError::NotSent)?;
+        self.sender.try_send_request(request).await.map_err(|mut failed| {
+            // The request comes back exactly if no byte of it left.
+            match failed.take_message() {
+                Some(_) => ClientError::NotSent(failed.into_error()),
+                None => ClientError::Broken(failed.into_error()),
+            }
+        })
+    }
+
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// As [`Client::send`], and [`ClientError::Problem`] or [`ClientError::Unexpected`] unless the status is 200.
+    pub async fn request(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ClientError> {
+        let (head, body) = self.send(request).await?.into_parts();
+        let body = body.collect().await.map_err(ClientError::Broken)?.to_bytes();
+        if head.status == StatusCode::OK {
+            return Ok(Response::from_parts(head, body));
+        }
+        Err(Problem::parse(head.status, &body).map_or_else(
+            |_| unexpected(head.status, &format!("no problem document: {}", body.escape_ascii())),
+            ClientError::Problem,
+        ))
+    }
+
+    /// Reads a key; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn get(&mut self, key: &[u8], consistency: Consistency) -> Result<Option<Found>, ClientError> {
+        parse_get(self.request(get_request(key, consistency, "")).await)
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn put(
+        &mut self,
+        key: &[u8],
+        value: Bytes,
+        condition: Condition,
+    ) -> Result<Written, ClientError> {
+        parse_put(self.request(put_request(key, value, condition, "")).await)
+    }
+
+    /// Deletes a key and returns the store's revision after it.
+    ///
+    /// # Errors
+    /// As [`Client::request`]; a missing key is the problem `key_not_found`.
+    pub async fn delete(&mut self, key: &[u8], condition: Condition) -> Result<Revision, ClientError> {
+        parse_delete(self.request(delete_request(key, condition, "")).await)
+    }
+
+    /// What the node knows of itself and its cluster.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
+        parse_status(self.request(status_request()).await)
+    }
+}
+
+/// `timeout`: empty, or `500ms`.
+pub(super) fn get_request(key: &[u8], consistency: Consistency, timeout: &str) -> Request<Full<Bytes>> {
+    let consistency = match consistency {
+        Consistency::Linearizable => "",
+        Consistency::Stale => "stale",
+    };
+    let target = target(key, &[("consistency", consistency), ("timeout", timeout)]);
+    request(Method::GET, target, Bytes::new())
+}
+
+pub(super) fn put_request(
+    key: &[u8],
+    value: Bytes,
+    condition: Condition,
+    timeout: &str,
+) -> Request<Full<Bytes>> {
+    let request = request(Method::PUT, target(key, &[("timeout", timeout)]), value);
+    with_condition(request, condition)
+}
+
+pub(super) fn delete_request(key: &[u8], condition: Condition, timeout: &str) -> Request<Full<Bytes>> {
+    let request = request(Method::DELETE, target(key, &[("timeout", timeout)]), Bytes::new());
+    with_condition(request, condition)
+}
+
+pub(super) fn status_request() -> Request<Full<Bytes>> {
+    request(Method::GET, "/v1/status".into(), Bytes::new())
+}
+
+/// The target for a key; parameters with an empty value are left out.
+fn target(key: &[u8], parameters: &[(&str, &str)]) -> String {
+    let mut target = format!("{KV_PREFIX}{}", percent_encode(key, RESERVED));
+    let mut separator = '?';
+    for (name, value) in parameters.iter().filter(|(_, value)| !value.is_empty()) {
+        target.extend([separator]);
+        target.extend([name, "=", value]);
+        separator = '&';
+    }
+    target
+}
+
+fn request(method: Method, target: String, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = target.try_into().expect("percent-encoded keys make a target");
+    request
+}
+
+fn with_condition(mut request: Request<Full<Bytes>>, condition: Condition) -> Request<Full<Bytes>> {
+    let (name, value) = match condition {
+        Condition::Always => return request,
+        Condition::Absent => (header::IF_NONE_MATCH, "*".to_owned()),
+        Condition::Present => (header::IF_MATCH, "*".to_owned()),
+        Condition::ModRevision(revision) => (header::IF_MATCH, format!("\"{revision}\"")),
+    };
+    let value = HeaderValue::try_from(value).expect("digits and quotes are a header value");
+    request.headers_mut().insert(name, value);
+    request
+}
+
+type Answered = Result<Response<Bytes>, ClientError>;
+
+pub(super) fn parse_get(answer: Answered) -> Result<Option<Found>, ClientError> {
+    let response = match answer {
+        Err(ClientError::Problem(problem)) if problem.code == "key_not_found" => return Ok(None),
+        answer => answer?,
+    };
+    let headers = response.headers();
+    let content = KeyValue {
+        mod_revision: Revision(number(headers, &header::ETAG)?),
+        create_revision: Revision(number(headers, &X_CREATE_REVISION)?),
+        version: number(headers, &X_VERSION)?,
+        value: response.body().clone(),
+    };
+    Ok(Some(Found { content, revision: Revision(number(headers, &X_REVISION)?) }))
+}
+
+pub(super) fn parse_put(answer: Answered) -> Result<Written, ClientError> {
+    parse_json(&answer?)
+}
+
+pub(super) fn parse_delete(answer: Answered) -> Result<Revision, ClientError> {
+    parse_json::<Deleted>(&answer?).map(|deleted| deleted.revision)
+}
+
+pub(super) fn parse_status(answer: Answered) -> Result<StatusReport, ClientError> {
+    parse_json(&answer?)
+}
+
+fn parse_json<T: serde::de::DeserializeOwned>(response: &Response<Bytes>) -> Result<T, ClientError> {
+    serde_json::from_slice(response.body()).map_err(|error| unexpected(response.status(), &error.to_string()))
+}
+
+/// A number in a header, quoted or not.
+fn number(headers: &HeaderMap, name: &HeaderName) -> Result<u64, ClientError> {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok()?.trim_matches('"').parse().ok())
+        .ok_or_else(|| unexpected(StatusCode::OK, &format!("header `{name}` is missing or no number")))
+}
+
+fn unexpected(status: StatusCode, what: &str) -> ClientError {
+    ClientError::Unexpected { status: status.as_u16(), what: what.into() }
+}

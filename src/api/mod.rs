@@ -1,0 +1,27 @@
+//! Clients over HTTP/1.1 and HTTP/2 (h2c) on one port: key-value requests, status, health, metrics, the page.
+//!
+//! [`Api`] is what all requests share; it answers from the first moment and serves keys once
+//! [`Api::start`] has given it a running [`Replica`]. [`serve`] runs it on a listener. [`client`] and
+//! [`cluster`] are the other side of the wire, for the command line and the load generator.
+
+pub mod client;
+pub mod cluster;
+
+mod body;
+mod kv;
+mod problem;
+mod query;
+mod replica;
+mod request_metrics;
+mod routes;
+mod serve;
+mod settings;
+mod state;
+mod status;
+
+pub use problem::Problem;
+pub use replica::Replica;
+pub use serve::serve;
+pub use settings::Settings;
+pub use state::{Api, Directory, Node, Peer};
+pub use status::{LeaderReport, MemberReport, StatusReport};

@@ -1,0 +1,184 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457) with a stable `code`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+
+use super::replica::{Outcome, Refusal, RefusalReason};
+
+/// Seconds after which a client may try again, sent with 429 and 503.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// Why a request was refused; what the server sends and the client gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable name of the problem, for programs.
+    pub code: Cow<'static, str>,
+    /// What is wrong, for people.
+    pub detail: Cow<'static, str>,
+    /// With 503 and 504: whether a write may still take effect.
+    pub outcome: Option<Outcome>,
+}
+
+/// The JSON object on the wire.
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    #[serde(rename = "type")]
+    kind: Cow<'a, str>,
+    title: Cow<'a, str>,
+    status: u16,
+    detail: Cow<'a, str>,
+    code: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outcome: Option<WireOutcome>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WireOutcome {
+    NotApplied,
+    Unknown,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: status.as_u16(), code: code.into(), detail: detail.into(), outcome: None }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        let detail = "this path does not take this method; `Allow` lists those that it takes";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    }
+
+    pub(super) fn key_not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "key_not_found", "there is no such key")
+    }
+
+    pub(super) fn precondition_failed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
+    }
+
+    pub(super) fn too_large(what: &str, bytes_max: usize) -> Self {
+        let detail = format!("the {what} is longer than {bytes_max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    pub(super) fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// The deadline passed before the request was handed to the replica.
+    pub(super) fn timeout_before_proposal(detail: &'static str) -> Self {
+        let outcome = Some(Outcome::NotApplied);
+        Self { outcome, ..Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail) }
+    }
+
+    /// This node serves no keys yet.
+    pub(super) fn not_serving(why: String) -> Self {
+        let outcome = Some(Outcome::NotApplied);
+        Self { outcome, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", why) }
+    }
+
+    /// A read that could not be confirmed; a read never applies anything.
+    pub(super) fn read_refused(refusal: Refusal) -> Self {
+        Self::from(Refusal { outcome: Outcome::NotApplied, ..refusal })
+    }
+
+    /// What a client reads from an answer's body.
+    ///
+    /// # Errors
+    /// The body is no problem document.
+    pub(super) fn parse(status: StatusCode, body: &[u8]) -> Result<Self, serde_json::Error> {
+        let wire: Wire<'_> = serde_json::from_slice(body)?;
+        Ok(Self {
+            status: status.as_u16(),
+            code: wire.code.into_owned().into(),
+            detail: wire.detail.into_owned().into(),
+            outcome: wire.outcome.map(|outcome| match outcome {
+                WireOutcome::NotApplied => Outcome::NotApplied,
+                WireOutcome::Unknown => Outcome::Unknown,
+            }),
+        })
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (status, code, detail) = match refusal.reason {
+            RefusalReason::NoLeader => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known at this node")
+            }
+            RefusalReason::NoQuorum => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_quorum", "no majority of the voters answers the leader")
+            }
+            RefusalReason::LeadershipLost => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_leader",
+                "leadership moved before the request was completed",
+            ),
+            RefusalReason::Overloaded => {
+                let detail = "too many requests wait already";
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail);
+            }
+            RefusalReason::Timeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout",
+                "the deadline passed before the request was completed",
+            ),
+        };
+        Self { outcome: Some(refusal.outcome), ..Self::new(status, code, detail) }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.status, self.code, self.detail)?;
+        match self.outcome {
+            Some(Outcome::NotApplied) => write!(f, " (not applied)"),
+            Some(Outcome::Unknown) => write!(f, " (it may have been applied)"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let wire = Wire {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: self.status,
+            detail: self.detail,
+            code: self.code,
+            outcome: self.outcome.map(|outcome| match outcome {
+                Outcome::NotApplied => WireOutcome::NotApplied,
+                Outcome::Unknown => WireOutcome::Unknown,
+            }),
+        };
+        let body = serde_json::to_vec(&wire).expect("a problem has only string keys");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        }
+        response
+    }
+}

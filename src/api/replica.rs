@@ -1,0 +1,52 @@
+//! What the API asks of a running replica; the one place where it meets the driver.
+
+use std::future::Future;
+use std::sync::RwLockReadGuard;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::driver::{Handle, ReadError, Status, WriteError};
+use crate::kv;
+pub(super) use crate::raft::{Outcome, Refusal, RefusalReason};
+
+/// A running replica, as [`Handle`] is one. A trait so that HTTP is tested without a cluster.
+pub trait Replica: Send + Sync + 'static {
+    /// [`Handle::propose`].
+    fn propose(
+        &self,
+        command: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<kv::Answer, WriteError>> + Send;
+
+    /// [`Handle::read_barrier`].
+    fn read_barrier(&self, timeout: Duration) -> impl Future<Output = Result<(), ReadError>> + Send;
+
+    /// [`Handle::store`].
+    fn store(&self) -> RwLockReadGuard<'_, kv::Store>;
+
+    /// [`Handle::status`].
+    fn status(&self) -> Status;
+}
+
+impl Replica for Handle {
+    fn propose(
+        &self,
+        command: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<kv::Answer, WriteError>> + Send {
+        Handle::propose(self, command, timeout)
+    }
+
+    fn read_barrier(&self, timeout: Duration) -> impl Future<Output = Result<(), ReadError>> + Send {
+        Handle::read_barrier(self, timeout)
+    }
+
+    fn store(&self) -> RwLockReadGuard<'_, kv::Store> {
+        Handle::store(self)
+    }
+
+    fn status(&self) -> Status {
+        Handle::status(self)
+    }
+}

@@ -1,0 +1,102 @@
+//! Which path and method leads where.
+
+use std::future::{Future, ready};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Response, header};
+use axum::response::IntoResponse;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use tokio::time::Instant;
+
+use super::request_metrics::Route;
+use super::{Api, Problem, Replica, kv, status};
+
+const PAGE: &str = include_str!("../ui/index.html");
+/// The page has its style and script inside, loads nothing, and asks any member for its status.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+     connect-src http: https:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// All routes.
+pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
+    const GET: MethodFilter = MethodFilter::GET;
+    let keys =
+        || {
+            route(GET, Route::Kv, kv::kv_get)
+                .merge(route(MethodFilter::PUT, Route::Kv, kv::kv_put))
+                .merge(route(MethodFilter::DELETE, Route::Kv, kv::kv_delete))
+        };
+    Router::new()
+        .route("/set", route(GET.or(MethodFilter::POST), Route::Set, kv::set))
+        .route("/get", route(GET, Route::Get, kv::get))
+        .route("/v1/kv/{*key}", keys())
+        // The wildcard does not match nothing; the handlers say what is wrong with it.
+        .route(kv::KV_PREFIX, keys())
+        .route(
+            "/v1/status",
+            route(GET, Route::Status, |api, request, _| ready(status::status(&api, &request))),
+        )
+        .route(
+            "/v1/members",
+            route(GET, Route::Members, |api, request, _| ready(status::members(&api, &request))),
+        )
+        .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
+        .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))
+        .route("/metrics", route(GET, Route::Metrics, |api, _, _| ready(metrics(&api))))
+        .route("/ui", route(GET, Route::Ui, |_, _, _| ready(Ok(page()))))
+        .fallback(async |State(api): State<Arc<Api<R>>>, request: Request| {
+            let problem = || Problem::not_found("there is nothing at this path");
+            measure(api, request, Route::Other, |_, _, _| ready(Err(problem()))).await
+        })
+        .method_not_allowed_fallback(async |State(api): State<Arc<Api<R>>>, request: Request| {
+            let problem = Problem::method_not_allowed;
+            measure(api, request, Route::Other, |_, _, _| ready(Err(problem()))).await
+        })
+        .with_state(api)
+}
+
+/// One path's handler for some methods.
+fn route<R, H, F>(methods: MethodFilter, route: Route, handler: H) -> MethodRouter<Arc<Api<R>>>
+where
+    R: Replica,
+    H: Fn(Arc<Api<R>>, Request, Instant) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response<Body>, Problem>> + Send,
+{
+    on(methods, async move |State(api): State<Arc<Api<R>>>, request: Request| {
+        measure(api, request, route, handler).await
+    })
+}
+
+/// Answers a request, counted and timed. There is no tracing span: at tens of thousands of requests a
+/// second it would cost more than the request.
+async fn measure<R, H, F>(api: Arc<Api<R>>, request: Request, route: Route, handler: H) -> Response<Body>
+where
+    R: Replica,
+    H: Fn(Arc<Api<R>>, Request, Instant) -> F,
+    F: Future<Output = Result<Response<Body>, Problem>>,
+{
+    let started = Instant::now();
+    let answer = handler(api.clone(), request, started).await;
+    let response = answer.unwrap_or_else(IntoResponse::into_response);
+    api.requests.observe(route, response.status(), started.elapsed());
+    response
+}
+
+/// `GET /metrics`.
+fn metrics<R: Replica>(api: &Api<R>) -> Result<Response<Body>, Problem> {
+    let text = api.metrics.render().map_err(|error| Problem::internal(error.to_string()))?;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// `GET /ui`.
+fn page() -> Response<Body> {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, PAGE).into_response()
+}

@@ -1,0 +1,43 @@
+//! Limits and times of the HTTP side.
+
+use std::time::Duration;
+
+/// Limits and times of the HTTP side. All limits are inclusive: exactly at the limit is accepted.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest a request may take; `?timeout=` can only shorten it. Default 5 s.
+    pub request_timeout: Duration,
+    /// A connection on which no request is under way is closed after one to two times this. Covers
+    /// connections that never send a whole request head and clients that do not take their answer.
+    /// Default 60 s.
+    pub idle_timeout: Duration,
+    /// How long [`serve`](super::serve) waits for requests under way once it was told to stop. Default 6 s:
+    /// longer than a request may take.
+    pub drain_timeout: Duration,
+    /// Connections at one time. Further ones wait in the listen backlog until one ends. Default 10,000.
+    pub connections_max: u32,
+    /// Bytes of a key. Default 4 KiB.
+    pub key_bytes_max: usize,
+    /// Bytes of a value. Default 1.5 MiB.
+    pub value_bytes_max: usize,
+    /// Bytes of a whole request: target and body. Default 2 MiB. A target alone cannot exceed 64 KiB, so
+    /// large values need `PUT /v1/kv/{key}`.
+    pub request_bytes_max: usize,
+    /// A node further behind the commit index than this is not ready. Entries, default 5,000.
+    pub ready_lag_entries_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(6),
+            connections_max: 10_000,
+            key_bytes_max: 4 << 10,
+            value_bytes_max: 3 << 19,
+            request_bytes_max: 2 << 20,
+            ready_lag_entries_max: 5_000,
+        }
+    }
+}

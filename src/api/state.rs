@@ -1,0 +1,80 @@
+//! What all requests share.
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use super::request_metrics::RequestMetrics;
+use super::{Problem, Replica, Settings};
+use crate::metrics::Metrics;
+use crate::types::NodeId;
+
+/// Who this node is, as far as it is known before a replica runs.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its identity, once the data directory is open.
+    pub node_id: Option<NodeId>,
+    /// Where clients reach it, `host:port`.
+    pub client_addr: Option<String>,
+}
+
+/// What is known of another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Where clients reach it, `host:port`, if it has told.
+    pub client_addr: Option<String>,
+}
+
+/// Looks up another member; must be quick, it is called while requests are answered.
+pub type Directory = Arc<dyn Fn(NodeId) -> Option<Peer> + Send + Sync>;
+
+/// The API of one node. Answers from the start: keys are refused with the reason given by
+/// [`Api::set_waiting`] until [`Api::start`].
+pub struct Api<R> {
+    pub(super) node: Node,
+    pub(super) settings: Settings,
+    pub(super) metrics: Metrics,
+    pub(super) directory: Directory,
+    pub(super) requests: RequestMetrics,
+    replica: OnceLock<R>,
+    waiting: RwLock<Option<String>>,
+}
+
+impl<R: Replica> Api<R> {
+    /// An API without a replica yet.
+    #[must_use]
+    pub fn new(node: Node, settings: Settings, metrics: Metrics, directory: Directory) -> Self {
+        let requests = RequestMetrics::new(&metrics);
+        let waiting = RwLock::new(Some("the replica does not run yet".into()));
+        Self { node, settings, metrics, directory, requests, replica: OnceLock::new(), waiting }
+    }
+
+    /// Serves keys from `replica` from now on. The first call counts; later ones change nothing.
+    pub fn start(&self, replica: R) {
+        let _ = self.replica.set(replica);
+        self.set_waiting(None);
+    }
+
+    /// Says why this node is not ready: what the bootstrap waits for, or that the process shuts down.
+    /// `None` takes it back.
+    pub fn set_waiting(&self, reason: Option<String>) {
+        *self.waiting.write().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    pub(super) fn waiting(&self) -> Option<String> {
+        self.waiting.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn running(&self) -> Option<&R> {
+        self.replica.get()
+    }
+
+    /// The replica, or the answer to a request for a key before there is one.
+    pub(super) fn replica(&self) -> Result<&R, Problem> {
+        self.running().ok_or_else(|| {
+            Problem::not_serving(self.waiting().unwrap_or_else(|| "the replica does not run yet".into()))
+        })
+    }
+}
