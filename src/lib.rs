@@ -15,6 +15,8 @@
 pub mod api;
 pub mod driver;
 pub mod kv;
+pub mod membership;
 pub mod metrics;
 pub mod raft;
+pub mod transport;
 pub mod types;

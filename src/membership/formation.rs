@@ -1,0 +1,409 @@
+//! Forming a cluster: what to do after each round of questions, and what to answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::InitialCluster;
+use crate::raft::{Configuration, Member};
+use crate::types::{ClusterId, NodeId, Session};
+
+/// This node, to itself and to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// From its data directory, durable before it is told to anyone.
+    pub node_id: NodeId,
+    /// The name its address is looked up by.
+    pub name: String,
+    /// Where its clients reach it, `host:port`.
+    pub client_addr: String,
+}
+
+/// How a data directory stands to clusters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Never heard of one. Only such a directory may form one.
+    #[default]
+    Empty,
+    /// Began to form one and may have told others.
+    Intent(Intent),
+    /// Belongs to one.
+    Member(Formed),
+    /// Once belonged to one: it may join one, but never form one, and does not count as empty.
+    Retired(ClusterId),
+}
+
+/// A cluster about to be formed. Durable before anyone hears of it, so that a former that crashes goes on
+/// with the same ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intent {
+    /// Drawn at random.
+    pub cluster_id: ClusterId,
+    /// The founding members, all voters: the first log entry.
+    pub configuration: Configuration,
+}
+
+/// Membership of a cluster. Durable before it is told to anyone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Formed {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// The first log entry (index 1, term 1), to be written while the log is empty. None for a node that a
+    /// running cluster made contact with: it starts with an empty log and learns the members from it.
+    pub configuration: Option<Configuration>,
+}
+
+/// What a peer says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloAnswer {
+    /// Its directory's id.
+    pub node_id: NodeId,
+    /// Its own name, to be compared with the one it was asked under.
+    pub name: String,
+    /// The cluster it belongs to, belonged to, or is about to form.
+    pub cluster_id: Option<ClusterId>,
+    /// To be named in `Form`; void once it has given a newer one.
+    pub nonce: u64,
+    /// Its configuration holds the asker's node id.
+    pub knows_asker: bool,
+}
+
+/// What to do after a round of questions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Ask again; things are on their way.
+    Wait {
+        /// What is waited for.
+        why: String,
+    },
+    /// Ask again, but someone has to change something.
+    StayOut {
+        /// What is wrong.
+        why: String,
+    },
+    /// Draw a cluster id, make an intent with these members durable, and ask again.
+    Intend(Configuration),
+    /// Send `Form` to these, and ask again.
+    Form(Vec<Invitation>),
+    /// A majority of the founding members has accepted the intended cluster: make the membership durable and start.
+    Formed,
+}
+
+/// A peer that is to be told of the intended cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// Its name.
+    pub name: String,
+    /// The node meant.
+    pub node_id: NodeId,
+    /// From its newest answer.
+    pub nonce: u64,
+}
+
+/// Why a node did not let itself be made a member.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    /// The message is for another directory, perhaps the one that was here before.
+    #[error("this is node {own}, not {target}: another node, or its data directory was emptied")]
+    WrongTarget {
+        /// This node.
+        own: NodeId,
+        /// As received.
+        target: NodeId,
+    },
+    /// It belongs elsewhere.
+    #[error("this node belongs to cluster {own}, not to {other}")]
+    OtherCluster {
+        /// Its cluster.
+        own: ClusterId,
+        /// As received.
+        other: ClusterId,
+    },
+    /// It forms a cluster itself.
+    #[error("this node is forming cluster {own} itself: do the nodes' initial clusters differ?")]
+    Forming {
+        /// What it forms.
+        own: ClusterId,
+    },
+    /// The answer that `Form` rests on is not the newest.
+    #[error("the nonce is not the newest: ask again")]
+    StaleNonce,
+    /// The configuration does not hold this node.
+    #[error("the configuration does not hold this node, {own}, under the name {name:?}")]
+    NotInConfiguration {
+        /// This node.
+        own: NodeId,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Standing {
+    /// The cluster that this directory is bound to, if any.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        match self {
+            Self::Empty => None,
+            Self::Intent(intent) => Some(intent.cluster_id),
+            Self::Member(formed) => Some(formed.cluster_id),
+            Self::Retired(cluster_id) => Some(*cluster_id),
+        }
+    }
+
+    /// Whether the founding configuration, as far as it is known here, has `id` as a member.
+    #[must_use]
+    pub fn founded_with(&self, id: NodeId) -> bool {
+        match self {
+            Self::Intent(intent) => intent.configuration.is_voter(id),
+            Self::Member(formed) => formed.configuration.as_ref().is_some_and(|c| c.is_voter(id)),
+            Self::Empty | Self::Retired(_) => false,
+        }
+    }
+}
+
+impl From<Intent> for Formed {
+    fn from(intent: Intent) -> Self {
+        Self { cluster_id: intent.cluster_id, configuration: Some(intent.configuration) }
+    }
+}
+
+/// What to do, given the answers of those peers that answered in this round, by the name they were asked under.
+#[must_use]
+pub fn decide(
+    local: &Local,
+    standing: &Standing,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Decision {
+    if let Some(why) = contradiction(local, cluster, answers) {
+        return Decision::StayOut { why };
+    }
+    match standing {
+        Standing::Member(_) => Decision::Formed,
+        Standing::Intent(intent) => go_on_forming(local, intent, cluster, answers),
+        Standing::Retired(own) => retired(*own, answers),
+        Standing::Empty => {
+            if let Some(decision) = known_cluster(local, answers) {
+                return decision;
+            }
+            if let Some(why) = unanswered(local, cluster, answers) {
+                return Decision::Wait { why };
+            }
+            if cluster.first() != local.name {
+                return Decision::Wait {
+                    why: format!("waiting for {} to form the cluster", cluster.first()),
+                };
+            }
+            Decision::Intend(founding_members(local, answers))
+        }
+    }
+}
+
+/// Answers that cannot all be right, whatever the state of the cluster.
+fn contradiction(
+    local: &Local,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<String> {
+    let mut names: BTreeMap<NodeId, &str> = BTreeMap::from([(local.node_id, local.name.as_str())]);
+    for (name, answer) in answers {
+        let address = cluster.address(name).unwrap_or("its address");
+        if answer.node_id == local.node_id && answer.name == local.name {
+            return Some(format!("{address}, given for {name}, leads to this node itself"));
+        }
+        if &answer.name != name {
+            return Some(format!("{address}, given for {name}, is answered by {}", answer.name));
+        }
+        if let Some(other) = names.insert(answer.node_id, name) {
+            return Some(format!(
+                "{other} and {name} have the same node id {}: one data directory is a copy of the other",
+                answer.node_id
+            ));
+        }
+    }
+    None
+}
+
+fn unanswered(
+    local: &Local,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<String> {
+    let missing: Vec<&str> = cluster
+        .others(&local.name)
+        .map(|member| member.name.as_str())
+        .filter(|name| !answers.contains_key(*name))
+        .collect();
+    (!missing.is_empty()).then(|| format!("waiting for {} to answer", missing.join(", ")))
+}
+
+/// An empty node among peers of which some know a cluster.
+fn known_cluster(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> Option<Decision> {
+    let known: BTreeMap<ClusterId, &str> =
+        answers.iter().filter_map(|(name, answer)| Some((answer.cluster_id?, name.as_str()))).collect();
+    let (cluster_id, peer) = known.iter().next()?;
+    if known.len() > 1 {
+        let list: Vec<String> = known.iter().map(|(id, name)| format!("{name} to {id}")).collect();
+        let why = format!("the peers belong to different clusters: {}", list.join(", "));
+        return Some(Decision::StayOut { why });
+    }
+    if answers.values().any(|answer| answer.knows_asker) {
+        let why = format!(
+            "cluster {cluster_id} counts this node as a member; waiting for a member to make contact"
+        );
+        return Some(Decision::Wait { why });
+    }
+    Some(Decision::StayOut {
+        why: format!(
+            "cluster {cluster_id}, known to {peer}, has no member with this node's id {}: its data directory is \
+             new or was emptied, and it does not vote as its former self; this version cannot add it",
+            local.node_id
+        ),
+    })
+}
+
+fn retired(own: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Decision {
+    let others: BTreeSet<ClusterId> = answers.values().filter_map(|answer| answer.cluster_id).collect();
+    let why = if others.is_empty() {
+        format!(
+            "this data directory once belonged to cluster {own}: it may join a cluster but never form one"
+        )
+    } else {
+        format!("this data directory once belonged to cluster {own}; this version cannot add it to a cluster")
+    };
+    Decision::StayOut { why }
+}
+
+fn founding_members(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> Configuration {
+    let member = |name: &str| Member { name: name.to_owned(), session: Session(1) };
+    let mut voters = BTreeMap::from([(local.node_id, member(&local.name))]);
+    voters.extend(answers.iter().map(|(name, answer)| (answer.node_id, member(name))));
+    Configuration { voters }
+}
+
+/// A former with a durable intent, in its first life or a later one.
+///
+/// An intent is given up for a new one only when every expected peer has answered in this round that it is
+/// empty, and one of them under another node id than the intent has. Then nobody holds the old id; a `Form`
+/// of it that is still on its way names a nonce that this round's questions have made void. In any other case
+/// someone may hold it, so the former goes on: it invites as soon as a majority of the founding members can
+/// be had, and starts when a majority has accepted. A founding member that lost its directory meanwhile then
+/// stays out like any other emptied node; the rest are reached by the running cluster.
+fn go_on_forming(
+    local: &Local,
+    intent: &Intent,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Decision {
+    if let Some((name, answer)) =
+        answers.iter().find(|(_, answer)| answer.cluster_id.is_some_and(|id| id != intent.cluster_id))
+    {
+        let other = answer.cluster_id.unwrap_or(intent.cluster_id);
+        let why = format!(
+            "this node began to form cluster {}, but {name} belongs to cluster {other}",
+            intent.cluster_id
+        );
+        return Decision::StayOut { why };
+    }
+    let founders = &intent.configuration;
+    let (mut formed, mut empty) = (BTreeSet::from([local.node_id]), BTreeMap::new());
+    for (name, answer) in answers.iter().filter(|(_, answer)| founders.is_voter(answer.node_id)) {
+        if answer.cluster_id.is_some() {
+            formed.insert(answer.node_id);
+        } else {
+            empty.insert(
+                answer.node_id,
+                Invitation { name: name.clone(), node_id: answer.node_id, nonce: answer.nonce },
+            );
+        }
+    }
+    if founders.has_quorum(|id| formed.contains(&id)) {
+        return Decision::Formed;
+    }
+    let replaced: Vec<&str> = answers
+        .iter()
+        .filter(|(_, answer)| !founders.is_voter(answer.node_id))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let missing = unanswered(local, cluster, answers);
+    let listed = founders.voters.values().all(|member| cluster.address(&member.name).is_some());
+    let nobody_formed = answers.values().all(|answer| answer.cluster_id.is_none());
+    if !replaced.is_empty() && missing.is_none() && listed && nobody_formed {
+        return Decision::Intend(founding_members(local, answers));
+    }
+    if founders.has_quorum(|id| formed.contains(&id) || empty.contains_key(&id)) {
+        return Decision::Form(empty.into_values().collect());
+    }
+    match missing {
+        Some(why) => Decision::Wait { why },
+        None => Decision::StayOut {
+            why: format!(
+                "cluster {} cannot be formed: a majority of its founding members is gone; not in it: {}",
+                intent.cluster_id,
+                replaced.join(", ")
+            ),
+        },
+    }
+}
+
+/// Whether to accept membership by `Form`. `Some` is to be made durable before it is answered; `None` means
+/// that it is already so.
+///
+/// # Errors
+/// Why not.
+pub fn on_form(
+    local: &Local,
+    standing: &Standing,
+    newest_nonce: Option<u64>,
+    nonce: u64,
+    offered: Formed,
+) -> Result<Option<Formed>, Refused> {
+    match standing {
+        Standing::Member(formed) if formed.cluster_id == offered.cluster_id => return Ok(None),
+        Standing::Intent(intent) => return Err(Refused::Forming { own: intent.cluster_id }),
+        Standing::Member(Formed { cluster_id: own, .. }) | Standing::Retired(own) => {
+            return Err(Refused::OtherCluster { own: *own, other: offered.cluster_id });
+        }
+        Standing::Empty => {}
+    }
+    if newest_nonce != Some(nonce) {
+        return Err(Refused::StaleNonce);
+    }
+    let own = offered.configuration.as_ref().and_then(|c| c.voters.get(&local.node_id));
+    if own.is_none_or(|member| member.name != local.name) {
+        return Err(Refused::NotInConfiguration { own: local.node_id, name: local.name.clone() });
+    }
+    Ok(Some(offered))
+}
+
+/// Whether a stream from a member of `cluster_id` to `target` is for this node, and whether it makes it a
+/// member: a cluster that names an empty directory's id has counted it as a founding member. `Some` is to be made
+/// durable before anything from the stream is used.
+///
+/// # Errors
+/// Why not.
+pub fn on_contact(
+    local: &Local,
+    standing: &Standing,
+    cluster_id: ClusterId,
+    target: NodeId,
+) -> Result<Option<Formed>, Refused> {
+    if target != local.node_id {
+        return Err(Refused::WrongTarget { own: local.node_id, target });
+    }
+    match standing {
+        Standing::Empty => Ok(Some(Formed { cluster_id, configuration: None })),
+        Standing::Intent(intent) if intent.cluster_id == cluster_id => Ok(Some(intent.clone().into())),
+        Standing::Member(formed) if formed.cluster_id == cluster_id => Ok(None),
+        Standing::Intent(intent) => Err(Refused::Forming { own: intent.cluster_id }),
+        Standing::Member(Formed { cluster_id: own, .. }) | Standing::Retired(own) => {
+            Err(Refused::OtherCluster { own: *own, other: cluster_id })
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "formation_tests.rs"]
+mod tests;

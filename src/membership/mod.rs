@@ -1,0 +1,14 @@
+//! Who forms a cluster and who becomes a member: pure decisions, from what was seen to what to do.
+//!
+//! A cluster is formed once and only once. The first name of the initial cluster forms it, and only after
+//! every expected peer has answered "empty". Outside Kubernetes there is no other witness, so two rules carry
+//! the safety: a node accepts membership of one cluster only, durably, before it says so; and a cluster is
+//! used only once a majority of its founding members has accepted it.
+
+mod formation;
+mod initial_cluster;
+
+pub use formation::{
+    Decision, Formed, HelloAnswer, Intent, Invitation, Local, Refused, Standing, decide, on_contact, on_form,
+};
+pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};

@@ -1,0 +1,398 @@
+//! Raft messages to and from the wire. What comes in is checked here, completely: a message that this module
+//! lets through cannot break an assumption of the core.
+
+use bytes::Bytes;
+
+use super::proto::{self, forwarded_answer, message::Body, refusal};
+use crate::raft::{
+    Append, Entry, Message, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason, Signal,
+    VoteRequest,
+};
+use crate::types::{LogIndex, LogPosition, ProposalId, ReadId, Session, Term};
+
+/// Largest gRPC message, in bytes, either way.
+pub const GRPC_BYTES_MAX: usize = 4 << 20;
+/// Largest content of one log entry or one forwarded command, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 2 << 20;
+/// Entries of one append, and items of one forwarded batch. Small items reach it before any limit in bytes.
+pub const ITEMS_MAX: usize = 1 << 16;
+
+/// Terms and indexes lie below this, so that arithmetic on them cannot overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+/// What an item of a batch costs on the wire beside its content, at most, in bytes.
+const ITEM_OVERHEAD_BYTES: usize = 32;
+
+/// Why a message from a peer was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// A part that must be there is not, or is of a kind unknown to this version.
+    #[error("{0} is missing or unknown")]
+    Missing(&'static str),
+    /// A term of zero where an elected term is meant, or a number out of range.
+    #[error("{name} {value} is out of range")]
+    Number {
+        /// Which number.
+        name: &'static str,
+        /// As received.
+        value: u64,
+    },
+    /// Index 0 goes with term 0, and no other.
+    #[error("position {0} mixes zero and non-zero")]
+    Position(LogPosition),
+    /// A log cannot hold an entry of a later term than the message's.
+    #[error("term {found} of {name} is above the message's term {term}")]
+    LaterTerm {
+        /// Of what.
+        name: &'static str,
+        /// As received.
+        found: Term,
+        /// The message's term.
+        term: Term,
+    },
+    /// Indexes must follow each other.
+    #[error("entry {found} where {expected} should follow")]
+    Gap {
+        /// The index that follows the one before.
+        expected: LogIndex,
+        /// As received.
+        found: LogIndex,
+    },
+    /// Terms never fall along a log.
+    #[error("entry {index} of term {found} follows one of term {before}")]
+    FallingTerm {
+        /// The entry.
+        index: LogIndex,
+        /// Its term.
+        found: Term,
+        /// The term of the entry before it.
+        before: Term,
+    },
+    /// An entry's bytes do not fit its kind.
+    #[error("entry {index}: {source}")]
+    Payload {
+        /// The entry.
+        index: LogIndex,
+        /// What is wrong.
+        source: PayloadError,
+    },
+    /// Larger than any node may send.
+    #[error("{name} of {size}, the limit is {limit}")]
+    TooLarge {
+        /// What.
+        name: &'static str,
+        /// As received.
+        size: usize,
+        /// The most allowed.
+        limit: usize,
+    },
+    /// The hint of a rejection lies at or below what was rejected.
+    #[error("hint {hint} lies after the rejected position {prev}")]
+    Hint {
+        /// As received.
+        hint: LogPosition,
+        /// As received.
+        prev: LogPosition,
+    },
+}
+
+/// What the message takes on the wire at most, in bytes; exact within a few bytes an item.
+pub(super) fn size_bytes(message: &Message) -> usize {
+    let content = match message {
+        Message::Signal(Signal::Append(append)) => {
+            append.entries.iter().map(|entry| entry.size_bytes() + ITEM_OVERHEAD_BYTES).sum()
+        }
+        Message::Signal(Signal::Forward { proposals }) => {
+            proposals.iter().map(|(_, command)| proposal_bytes(command)).sum()
+        }
+        Message::Signal(Signal::Forwarded { answers }) => answers.len() * ITEM_OVERHEAD_BYTES,
+        Message::Signal(_) | Message::Promise(_) => 0,
+    };
+    content + 2 * ITEM_OVERHEAD_BYTES
+}
+
+/// What a forwarded command takes on the wire at most, in bytes.
+pub(super) fn proposal_bytes(command: &Bytes) -> usize {
+    command.len() + ITEM_OVERHEAD_BYTES
+}
+
+/// For the wire. Payloads are shared, not copied.
+pub(super) fn to_wire(message: Message) -> proto::Message {
+    let body = match message {
+        Message::Signal(signal) => signal_to_wire(signal),
+        Message::Promise(Promise::VoteGranted { term }) => {
+            Body::VoteGranted(proto::VoteGranted { term: term.0 })
+        }
+        Message::Promise(Promise::Appended { term, session, match_index, round }) => {
+            Body::Appended(proto::Appended {
+                term: term.0,
+                session: session.0,
+                match_index: match_index.0,
+                round,
+            })
+        }
+    };
+    proto::Message { body: Some(body) }
+}
+
+fn signal_to_wire(signal: Signal) -> Body {
+    match signal {
+        Signal::PreVote(request) => Body::PreVote(vote_to_wire(&request)),
+        Signal::RequestVote(request) => Body::RequestVote(vote_to_wire(&request)),
+        Signal::PreVoteGranted { term } => Body::PreVoteGranted(proto::PreVoteGranted { term: term.0 }),
+        Signal::VoteRefused { term, pre_vote } => {
+            Body::VoteRefused(proto::VoteRefused { term: term.0, pre_vote })
+        }
+        Signal::Append(append) => Body::Append(append_to_wire(&append)),
+        Signal::AppendRejected { term, session, prev, hint } => Body::AppendRejected(proto::AppendRejected {
+            term: term.0,
+            session: session.0,
+            prev: Some(position_to_wire(prev)),
+            hint: Some(position_to_wire(hint)),
+        }),
+        Signal::RoundEcho { term, session, round } => {
+            Body::RoundEcho(proto::RoundEcho { term: term.0, session: session.0, round })
+        }
+        Signal::Forward { proposals } => Body::Forward(proto::Forward {
+            proposals: proposals
+                .into_iter()
+                .map(|(id, command)| proto::ForwardedProposal { id: id.0, command })
+                .collect(),
+        }),
+        Signal::Forwarded { answers } => Body::Forwarded(proto::Forwarded {
+            answers: answers.into_iter().map(|(id, answer)| answer_to_wire(id, answer)).collect(),
+        }),
+        Signal::ReadIndex { id } => Body::ReadIndex(proto::ReadIndex { id: id.0 }),
+        Signal::ReadIndexAt { id, term, index } => {
+            Body::ReadIndexAt(proto::ReadIndexAt { id: id.0, term: term.0, index: index.0 })
+        }
+        Signal::ReadIndexRefused { id } => Body::ReadIndexRefused(proto::ReadIndexRefused { id: id.0 }),
+    }
+}
+
+fn position_to_wire(position: LogPosition) -> proto::Position {
+    proto::Position { index: position.index.0, term: position.term.0 }
+}
+
+fn vote_to_wire(request: &VoteRequest) -> proto::VoteRequest {
+    proto::VoteRequest { term: request.term.0, last: Some(position_to_wire(request.last)) }
+}
+
+fn append_to_wire(append: &Append) -> proto::Append {
+    let entries = append.entries.iter().map(|entry| proto::Entry {
+        term: entry.term.0,
+        index: entry.index.0,
+        kind: u32::from(entry.payload.kind() as u8),
+        data: entry.payload.data(),
+    });
+    proto::Append {
+        term: append.term.0,
+        session: append.session.0,
+        prev: Some(position_to_wire(append.prev)),
+        entries: entries.collect(),
+        commit_index: append.commit_index.0,
+        round: append.round,
+    }
+}
+
+fn answer_to_wire(id: ProposalId, answer: Result<LogPosition, Refusal>) -> proto::ForwardedAnswer {
+    let outcome = match answer {
+        Ok(position) => forwarded_answer::Outcome::Appended(position_to_wire(position)),
+        Err(Refusal { reason, outcome }) => {
+            let reason = match reason {
+                RefusalReason::NoLeader => refusal::Reason::NoLeader,
+                RefusalReason::NoQuorum => refusal::Reason::NoQuorum,
+                RefusalReason::Overloaded => refusal::Reason::Overloaded,
+                RefusalReason::LeadershipLost => refusal::Reason::LeadershipLost,
+                RefusalReason::Timeout => refusal::Reason::Timeout,
+            };
+            let outcome = match outcome {
+                Outcome::NotApplied => refusal::Outcome::NotApplied,
+                Outcome::Unknown => refusal::Outcome::Unknown,
+            };
+            forwarded_answer::Outcome::Refused(proto::Refusal {
+                reason: reason.into(),
+                outcome: outcome.into(),
+            })
+        }
+    };
+    proto::ForwardedAnswer { id: id.0, outcome: Some(outcome) }
+}
+
+/// From the wire, checked.
+///
+/// # Errors
+/// The first rule that the message breaks.
+pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
+    let signal = match message.body.ok_or(Malformed::Missing("message"))? {
+        Body::PreVote(request) => Signal::PreVote(vote_from_wire(&request)?),
+        Body::RequestVote(request) => Signal::RequestVote(vote_from_wire(&request)?),
+        Body::PreVoteGranted(m) => Signal::PreVoteGranted { term: elected_term(m.term)? },
+        Body::VoteRefused(m) => Signal::VoteRefused { term: term(m.term)?, pre_vote: m.pre_vote },
+        Body::Append(append) => Signal::Append(append_from_wire(append)?),
+        Body::AppendRejected(rejected) => rejected_from_wire(&rejected)?,
+        Body::RoundEcho(m) => {
+            Signal::RoundEcho { term: elected_term(m.term)?, session: session(m.session)?, round: m.round }
+        }
+        Body::Forward(forward) => forward_from_wire(forward)?,
+        Body::Forwarded(forwarded) => {
+            check_size("forwarded answers", forwarded.answers.len(), ITEMS_MAX)?;
+            let answers = forwarded.answers.into_iter().map(answer_from_wire).collect::<Result<_, _>>()?;
+            Signal::Forwarded { answers }
+        }
+        Body::ReadIndex(m) => Signal::ReadIndex { id: ReadId(m.id) },
+        Body::ReadIndexAt(m) => {
+            Signal::ReadIndexAt { id: ReadId(m.id), term: elected_term(m.term)?, index: index(m.index)? }
+        }
+        Body::ReadIndexRefused(m) => Signal::ReadIndexRefused { id: ReadId(m.id) },
+        Body::VoteGranted(m) => return Ok(Promise::VoteGranted { term: elected_term(m.term)? }.into()),
+        Body::Appended(m) => {
+            return Ok(Promise::Appended {
+                term: elected_term(m.term)?,
+                session: session(m.session)?,
+                match_index: index(m.match_index)?,
+                round: m.round,
+            }
+            .into());
+        }
+    };
+    Ok(signal.into())
+}
+
+fn number(name: &'static str, value: u64) -> Result<u64, Malformed> {
+    if value < NUMBER_MAX { Ok(value) } else { Err(Malformed::Number { name, value }) }
+}
+
+fn term(value: u64) -> Result<Term, Malformed> {
+    number("term", value).map(Term)
+}
+
+/// A term that someone stood for election in: not zero.
+fn elected_term(value: u64) -> Result<Term, Malformed> {
+    if value == 0 { Err(Malformed::Number { name: "term", value }) } else { term(value) }
+}
+
+fn index(value: u64) -> Result<LogIndex, Malformed> {
+    number("index", value).map(LogIndex)
+}
+
+fn session(value: u64) -> Result<Session, Malformed> {
+    number("session", value).map(Session)
+}
+
+fn check_size(name: &'static str, size: usize, limit: usize) -> Result<(), Malformed> {
+    if size > limit { Err(Malformed::TooLarge { name, size, limit }) } else { Ok(()) }
+}
+
+fn check_term(name: &'static str, found: Term, term: Term) -> Result<(), Malformed> {
+    if found > term { Err(Malformed::LaterTerm { name, found, term }) } else { Ok(()) }
+}
+
+fn position(name: &'static str, wire: Option<&proto::Position>) -> Result<LogPosition, Malformed> {
+    let wire = wire.ok_or(Malformed::Missing(name))?;
+    let position = LogPosition { index: index(wire.index)?, term: term(wire.term)? };
+    if (wire.index == 0) == (wire.term == 0) { Ok(position) } else { Err(Malformed::Position(position)) }
+}
+
+fn vote_from_wire(wire: &proto::VoteRequest) -> Result<VoteRequest, Malformed> {
+    let term = elected_term(wire.term)?;
+    let last = position("last", wire.last.as_ref())?;
+    check_term("last", last.term, term)?;
+    Ok(VoteRequest { term, last })
+}
+
+fn append_from_wire(wire: proto::Append) -> Result<Append, Malformed> {
+    let term = elected_term(wire.term)?;
+    let prev = position("prev", wire.prev.as_ref())?;
+    check_term("prev", prev.term, term)?;
+    check_size("append in entries", wire.entries.len(), ITEMS_MAX)?;
+    let mut before = prev;
+    let mut entries = Vec::with_capacity(wire.entries.len());
+    for wire_entry in wire.entries {
+        let entry = entry_from_wire(wire_entry, before)?;
+        check_term("an entry", entry.term, term)?;
+        before = entry.position();
+        entries.push(entry);
+    }
+    Ok(Append {
+        term,
+        session: session(wire.session)?,
+        prev,
+        entries,
+        commit_index: index(wire.commit_index)?,
+        round: wire.round,
+    })
+}
+
+fn entry_from_wire(wire: proto::Entry, before: LogPosition) -> Result<Entry, Malformed> {
+    let (index, term) = (index(wire.index)?, elected_term(wire.term)?);
+    if index != before.index.next() {
+        return Err(Malformed::Gap { expected: before.index.next(), found: index });
+    }
+    if term < before.term {
+        return Err(Malformed::FallingTerm { index, found: term, before: before.term });
+    }
+    check_size("entry in bytes", wire.data.len(), ENTRY_BYTES_MAX)?;
+    let kind = u8::try_from(wire.kind).map_err(|_| Malformed::Missing("entry kind"))?;
+    let payload =
+        Payload::from_parts(kind, wire.data).map_err(|source| Malformed::Payload { index, source })?;
+    Ok(Entry { term, index, payload })
+}
+
+fn rejected_from_wire(wire: &proto::AppendRejected) -> Result<Signal, Malformed> {
+    let term = elected_term(wire.term)?;
+    let prev = position("prev", wire.prev.as_ref())?;
+    let hint = position("hint", wire.hint.as_ref())?;
+    check_term("prev", prev.term, term)?;
+    check_term("hint", hint.term, term)?;
+    if hint.index > prev.index {
+        return Err(Malformed::Hint { hint, prev });
+    }
+    Ok(Signal::AppendRejected { term, session: session(wire.session)?, prev, hint })
+}
+
+fn forward_from_wire(wire: proto::Forward) -> Result<Signal, Malformed> {
+    check_size("forwarded writes", wire.proposals.len(), ITEMS_MAX)?;
+    let mut proposals = Vec::with_capacity(wire.proposals.len());
+    for proposal in wire.proposals {
+        check_size("forwarded command in bytes", proposal.command.len(), ENTRY_BYTES_MAX)?;
+        proposals.push((ProposalId(proposal.id), proposal.command));
+    }
+    Ok(Signal::Forward { proposals })
+}
+
+fn answer_from_wire(
+    wire: proto::ForwardedAnswer,
+) -> Result<(ProposalId, Result<LogPosition, Refusal>), Malformed> {
+    let answer = match wire.outcome.ok_or(Malformed::Missing("outcome"))? {
+        forwarded_answer::Outcome::Appended(at) => {
+            let at = position("appended", Some(&at))?;
+            if at.index.0 == 0 {
+                return Err(Malformed::Position(at));
+            }
+            Ok(at)
+        }
+        forwarded_answer::Outcome::Refused(refused) => Err(refusal_from_wire(refused)?),
+    };
+    Ok((ProposalId(wire.id), answer))
+}
+
+fn refusal_from_wire(wire: proto::Refusal) -> Result<Refusal, Malformed> {
+    let reason = match wire.reason() {
+        refusal::Reason::Unspecified => return Err(Malformed::Missing("reason")),
+        refusal::Reason::NoLeader => RefusalReason::NoLeader,
+        refusal::Reason::NoQuorum => RefusalReason::NoQuorum,
+        refusal::Reason::Overloaded => RefusalReason::Overloaded,
+        refusal::Reason::LeadershipLost => RefusalReason::LeadershipLost,
+        refusal::Reason::Timeout => RefusalReason::Timeout,
+    };
+    let outcome = match wire.outcome() {
+        refusal::Outcome::Unspecified => return Err(Malformed::Missing("outcome")),
+        refusal::Outcome::NotApplied => Outcome::NotApplied,
+        refusal::Outcome::Unknown => Outcome::Unknown,
+    };
+    Ok(Refusal { reason, outcome })
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -1,0 +1,214 @@
+//! One peer's outgoing stream: dialled, watched, dialled again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tonic::transport::{Channel, Endpoint};
+
+use super::convert::GRPC_BYTES_MAX;
+use super::outbox::Outbox;
+use super::peers::PeersContext;
+use super::proto::{self, peer_client::PeerClient};
+use super::settings::Settings;
+use crate::membership::Local;
+use crate::types::NodeId;
+
+/// From a member's name to its present address, `host:port`; asked before each dial, the host is then looked
+/// up. None: not known now.
+pub type Resolver = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Why an attempt or a stream ended. Texts are stable from one attempt to the next, so that logs can be limited.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("no address is known for {0}")]
+    NoAddress(String),
+    #[error("cannot look up {address}: {source}")]
+    Lookup { address: String, source: std::io::Error },
+    #[error("{0} has no IP address")]
+    NoIpAddress(String),
+    #[error("cannot connect to {address}: {}", innermost(source))]
+    Connect { address: String, source: tonic::transport::Error },
+    #[error("{0} does not answer in time")]
+    Timeout(String),
+    #[error("{}", describe(.0))]
+    Status(#[from] tonic::Status),
+    #[error(
+        "{address} answers as node {found} instead of {expected}: another node, or its data directory was emptied"
+    )]
+    WrongNode { address: String, expected: NodeId, found: NodeId },
+    #[error("{address} belongs to cluster {found:016x}, not to this one")]
+    WrongCluster { address: String, found: u64 },
+    #[error("the answer has no route or introduction")]
+    Incomplete,
+    #[error("the peer ended the stream")]
+    Ended,
+}
+
+/// The error that started it: the outer ones say only "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn describe(status: &tonic::Status) -> String {
+    if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
+}
+
+/// Looks up and connects to the node called `name`. Returns the client and the address used.
+pub(super) async fn connect(
+    name: &str,
+    resolver: &Resolver,
+    settings: &Settings,
+) -> Result<(PeerClient<Channel>, String), DialError> {
+    let address = resolver(name).ok_or_else(|| DialError::NoAddress(name.to_owned()))?;
+    let attempt = connect_to(&address, settings);
+    let channel = timeout(settings.connect_timeout, attempt)
+        .await
+        .map_err(|_| DialError::Timeout(address.clone()))??;
+    let client = PeerClient::new(channel)
+        .max_decoding_message_size(GRPC_BYTES_MAX)
+        .max_encoding_message_size(GRPC_BYTES_MAX);
+    Ok((client, address))
+}
+
+async fn connect_to(address: &str, settings: &Settings) -> Result<Channel, DialError> {
+    let found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|source| DialError::Lookup { address: address.to_owned(), source })?;
+    let mut error = DialError::NoIpAddress(address.to_owned());
+    for socket in found {
+        let connected = match Endpoint::from_shared(format!("http://{socket}")) {
+            Ok(endpoint) => configure(endpoint, settings).connect().await,
+            Err(source) => Err(source),
+        };
+        match connected {
+            Ok(channel) => return Ok(channel),
+            Err(source) => error = DialError::Connect { address: address.to_owned(), source },
+        }
+    }
+    Err(error)
+}
+
+fn configure(endpoint: Endpoint, settings: &Settings) -> Endpoint {
+    endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(settings.connect_timeout)
+        .initial_stream_window_size(settings.window_bytes)
+        .initial_connection_window_size(settings.window_bytes)
+        .http2_keep_alive_interval(settings.keepalive_interval)
+        .keep_alive_timeout(settings.keepalive_timeout)
+        .keep_alive_while_idle(true)
+}
+
+/// Asks a question that is to be answered at once.
+pub(super) async fn ask<T>(
+    address: &str,
+    settings: &Settings,
+    question: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, DialError> {
+    let answer = timeout(settings.connect_timeout, question).await;
+    Ok(answer.map_err(|_| DialError::Timeout(address.to_owned()))??.into_inner())
+}
+
+impl From<&Local> for proto::Introduction {
+    fn from(local: &Local) -> Self {
+        Self { name: local.name.clone(), client_addr: local.client_addr.clone() }
+    }
+}
+
+/// One peer, as its dialling task sees it.
+pub(super) struct Target {
+    pub(super) context: Arc<PeersContext>,
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    pub(super) outbox: Arc<Outbox>,
+    /// The peer has just made contact: it is there, so dial at once.
+    pub(super) seen: Arc<Notify>,
+}
+
+/// Keeps a stream to the peer until the task is aborted.
+pub(super) async fn keep_connected(target: Target) {
+    let settings = &target.context.settings;
+    let mut pause = Duration::ZERO;
+    let mut last_error = String::new();
+    loop {
+        let started = Instant::now();
+        let error = stream(&target, &mut last_error).await.to_string();
+        if error != last_error {
+            tracing::warn!(peer = target.name, node_id = %target.id, "no stream to peer: {error}");
+            last_error = error;
+        }
+        if started.elapsed() > settings.reconnect_max {
+            pause = Duration::ZERO;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {
+                pause = (pause * 2).clamp(settings.reconnect_min, settings.reconnect_max);
+            }
+            () = target.seen.notified() => pause = settings.reconnect_min,
+        }
+    }
+}
+
+/// One life of the stream. Returns why it could not be opened or ended.
+async fn stream(target: &Target, last_error: &mut String) -> DialError {
+    let (mut client, first) = match introduce(target).await {
+        Ok(opened) => opened,
+        Err(error) => return error,
+    };
+    tracing::info!(peer = target.name, node_id = %target.id, "stream to peer opened");
+    last_error.clear();
+    let open = Open(target);
+    let ended = client.stream(target.outbox.open(first)).await;
+    drop(open);
+    match ended {
+        Ok(_) => DialError::Ended,
+        Err(status) => status.into(),
+    }
+}
+
+/// An open outbox; closing it tells whoever sends that messages may be lost, also when the task is aborted.
+struct Open<'a>(&'a Target);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.outbox.close();
+        (self.0.context.on_lost)(self.0.id);
+    }
+}
+
+/// Connects and makes sure that it is the right node. Returns the client and the stream's first frame.
+async fn introduce(target: &Target) -> Result<(PeerClient<Channel>, proto::Frame), DialError> {
+    let PeersContext { local, cluster_id, resolver, settings, directory, .. } = &*target.context;
+    let (mut client, address) = connect(&target.name, resolver, settings).await?;
+    let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: target.id.0 };
+    let introduction = proto::Introduction::from(local);
+    let hello =
+        proto::HelloRequest { route: Some(route), sender: Some(introduction.clone()), forming: false };
+    let answer = ask(&address, settings, client.hello(hello)).await?;
+    let (Some(answered), Some(peer)) = (answer.route, answer.sender) else {
+        return Err(DialError::Incomplete);
+    };
+    if answered.from != target.id.0 {
+        let found = NodeId(answered.from);
+        return Err(DialError::WrongNode { address, expected: target.id, found });
+    }
+    // An empty node has none yet; the stream will make it a member.
+    if answered.cluster_id != 0 && answered.cluster_id != cluster_id.0 {
+        return Err(DialError::WrongCluster { address, found: answered.cluster_id });
+    }
+    directory.record(target.id, &peer);
+    let first = proto::Frame { route: Some(route), introduction: Some(introduction), messages: Vec::new() };
+    Ok((client, first))
+}
+
+/// Between half of `pause` and all of it, so that nodes that lost each other do not dial in step.
+fn jittered(pause: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0)
+}

@@ -1,0 +1,32 @@
+//! Peers over gRPC: one long-lived stream from each node to each other node, and the questions that
+//! come before it.
+//!
+//! Order of use at start: [`PeerService::new`] and [`serve`]; [`bootstrap`] until this node belongs to a
+//! cluster; [`Peers::new`] and [`PeerService::run`] once there is something to hand messages to.
+//!
+//! What goes out: [`Peers::send`] never blocks; a message that cannot be queued, or that is lost with its
+//! stream, is reported. What comes in is checked by [`convert`] and goes to a [`Sink`]. Addresses are looked up
+//! anew at each dial.
+
+mod bootstrap;
+mod convert;
+mod dial;
+mod directory;
+mod log_limit;
+mod outbox;
+mod peers;
+mod proto;
+mod service;
+mod settings;
+
+pub use bootstrap::{BootstrapError, BootstrapStore, StoreError, bootstrap};
+pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
+pub use dial::Resolver;
+pub use directory::{PeerDirectory, PeerInfo};
+pub use outbox::Dropped;
+pub use peers::{OnLost, Peers, PeersContext};
+pub use service::{PeerService, Sink, serve};
+pub use settings::Settings;
+
+#[cfg(test)]
+mod tests;

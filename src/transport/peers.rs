@@ -1,0 +1,168 @@
+//! The outgoing streams to all peers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use prometheus::IntCounter;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::dial::{self, Resolver, Target};
+use super::directory::PeerDirectory;
+use super::outbox::{Dropped, Outbox};
+use super::settings::Settings;
+use crate::membership::Local;
+use crate::metrics::Metrics;
+use crate::raft::Message;
+use crate::types::{ClusterId, NodeId};
+
+/// Called when a stream to a peer has ended: messages that [`Peers::send`] accepted for it may be lost. Called
+/// on a runtime thread or from [`Peers::set_peers`]; must not block.
+pub type OnLost = Arc<dyn Fn(NodeId) + Send + Sync>;
+
+/// What [`Peers`] needs.
+pub struct PeersContext {
+    /// This node.
+    pub local: Local,
+    /// Its cluster.
+    pub cluster_id: ClusterId,
+    /// Where members are.
+    pub resolver: Resolver,
+    /// Told when messages may be lost.
+    pub on_lost: OnLost,
+    /// Learns what peers say of themselves.
+    pub directory: PeerDirectory,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Limits and timing.
+    pub settings: Settings,
+}
+
+/// The outgoing streams: one to each member, and one to each node that is in contact although this node's
+/// configuration does not (yet) name it, so that it can be answered. Clones share them; the last one gone ends them.
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+struct Inner {
+    context: Arc<PeersContext>,
+    runtime: tokio::runtime::Handle,
+    links: RwLock<BTreeMap<NodeId, Link>>,
+}
+
+struct Link {
+    name: String,
+    outbox: Arc<Outbox>,
+    seen: Arc<Notify>,
+    task: AbortHandle,
+    member: bool,
+    /// Incoming streams from this node.
+    contacts: usize,
+}
+
+impl Peers {
+    /// No peers yet. The streams live on `runtime`.
+    #[must_use]
+    pub fn new(context: PeersContext, runtime: tokio::runtime::Handle) -> Self {
+        Self(Arc::new(Inner { context: Arc::new(context), runtime, links: RwLock::default() }))
+    }
+
+    /// Queues a message. Callable from any thread; never blocks on the network.
+    ///
+    /// # Errors
+    /// The message was dropped: the caller raises `Event::SendDropped`.
+    pub fn send(&self, to: NodeId, message: Message) -> Result<(), Dropped> {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(&to).ok_or(Dropped::UnknownPeer)?.outbox.push(message)
+    }
+
+    /// Makes `members` (this node among them or not) the ones to stay connected to, by the names their addresses
+    /// are looked up by. Callable from any thread.
+    pub fn set_peers(&self, members: &BTreeMap<NodeId, String>) {
+        let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|id, link| {
+            let name = members.get(id);
+            link.member = name.is_some();
+            let renamed = name.is_some_and(|name| *name != link.name);
+            let keep = !renamed && (link.member || link.contacts > 0);
+            if !keep {
+                link.task.abort();
+            }
+            keep
+        });
+        for (id, name) in members.iter().filter(|(id, _)| **id != self.0.context.local.node_id) {
+            links.entry(*id).or_insert_with(|| self.0.link(*id, name)).member = true;
+        }
+    }
+
+    /// Whether the latest [`Peers::set_peers`] named `id`.
+    #[must_use]
+    pub fn is_member(&self, id: NodeId) -> bool {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(&id).is_some_and(|link| link.member)
+    }
+
+    /// A stream from `id`, which calls itself `name`, has been accepted. It is connected to until the returned
+    /// guard is dropped, also if it is no member.
+    pub(super) fn contact(&self, id: NodeId, name: &str) -> Contact {
+        let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(id).or_insert_with(|| self.0.link(id, name));
+        link.contacts += 1;
+        link.seen.notify_one();
+        let drops = self.0.context.metrics.raft_peer_receive_drops_total.with_label_values(&[&link.name]);
+        Contact { peers: self.clone(), id, drops }
+    }
+}
+
+impl Inner {
+    fn link(&self, id: NodeId, name: &str) -> Link {
+        let PeersContext { settings, metrics, .. } = &*self.context;
+        let failures = metrics.raft_peer_send_failures_total.with_label_values(&[name]);
+        let length = metrics.queue_length.with_label_values(&[format!("peer {name}").as_str()]);
+        let outbox = Arc::new(Outbox::new(settings.queue_messages, settings.queue_bytes, failures, length));
+        let seen = Arc::new(Notify::new());
+        let target = Target {
+            context: Arc::clone(&self.context),
+            id,
+            name: name.to_owned(),
+            outbox: Arc::clone(&outbox),
+            seen: Arc::clone(&seen),
+        };
+        let task = self.runtime.spawn(dial::keep_connected(target)).abort_handle();
+        Link { name: name.to_owned(), outbox, seen, task, member: false, contacts: 0 }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for link in self.links.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
+            link.task.abort();
+        }
+    }
+}
+
+/// An incoming stream.
+pub(super) struct Contact {
+    peers: Peers,
+    id: NodeId,
+    drops: IntCounter,
+}
+
+impl Contact {
+    /// Counts a message that there was no room for.
+    pub(super) fn count_drop(&self) {
+        self.drops.inc();
+    }
+}
+
+impl Drop for Contact {
+    fn drop(&mut self) {
+        let mut links = self.peers.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get_mut(&self.id) {
+            link.contacts = link.contacts.saturating_sub(1);
+            if !link.member && link.contacts == 0 {
+                link.task.abort();
+                links.remove(&self.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The peer port: answers questions, accepts membership, receives streams. Serves before this node belongs to a
+//! cluster and on, as peers ask at any time.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::bootstrap::BootstrapStore;
+use super::convert::{self, GRPC_BYTES_MAX};
+use super::directory::PeerDirectory;
+use super::log_limit::LogLimit;
+use super::outbox::FRAME_MESSAGES_MAX;
+use super::peers::{Contact, Peers};
+use super::proto::{self, peer_server};
+use super::settings::Settings;
+use crate::membership::{self, Formed, HelloAnswer, Intent, Local, Refused, Standing};
+use crate::raft::{Configuration, Message};
+use crate::types::{ClusterId, NodeId};
+
+/// Takes checked messages; false: no room, the message is dropped. Called in the order of arrival from each
+/// peer, from several threads at once; must not block.
+pub type Sink = Arc<dyn Fn(NodeId, Message) -> bool + Send + Sync>;
+
+/// The peer port's state. Clones share it.
+#[derive(Clone)]
+pub struct PeerService(Arc<Shared>);
+
+struct Shared {
+    local: Local,
+    store: Arc<dyn BootstrapStore>,
+    directory: PeerDirectory,
+    /// Held while something is made durable, so that membership is accepted once.
+    founding: Mutex<Founding>,
+    /// Set once; wakes whoever waits for this node to belong to a cluster.
+    outcome: watch::Sender<Outcome>,
+    running: watch::Sender<Option<Running>>,
+    reason: watch::Sender<String>,
+    stopping: watch::Sender<bool>,
+    refusals: LogLimit,
+}
+
+struct Founding {
+    standing: Standing,
+    newest_nonce: Option<u64>,
+}
+
+/// How forming or joining has ended.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Pending,
+    Member(Formed),
+    /// The store failed; nothing may be accepted any more.
+    Failed(String),
+}
+
+#[derive(Clone)]
+struct Running {
+    sink: Sink,
+    peers: Peers,
+}
+
+impl PeerService {
+    /// The service of a node whose data directory says `standing`.
+    #[must_use]
+    pub fn new(
+        local: Local,
+        standing: Standing,
+        store: Arc<dyn BootstrapStore>,
+        directory: PeerDirectory,
+    ) -> Self {
+        let outcome = match &standing {
+            Standing::Member(formed) => Outcome::Member(formed.clone()),
+            Standing::Empty | Standing::Intent(_) | Standing::Retired(_) => Outcome::Pending,
+        };
+        Self(Arc::new(Shared {
+            local,
+            store,
+            directory,
+            founding: Mutex::new(Founding { standing, newest_nonce: None }),
+            outcome: watch::Sender::new(outcome),
+            running: watch::Sender::new(None),
+            reason: watch::Sender::new(String::new()),
+            stopping: watch::Sender::new(false),
+            refusals: LogLimit::default(),
+        }))
+    }
+
+    /// From now on messages go to `sink`; whoever makes contact is answered through `peers`. Streams that are
+    /// open already have waited for this.
+    pub fn run(&self, sink: Sink, peers: Peers) {
+        self.0.running.send_replace(Some(Running { sink, peers }));
+    }
+
+    /// Why this node does not belong to a cluster yet; empty once it does.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        self.0.reason.borrow().clone()
+    }
+
+    pub(super) fn set_reason(&self, why: &str) {
+        let changed = self.0.reason.send_if_modified(|reason| {
+            let changed = reason != why;
+            why.clone_into(reason);
+            changed
+        });
+        if changed && !why.is_empty() {
+            tracing::info!("not in a cluster yet: {why}");
+        }
+    }
+
+    pub(super) fn local(&self) -> &Local {
+        &self.0.local
+    }
+
+    pub(super) fn outcome(&self) -> watch::Receiver<Outcome> {
+        self.0.outcome.subscribe()
+    }
+
+    pub(super) async fn standing(&self) -> Standing {
+        self.0.founding.lock().await.standing.clone()
+    }
+
+    /// Makes the start of forming a cluster durable, unless the node became a member meanwhile.
+    pub(super) async fn intend(&self, intent: Intent) {
+        let mut founding = self.0.founding.lock().await;
+        if matches!(founding.standing, Standing::Empty | Standing::Intent(_)) {
+            let saved = self.save(intent.clone(), |store, intent| store.save_intent(intent)).await;
+            if saved.is_ok() {
+                founding.standing = Standing::Intent(intent);
+            }
+        }
+    }
+
+    /// Makes this node a member of the cluster it intended to form.
+    pub(super) async fn complete(&self) {
+        let mut founding = self.0.founding.lock().await;
+        if let Standing::Intent(intent) = founding.standing.clone() {
+            // A failure is found in the outcome.
+            let _ = self.accept(&mut founding, intent.into()).await;
+        }
+    }
+
+    /// Durable first, known afterwards.
+    async fn accept(&self, founding: &mut Founding, formed: Formed) -> Result<(), Status> {
+        self.save(formed.clone(), |store, formed| store.save_membership(formed)).await?;
+        tracing::info!(cluster_id = %formed.cluster_id, "member of a cluster");
+        founding.standing = Standing::Member(formed.clone());
+        self.set_reason("");
+        self.0.outcome.send_replace(Outcome::Member(formed));
+        Ok(())
+    }
+
+    /// Runs a flush where it may block. After a failure nothing is saved any more: what the disk holds is unknown.
+    async fn save<T: Send + 'static>(
+        &self,
+        record: T,
+        save: impl FnOnce(&dyn BootstrapStore, &T) -> Result<(), super::StoreError> + Send + 'static,
+    ) -> Result<(), Status> {
+        if let Outcome::Failed(error) = &*self.0.outcome.borrow() {
+            return Err(Status::internal(error.clone()));
+        }
+        let store = Arc::clone(&self.0.store);
+        let saved = tokio::task::spawn_blocking(move || save(&*store, &record)).await;
+        let error = match saved {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.0.outcome.send_replace(Outcome::Failed(error.clone()));
+        Err(Status::internal(error))
+    }
+
+    /// Ends all streams and refuses new ones.
+    fn stop(&self) {
+        self.0.stopping.send_replace(true);
+    }
+
+    async fn admit(&self, frame: &proto::Frame) -> Result<proto::Route, Status> {
+        let route = frame.route.ok_or_else(|| Status::invalid_argument("a frame without a route"))?;
+        if route.cluster_id == 0 || route.from == 0 || route.from == self.0.local.node_id.0 {
+            return Err(Status::invalid_argument("a stream's cluster id and sender must be another node's"));
+        }
+        let mut founding = self.0.founding.lock().await;
+        let (cluster_id, target) = (ClusterId(route.cluster_id), NodeId(route.to));
+        match membership::on_contact(&self.0.local, &founding.standing, cluster_id, target) {
+            Ok(None) => Ok(route),
+            Ok(Some(formed)) => self.accept(&mut founding, formed).await.map(|()| route),
+            Err(refused) => Err(refusal(&refused)),
+        }
+    }
+
+    async fn receive(&self, frames: &mut Streaming<proto::Frame>) -> Result<(), Status> {
+        let Some(first) = frames.message().await? else { return Ok(()) };
+        let route = self.admit(&first).await?;
+        let from = NodeId(route.from);
+        let introduction = first.introduction.clone().unwrap_or_default();
+        if introduction.name.is_empty() || introduction.name.len() > NAME_BYTES_MAX {
+            return Err(Status::invalid_argument("a stream's first frame must tell the sender's name"));
+        }
+        self.0.directory.record(from, &introduction);
+        let Running { sink, peers } = self.running().await?;
+        let contact = peers.contact(from, &introduction.name);
+        let mut frame = first;
+        loop {
+            deliver(frame, &route, &sink, &contact)?;
+            match frames.message().await? {
+                Some(next) => frame = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits until there is something to hand messages to.
+    async fn running(&self) -> Result<Running, Status> {
+        let mut running = self.0.running.subscribe();
+        let running = running.wait_for(Option::is_some).await;
+        let running = running.map_err(|_| Status::unavailable("stopping"))?;
+        running.clone().ok_or_else(|| Status::unavailable("stopping"))
+    }
+
+    /// Says so in the log, within limits.
+    fn log_refusal(&self, what: &str, from: &str, status: &Status) {
+        let text = format!("{what} from {from} refused: {}", status.message());
+        if status.code() != tonic::Code::Unavailable && self.0.refusals.allows(&text) {
+            tracing::warn!("{text}");
+        }
+    }
+}
+
+/// Names are short; longer ones would be labels of metrics.
+const NAME_BYTES_MAX: usize = 253;
+
+/// Checks a whole frame, then hands its messages on.
+fn deliver(frame: proto::Frame, route: &proto::Route, sink: &Sink, contact: &Contact) -> Result<(), Status> {
+    if frame.route.as_ref() != Some(route) {
+        return Err(Status::invalid_argument("a frame's route differs from its stream's first"));
+    }
+    if frame.messages.len() > FRAME_MESSAGES_MAX {
+        return Err(Status::invalid_argument("too many messages in one frame"));
+    }
+    let messages = frame.messages.into_iter().map(convert::from_wire).collect::<Result<Vec<_>, _>>();
+    let messages = messages.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    for message in messages {
+        if !sink(NodeId(route.from), message) {
+            contact.count_drop();
+        }
+    }
+    Ok(())
+}
+
+fn refusal(refused: &Refused) -> Status {
+    Status::failed_precondition(refused.to_string())
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for PeerService {
+    async fn hello(
+        &self,
+        request: Request<proto::HelloRequest>,
+    ) -> Result<Response<proto::HelloResponse>, Status> {
+        let request = request.into_inner();
+        let asker = request.route.ok_or_else(|| Status::invalid_argument("a question without a route"))?;
+        let mut founding = self.0.founding.lock().await;
+        let cluster_id = founding.standing.cluster_id();
+        if let Some(introduction) = &request.sender
+            && cluster_id.is_some_and(|id| id.0 == asker.cluster_id)
+        {
+            self.0.directory.record(NodeId(asker.from), introduction);
+        }
+        let mut nonce = 0;
+        if request.forming && founding.standing == Standing::Empty {
+            nonce = getrandom::u64().map_err(|error| Status::internal(error.to_string()))?;
+            founding.newest_nonce = Some(nonce);
+        }
+        let knows_asker = match &*self.0.running.borrow() {
+            Some(running) => running.peers.is_member(NodeId(asker.from)),
+            None => founding.standing.founded_with(NodeId(asker.from)),
+        };
+        Ok(Response::new(proto::HelloResponse {
+            route: Some(proto::Route {
+                cluster_id: cluster_id.map_or(0, |id| id.0),
+                from: self.0.local.node_id.0,
+                to: asker.from,
+            }),
+            sender: Some((&self.0.local).into()),
+            nonce,
+            knows_asker,
+        }))
+    }
+
+    async fn form(
+        &self,
+        request: Request<proto::FormRequest>,
+    ) -> Result<Response<proto::FormResponse>, Status> {
+        let proto::FormRequest { route, nonce, configuration } = request.into_inner();
+        let result = self.on_form(route, nonce, &configuration).await;
+        if let Err(status) = &result {
+            self.log_refusal("founding", &format!("node {:016x}", route.unwrap_or_default().from), status);
+        }
+        result.map(|()| Response::new(proto::FormResponse {}))
+    }
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<proto::Frame>>,
+    ) -> Result<Response<proto::StreamEnd>, Status> {
+        let from = request.remote_addr().map_or_else(String::new, |address| address.to_string());
+        let mut frames = request.into_inner();
+        let mut stopping = self.0.stopping.subscribe();
+        let result = tokio::select! {
+            result = self.receive(&mut frames) => result,
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Status::unavailable("stopping")),
+        };
+        if let Err(status) = &result {
+            self.log_refusal("stream", &from, status);
+        }
+        result.map(|()| Response::new(proto::StreamEnd {}))
+    }
+}
+
+impl PeerService {
+    async fn on_form(
+        &self,
+        route: Option<proto::Route>,
+        nonce: u64,
+        configuration: &[u8],
+    ) -> Result<(), Status> {
+        let route = route.ok_or_else(|| Status::invalid_argument("founding without a route"))?;
+        let own = self.0.local.node_id;
+        if route.to != own.0 {
+            return Err(refusal(&Refused::WrongTarget { own, target: NodeId(route.to) }));
+        }
+        let configuration = Configuration::decode(configuration)
+            .map_err(|error| Status::invalid_argument(format!("bad configuration: {error}")))?;
+        if route.cluster_id == 0 || !configuration.is_voter(NodeId(route.from)) {
+            return Err(Status::invalid_argument("founding by no member, or of no cluster"));
+        }
+        let offered = Formed { cluster_id: ClusterId(route.cluster_id), configuration: Some(configuration) };
+        let mut founding = self.0.founding.lock().await;
+        let newest = founding.newest_nonce;
+        match membership::on_form(&self.0.local, &founding.standing, newest, nonce, offered) {
+            Ok(None) => Ok(()),
+            Ok(Some(formed)) => self.accept(&mut founding, formed).await,
+            Err(refused) => Err(refusal(&refused)),
+        }
+    }
+}
+
+impl TryFrom<proto::HelloResponse> for HelloAnswer {
+    type Error = &'static str;
+
+    fn try_from(wire: proto::HelloResponse) -> Result<Self, Self::Error> {
+        let (Some(route), Some(sender)) = (wire.route, wire.sender) else {
+            return Err("an answer without route or sender");
+        };
+        if route.from == 0 {
+            return Err("an answer from node 0");
+        }
+        Ok(Self {
+            node_id: NodeId(route.from),
+            name: sender.name,
+            cluster_id: (route.cluster_id != 0).then_some(ClusterId(route.cluster_id)),
+            nonce: wire.nonce,
+            knows_asker: wire.knows_asker,
+        })
+    }
+}
+
+/// Serves the peer port until `shutdown` completes, then ends the open streams. Returns when all connections are
+/// closed, or after `settings.shutdown_timeout`.
+///
+/// # Errors
+/// The server could not be set up. Nothing that a peer does ends it.
+pub async fn serve(
+    listener: TcpListener,
+    service: PeerService,
+    settings: &Settings,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let peer = peer_server::PeerServer::new(service.clone())
+        .max_decoding_message_size(GRPC_BYTES_MAX)
+        .max_encoding_message_size(GRPC_BYTES_MAX);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut stopping = service.0.stopping.subscribe();
+    let signal = async {
+        shutdown.await;
+        service.stop();
+    };
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(settings.window_bytes)
+        .initial_connection_window_size(settings.window_bytes)
+        .http2_keepalive_interval(Some(settings.keepalive_interval))
+        .http2_keepalive_timeout(Some(settings.keepalive_timeout))
+        .serve_with_incoming_shutdown(peer, incoming, signal);
+    let overdue = async {
+        // The sender lives as long as the service, which this function holds.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        tokio::time::sleep(settings.shutdown_timeout).await;
+    };
+    tokio::select! {
+        result = server => result,
+        () = overdue => Ok(()),
+    }
+}
