@@ -13,10 +13,13 @@
 //! 9. [`metrics`], [`config`], [`server`], [`cli`]: the process
 
 pub mod api;
+pub mod cli;
+pub mod config;
 pub mod driver;
 pub mod kv;
 pub mod membership;
 pub mod metrics;
 pub mod raft;
+pub mod server;
 pub mod transport;
 pub mod types;

@@ -1,3 +1,7 @@
 //! The binary: parses arguments, calls one function.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kuberaft::cli::run()
+}

@@ -1,0 +1,102 @@
+//! The command line: one file a command. The only part of the crate that prints.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // standard output is this module's purpose
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, Flags};
+use crate::server::ServerError;
+
+/// A key-value store replicated by Raft
+#[derive(Debug, Parser)]
+#[command(name = "kuberaft", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data directory damaged, 4 disk failed, \
+     5 refused identity";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node
+    ///
+    /// Each flag is also an environment variable (--client-addr is KUBERAFT_CLIENT_ADDR) and a key of the TOML file
+    /// given by --config. A flag wins over the environment, the environment over the file.
+    Serve(Box<Flags>),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
+    /// It was asked in a way that makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A data directory is damaged.
+    #[error("{0}")]
+    Damaged(String),
+    /// The settings of a node are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A node ended with an error.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) | Self::Config(_) => 2,
+            Self::Damaged(_) => 3,
+            Self::Server(error) => error.exit_code(),
+        }
+    }
+}
+
+/// Does what the process's arguments ask for and returns its exit code. Prints errors to standard error.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error),
+    };
+    let done = match cli.command {
+        Command::Serve(_) => serve::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CliError::Config(ConfigError::Flags(error))) => report_usage(&error),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Prints what clap says, be it an error or the help that was asked for.
+fn report_usage(error: &clap::Error) -> ExitCode {
+    // Nothing is left to be done if even this cannot be printed.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

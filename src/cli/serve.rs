@@ -1,0 +1,43 @@
+//! `kuberaft serve`: reads the settings, sets up logging, hands over to the server.
+
+use std::io;
+
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use tracing_subscriber::EnvFilter;
+
+use super::CliError;
+use crate::config::{Config, Log, LogFormat};
+use crate::server;
+
+pub(super) fn run() -> Result<(), CliError> {
+    // The command line has no flags before the command, so `serve`'s own begin behind it.
+    let config = Config::load(std::env::args_os().skip(2), |name| std::env::var_os(name))?;
+    if let Some(parent) = config.exit_with_parent {
+        follow_parent(parent)?;
+    }
+    init_logging(&config.log);
+    Ok(server::run(config)?)
+}
+
+/// Has the kernel kill this process when its parent ends. A crash is what every node is built for, so nothing is lost.
+fn follow_parent(parent: u32) -> Result<(), CliError> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| CliError::Failed(format!("cannot tie this process to its parent: {error}")))?;
+    // The parent may have ended before the line above; then nobody would send the signal.
+    let now = getppid().map(Pid::as_raw_nonzero).and_then(|pid| u32::try_from(pid.get()).ok());
+    if now == Some(parent) {
+        Ok(())
+    } else {
+        Err(CliError::Failed(format!("the parent, process {parent}, is gone")))
+    }
+}
+
+fn init_logging(log: &Log) {
+    // Checked with the other settings, so the fallback is never met.
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match log.format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The flags of `serve`, as clap reads them. The environment and the file are turned into the same flags (see
+//! `layers.rs`), so that each has one name, one type, one check and one default, here.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::cluster::{Address, InitialCluster, Name};
+use super::units::{Size, Span};
+use crate::raft;
+
+/// The flags of `serve`, each value well-formed on its own.
+#[derive(Clone, Debug, Args)]
+#[command(next_line_help = true)]
+pub struct Flags {
+    /// TOML file with the same settings: a flag's name without the dashes is the key, for example
+    /// client-addr = "0.0.0.0:7001"
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Name of this node; must be in --initial-cluster if that is given [default: 1 for a cluster of one]
+    #[arg(long, value_name = "NAME", visible_alias = "raft_id", help_heading = "Cluster")]
+    pub(super) name: Option<Name>,
+
+    /// All first members, this node included, as name/host:port with the port of --peer-addr; the first one forms
+    /// the cluster once all have answered [default: this node alone]
+    #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster", help_heading = "Cluster")]
+    pub(super) initial_cluster: Option<InitialCluster>,
+
+    /// How the other members are found
+    #[arg(long, value_enum, default_value_t, value_name = "HOW", help_heading = "Cluster")]
+    pub(super) discovery: Discovery,
+
+    /// Folder for this node's data, kept over restarts [default: ./kuberaft-data/<name>]
+    #[arg(long, value_name = "DIR", help_heading = "Cluster")]
+    pub(super) data_dir: Option<PathBuf>,
+
+    /// Where clients connect (HTTP)
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        visible_alias = "http_addr",
+        default_value = "127.0.0.1:7001",
+        help_heading = "Addresses"
+    )]
+    pub(super) client_addr: Address,
+
+    /// Where the other members connect
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        visible_alias = "raft_addr",
+        default_value = "127.0.0.1:7000",
+        help_heading = "Addresses"
+    )]
+    pub(super) peer_addr: Address,
+
+    /// Where /livez, /readyz and /metrics are served besides the client address [default: nowhere else]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Addresses")]
+    pub(super) ops_addr: Option<Address>,
+
+    /// Client address that others are told [default: the value of --client-addr; if that is a wildcard such as
+    /// 0.0.0.0, the host this node has in --initial-cluster]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Addresses")]
+    pub(super) advertise_client_addr: Option<Address>,
+
+    /// Time without a leader after which a node stands for election; each time is drawn between once and twice this
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value_t = Span(raft::Settings::default().election_timeout),
+        help_heading = "Timing"
+    )]
+    pub(super) election_timeout: Span,
+
+    /// Time between a leader's heartbeats; at most half of the election timeout
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value_t = Span(raft::Settings::default().heartbeat_interval),
+        help_heading = "Timing"
+    )]
+    pub(super) heartbeat_interval: Span,
+
+    /// Ask whether an election could be won before starting one
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = raft::Settings::default().pre_vote,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Timing"
+    )]
+    pub(super) pre_vote: bool,
+
+    /// A leader that no majority answers steps down
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = raft::Settings::default().check_quorum,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Timing"
+    )]
+    pub(super) check_quorum: bool,
+
+    /// Longest time a client's request may take before it is answered with 503 or 504
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Timing")]
+    pub(super) request_timeout: Span,
+
+    /// Longest time to finish what is in flight after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Timing")]
+    pub(super) shutdown_timeout: Span,
+
+    /// How long to wait for another process that still holds the data folder
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Timing")]
+    pub(super) lock_timeout: Span,
+
+    /// Time between checkpoints of the applied state; a restart replays what came after the latest one
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Timing")]
+    pub(super) checkpoint_interval: Span,
+
+    /// Largest key
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", help_heading = "Limits")]
+    pub(super) key_bytes_max: Size,
+
+    /// Largest value
+    #[arg(long, value_name = "SIZE", default_value = "1536KiB", help_heading = "Limits")]
+    pub(super) value_bytes_max: Size,
+
+    /// Largest request, key and value and all else together
+    #[arg(long, value_name = "SIZE", default_value = "2MiB", help_heading = "Limits")]
+    pub(super) request_bytes_max: Size,
+
+    /// Threads that serve clients and peers; consensus, log and state have their own
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Process")]
+    pub(super) worker_threads: u16,
+
+    /// Format of the log on standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Process")]
+    pub(super) log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace, also for parts: info,kuberaft::raft=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Process")]
+    pub(super) log_level: String,
+
+    /// End when the parent, the process of this id, does; `dev` starts its nodes so.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) exit_with_parent: Option<u32>,
+}
+
+/// How members find each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Discovery {
+    /// By the list in --initial-cluster
+    #[default]
+    Static,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}

@@ -1,0 +1,308 @@
+//! The settings of one node: flags, environment and file become one [`Config`], checked once.
+//!
+//! A flag wins over the environment, the environment over the file, the file over the default.
+
+mod cluster;
+mod flags;
+mod layers;
+mod units;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use cluster::{Address, ClusterError, InitialCluster, MEMBERS_MAX, Name, Peer};
+pub use flags::{Discovery, Flags, LogFormat};
+pub use units::{Size, Span, UnitError};
+
+use crate::raft;
+
+/// Everything `serve` needs to know, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name.
+    pub name: Name,
+    /// The first members, this node among them; the first of them forms the cluster.
+    pub initial_cluster: InitialCluster,
+    /// Where this node keeps its data.
+    pub data_dir: PathBuf,
+    /// Where to listen for clients.
+    pub client_addr: Address,
+    /// Where to listen for peers. What others dial is this node's entry in `initial_cluster`.
+    pub peer_addr: Address,
+    /// Where to serve health and metrics besides.
+    pub ops_addr: Option<Address>,
+    /// The client address to tell others; `None` means where `client_addr` came to be bound.
+    pub advertise_client_addr: Option<Address>,
+    /// Timing and limits of consensus; passed its own check.
+    pub raft: raft::Settings,
+    /// Longest time a client's request may take.
+    pub request_timeout: Duration,
+    /// Longest time to finish what is in flight after SIGTERM.
+    pub shutdown_timeout: Duration,
+    /// How long to wait for the data directory's lock.
+    pub lock_timeout: Duration,
+    /// Time between checkpoints of the applied state.
+    pub checkpoint_interval: Duration,
+    /// Largest key, value and request.
+    pub limits: Limits,
+    /// Threads that serve clients and peers, 1 or more.
+    pub worker_threads: usize,
+    /// How to log.
+    pub log: Log,
+    /// The process that this one must not outlive.
+    pub exit_with_parent: Option<u32>,
+}
+
+/// Largest sizes that are taken from clients, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of a key.
+    pub key_bytes_max: usize,
+    /// Of a value.
+    pub value_bytes_max: usize,
+    /// Of a whole request or entry; a largest key with a largest value fits.
+    pub request_bytes_max: usize,
+}
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// A filter that `tracing_subscriber::EnvFilter` accepts.
+    pub level: String,
+}
+
+/// Settings that cannot work; each says what to change. All of them are usage errors, exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line is wrong; also carries `--help` and `--version`.
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+    /// An environment variable's value is wrong.
+    #[error("environment variable {variable}: {message}")]
+    Environment {
+        /// Which.
+        variable: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {error}", path = path.display())]
+    FileRead {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not TOML, or a key or value in it is wrong.
+    #[error("configuration file {path}: {message}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A cluster of several, but not which of them this is.
+    #[error("--initial-cluster needs --name: say which of its members this node is ({0})")]
+    NameMissing(String),
+    /// The node is not among the members.
+    #[error(
+        "--name {name} is not in --initial-cluster, which has {members}: add {name}/host:port there, or correct the name"
+    )]
+    NotAMember {
+        /// This node's name.
+        name: Name,
+        /// Those listed.
+        members: String,
+    },
+    /// Others would have to dial port 0.
+    #[error(
+        "--peer-addr {0} has port 0: give a port, or an --initial-cluster that says how this node is reached"
+    )]
+    PeerPortZero(Address),
+    /// Two of the node's own addresses are one.
+    #[error("{first} and {second} are both {address}: each needs a port of its own")]
+    SameAddress {
+        /// One flag.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// The address of both.
+        address: Address,
+    },
+    /// Nobody can connect to a wildcard.
+    #[error(
+        "--advertise-client-addr {0} is a wildcard or has port 0: give the address where clients reach this node"
+    )]
+    Advertise(Address),
+    /// See [`raft::Settings::check`].
+    #[error("--election-timeout and --heartbeat-interval: {0}")]
+    Raft(#[from] raft::SettingsError),
+    /// A duration of zero.
+    #[error("--{0} must be above zero")]
+    Zero(&'static str),
+    /// The limits contradict each other.
+    #[error(
+        "--request-bytes-max {request} is too small for a largest key ({key}) with a largest value ({value}) and \
+         {REQUEST_OVERHEAD_BYTES} bytes around them: raise it or lower the others"
+    )]
+    Limits {
+        /// As given.
+        request: Size,
+        /// As given.
+        key: Size,
+        /// As given.
+        value: Size,
+    },
+    /// Entries would not fit into a message between peers.
+    #[error("--request-bytes-max {0} is above {max}, what one message between members carries", max = Size(REQUEST_BYTES_MAX))]
+    RequestTooLarge(Size),
+    /// No log filter.
+    #[error("--log-level `{level}` is not understood ({message}): use error, warn, info, debug or trace")]
+    LogLevel {
+        /// As given.
+        level: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Bytes of a request that are neither key nor value.
+const REQUEST_OVERHEAD_BYTES: usize = 1024;
+/// Largest value of `--request-bytes-max`: below the 4 MiB of a gRPC message, with room for what is around entries.
+const REQUEST_BYTES_MAX: usize = 3 << 20;
+
+impl Config {
+    /// Reads and checks all settings. `args` is what follows `serve` on the command line; `env` looks up an
+    /// environment variable.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and what to do about it.
+    pub fn load(
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let args = args.into_iter().map(Into::into).collect();
+        Self::check(layers::read(args, env)?)
+    }
+
+    fn check(flags: Flags) -> Result<Self, ConfigError> {
+        let name = node_name(&flags)?;
+        let Discovery::Static = flags.discovery;
+        let initial_cluster = members(&flags, &name)?;
+        check_addresses(&flags)?;
+        check_durations(&flags)?;
+        let raft = raft::Settings {
+            heartbeat_interval: flags.heartbeat_interval.0,
+            election_timeout: flags.election_timeout.0,
+            pre_vote: flags.pre_vote,
+            check_quorum: flags.check_quorum,
+            ..raft::Settings::default()
+        };
+        raft.check()?;
+        let limits = limits(&flags)?;
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&flags.log_level) {
+            return Err(ConfigError::LogLevel { level: flags.log_level, message: error.to_string() });
+        }
+        Ok(Self {
+            data_dir: flags.data_dir.clone().unwrap_or_else(|| format!("./kuberaft-data/{name}").into()),
+            advertise_client_addr: advertised(&flags, &name, &initial_cluster),
+            name,
+            initial_cluster,
+            client_addr: flags.client_addr,
+            peer_addr: flags.peer_addr,
+            ops_addr: flags.ops_addr,
+            raft,
+            request_timeout: flags.request_timeout.0,
+            shutdown_timeout: flags.shutdown_timeout.0,
+            lock_timeout: flags.lock_timeout.0,
+            checkpoint_interval: flags.checkpoint_interval.0,
+            limits,
+            worker_threads: flags.worker_threads.into(),
+            log: Log { format: flags.log_format, level: flags.log_level },
+            exit_with_parent: flags.exit_with_parent,
+        })
+    }
+}
+
+fn node_name(flags: &Flags) -> Result<Name, ConfigError> {
+    match (&flags.name, &flags.initial_cluster) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, None) => Ok("1".parse().expect("a digit is a name")),
+        (None, Some(cluster)) => Err(ConfigError::NameMissing(cluster.names())),
+    }
+}
+
+fn members(flags: &Flags, name: &Name) -> Result<InitialCluster, ConfigError> {
+    match &flags.initial_cluster {
+        Some(cluster) if cluster.get(name).is_some() => Ok(cluster.clone()),
+        Some(cluster) => Err(ConfigError::NotAMember { name: name.clone(), members: cluster.names() }),
+        None if flags.peer_addr.port == 0 => Err(ConfigError::PeerPortZero(flags.peer_addr.clone())),
+        None => Ok(InitialCluster::single(name.clone(), flags.peer_addr.clone())),
+    }
+}
+
+fn check_addresses(flags: &Flags) -> Result<(), ConfigError> {
+    let mut own = vec![("--client-addr", &flags.client_addr), ("--peer-addr", &flags.peer_addr)];
+    own.extend(flags.ops_addr.as_ref().map(|address| ("--ops-addr", address)));
+    for (at, (second, address)) in own.iter().enumerate() {
+        let clash = own[..at].iter().find(|(_, other)| other == address && address.port != 0);
+        if let Some((first, _)) = clash {
+            return Err(ConfigError::SameAddress { first, second, address: (*address).clone() });
+        }
+    }
+    match &flags.advertise_client_addr {
+        Some(address) if address.is_wildcard() || address.port == 0 => {
+            Err(ConfigError::Advertise(address.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_durations(flags: &Flags) -> Result<(), ConfigError> {
+    let durations = [
+        ("request-timeout", flags.request_timeout),
+        ("shutdown-timeout", flags.shutdown_timeout),
+        ("checkpoint-interval", flags.checkpoint_interval),
+    ];
+    match durations.iter().find(|(_, span)| span.0.is_zero()) {
+        Some((flag, _)) => Err(ConfigError::Zero(flag)),
+        None => Ok(()),
+    }
+}
+
+fn limits(flags: &Flags) -> Result<Limits, ConfigError> {
+    let (key, value, request) = (flags.key_bytes_max, flags.value_bytes_max, flags.request_bytes_max);
+    for (flag, size) in [("key-bytes-max", key), ("value-bytes-max", value)] {
+        if size.0 == 0 {
+            return Err(ConfigError::Zero(flag));
+        }
+    }
+    if request.0 > REQUEST_BYTES_MAX {
+        return Err(ConfigError::RequestTooLarge(request));
+    }
+    let needed = key.0.saturating_add(value.0).saturating_add(REQUEST_OVERHEAD_BYTES);
+    if needed > request.0 {
+        return Err(ConfigError::Limits { request, key, value });
+    }
+    Ok(Limits { key_bytes_max: key.0, value_bytes_max: value.0, request_bytes_max: request.0 })
+}
+
+/// What others are told, unless it is simply the address that came to be bound.
+fn advertised(flags: &Flags, name: &Name, cluster: &InitialCluster) -> Option<Address> {
+    if flags.advertise_client_addr.is_some() || !flags.client_addr.is_wildcard() {
+        return flags.advertise_client_addr.clone().or_else(|| bound(&flags.client_addr));
+    }
+    let host = cluster.get(name)?.address.host.clone();
+    bound(&Address { host, port: flags.client_addr.port })
+}
+
+/// The address, unless its port is still to be chosen.
+fn bound(address: &Address) -> Option<Address> {
+    (address.port != 0).then(|| address.clone())
+}
+
+#[cfg(test)]
+mod tests;

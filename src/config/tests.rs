@@ -1,0 +1,169 @@
+//! What the layers make of each other, and every refusal.
+
+use super::*;
+
+fn load(args: &str) -> Result<Config, ConfigError> {
+    Config::load(args.split_whitespace(), |_| None)
+}
+
+fn refusal(args: &str) -> String {
+    load(args).unwrap_err().to_string()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn load_file(text: &str) -> Result<Config, ConfigError> {
+    let file = file(text);
+    Config::load(["--config".as_ref(), file.path().as_os_str()], |_| None)
+}
+
+fn load_env(args: &str, name: &'static str, value: &str) -> Result<Config, ConfigError> {
+    Config::load(args.split_whitespace(), |wanted| (wanted == name).then(|| value.into()))
+}
+
+#[test]
+fn defaults_are_a_cluster_of_one() {
+    let config = load("").unwrap();
+    assert_eq!(config.name.as_str(), "1");
+    assert_eq!(config.initial_cluster.peers().len(), 1);
+    assert_eq!(config.initial_cluster.peers()[0].address, config.peer_addr);
+    assert_eq!(config.data_dir, PathBuf::from("./kuberaft-data/1"));
+    assert_eq!(config.raft, raft::Settings::default());
+    assert_eq!(config.request_timeout, Duration::from_secs(5));
+    assert_eq!(config.limits.value_bytes_max, 1_572_864);
+    assert_eq!(config.advertise_client_addr.unwrap().to_string(), "127.0.0.1:7001");
+}
+
+#[test]
+fn the_older_spellings_of_flags_work() {
+    let config = load(
+        "--http_addr=127.0.0.1:8001 --raft_addr=127.0.0.1:8000 --raft_id=2 \
+         --raft_cluster=1/127.0.0.1:7000,2/127.0.0.1:8000,3/127.0.0.1:9000",
+    )
+    .unwrap();
+    assert_eq!(config.name.as_str(), "2");
+    assert_eq!(config.client_addr.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.peer_addr.to_string(), "127.0.0.1:8000");
+    assert_eq!(config.initial_cluster.names(), "1, 2, 3");
+    assert_eq!(config.data_dir, PathBuf::from("./kuberaft-data/2"));
+}
+
+#[test]
+fn flag_wins_over_environment_over_file_over_default() {
+    let file = file("request-timeout = '3s'\n");
+    let path = file.path().display();
+    let timeout = |config: Config| config.request_timeout.as_secs();
+    let env = "KUBERAFT_REQUEST_TIMEOUT";
+    assert_eq!(timeout(load("").unwrap()), 5);
+    assert_eq!(timeout(load(&format!("--config {path}")).unwrap()), 3);
+    assert_eq!(timeout(load_env(&format!("--config {path}"), env, "2s").unwrap()), 2);
+    assert_eq!(timeout(load_env(&format!("--config {path} --request-timeout=1s"), env, "2s").unwrap()), 1);
+    assert_eq!(timeout(load_env("", "KUBERAFT_CONFIG", &path.to_string()).unwrap()), 3);
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset_and_foreign_ones_are_ignored() {
+    assert!(load_env("", "KUBERAFT_OPS_ADDR", "").unwrap().ops_addr.is_none());
+    assert!(load_env("", "KUBERAFT_SERVICE_HOST", "10.0.0.1").is_ok());
+}
+
+#[test]
+fn a_file_sets_every_kind_of_value() {
+    let config = load_file(
+        "name = 'b'\ninitial-cluster = 'a/h:1,b/h:2'\npre-vote = false\nworker-threads = 3\n\
+         key-bytes-max = 100\nvalue-bytes-max = '1KiB'\nlog-format = 'json'\n",
+    )
+    .unwrap();
+    assert_eq!(config.name.as_str(), "b");
+    assert!(!config.raft.pre_vote && config.raft.check_quorum);
+    assert_eq!(config.worker_threads, 3);
+    assert_eq!((config.limits.key_bytes_max, config.limits.value_bytes_max), (100, 1024));
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn wrong_files_are_told_what_is_wrong() {
+    let check = |text: &str, part: &str| {
+        let message = load_file(text).unwrap_err().to_string();
+        assert!(message.starts_with("configuration file /") && message.contains(part), "{text}: {message}");
+    };
+    check("nmae = 'a'", "unknown key `nmae`; the keys are: name, initial-cluster");
+    check("config = 'other.toml'", "unknown key `config`");
+    check("name = 'a", "TOML parse error");
+    check("name = 'a'\nname = 'b'", "duplicate key");
+    check(
+        "request-timeout = 5",
+        "`request-timeout`: invalid value `5`: a duration is a whole number and a unit",
+    );
+    check("pre-vote = 'maybe'", "`pre-vote`: invalid value `maybe`; use one of true, false");
+    check("log-format = 'xml'", "use one of text, json");
+    check("worker-threads = 0", "`worker-threads`: invalid value `0`");
+    check("limits = { key = 1 }", "`limits`");
+    check("name = ['a']", "`name` must be a string, a number or a boolean");
+    let missing = refusal("--config /nowhere/kuberaft.toml");
+    assert!(missing.contains("cannot read the configuration file /nowhere/kuberaft.toml"), "{missing}");
+}
+
+#[test]
+fn a_wrong_value_counts_even_where_it_is_overridden() {
+    let file = file("request-timeout = 'soon'\n");
+    let args = format!("--config {} --request-timeout=1s", file.path().display());
+    assert!(refusal(&args).contains("invalid value `soon`"));
+    let message =
+        load_env("--election-timeout 1s", "KUBERAFT_ELECTION_TIMEOUT", "soon").unwrap_err().to_string();
+    assert!(
+        message.starts_with("environment variable KUBERAFT_ELECTION_TIMEOUT: invalid value `soon`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_cannot_work_together_is_refused() {
+    let check = |args: &str, part: &str| {
+        let message = refusal(args);
+        assert!(message.contains(part), "{args}: {message}");
+    };
+    check("--initial-cluster 1/a:1,2/b:1", "say which of its members this node is (1, 2)");
+    check("--name 3 --initial-cluster 1/a:1,2/b:1", "--name 3 is not in --initial-cluster, which has 1, 2");
+    check("--initial-cluster 1:a:1", "expected name/host:port");
+    check("--name ../x", "is no name");
+    check("--peer-addr 127.0.0.1:0", "--peer-addr 127.0.0.1:0 has port 0");
+    check("--client-addr a:1 --peer-addr a:1", "--client-addr and --peer-addr are both a:1");
+    check("--ops-addr 127.0.0.1:7001", "--client-addr and --ops-addr are both 127.0.0.1:7001");
+    check("--advertise-client-addr 0.0.0.0:7001", "is a wildcard or has port 0");
+    check("--heartbeat-interval 200ms", "at most half of the election timeout, 300 ms");
+    check("--heartbeat-interval 0s", "must be positive");
+    check("--request-timeout 0s", "--request-timeout must be above zero");
+    check("--value-bytes-max 2MiB", "--request-bytes-max 2MiB is too small");
+    check("--request-bytes-max 1GiB", "above 3MiB");
+    check("--key-bytes-max 0", "--key-bytes-max must be above zero");
+    check("--log-level kuberaft=loud", "--log-level `kuberaft=loud` is not understood");
+    check("--discovery kube", "possible values: static");
+    check("--frobnicate", "unexpected argument '--frobnicate'");
+    check("--name 1 --name 2", "cannot be used multiple times");
+    check("stray", "unexpected argument 'stray'");
+}
+
+#[test]
+fn booleans_may_stand_without_a_value() {
+    assert!(!load("--pre-vote=false").unwrap().raft.pre_vote);
+    assert!(load("--pre-vote --check-quorum=true").unwrap().raft.pre_vote);
+}
+
+#[test]
+fn the_own_entry_may_differ_from_the_peer_address() {
+    let config =
+        load("--name a --peer-addr 0.0.0.0:7000 --client-addr 0.0.0.0:7001 --initial-cluster a/node-a:9000");
+    let config = config.unwrap();
+    assert_eq!(config.peer_addr.to_string(), "0.0.0.0:7000");
+    assert_eq!(config.advertise_client_addr.unwrap().to_string(), "node-a:7001");
+}
+
+#[test]
+fn a_port_still_to_be_chosen_is_advertised_once_bound() {
+    assert_eq!(load("--client-addr 127.0.0.1:0").unwrap().advertise_client_addr, None);
+}
