@@ -13,7 +13,7 @@ use crate::server::ServerError;
 
 /// A key-value store replicated by Raft
 #[derive(Debug, Parser)]
-#[command(name = "kuberaft", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "kuberaft", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,9 +25,6 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data di
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node
-    ///
-    /// Each flag is also an environment variable (--client-addr is KUBERAFT_CLIENT_ADDR) and a key of the TOML file
-    /// given by --config. A flag wins over the environment, the environment over the file.
     Serve(Box<Flags>),
 }
 

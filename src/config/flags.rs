@@ -9,12 +9,15 @@ use super::cluster::{Address, InitialCluster, Name};
 use super::units::{Size, Span};
 use crate::raft;
 
+const LAYERS: &str = "Each flag is also an environment variable (--client-addr is KUBERAFT_CLIENT_ADDR) and a key of \
+    the file given by --config. A flag wins over the environment, the environment over the file.\n\
+    Durations have a unit (us, ms, s, m, h); sizes are bytes or have one (KiB, MiB, GiB).";
+
 /// The flags of `serve`, each value well-formed on its own.
 #[derive(Clone, Debug, Args)]
-#[command(next_line_help = true)]
+#[command(next_line_help = true, after_help = LAYERS)]
 pub struct Flags {
-    /// TOML file with the same settings: a flag's name without the dashes is the key, for example
-    /// client-addr = "0.0.0.0:7001"
+    /// TOML file with the same settings, for example client-addr = "0.0.0.0:7001"
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
@@ -27,8 +30,15 @@ pub struct Flags {
     #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster", help_heading = "Cluster")]
     pub(super) initial_cluster: Option<InitialCluster>,
 
-    /// How the other members are found
-    #[arg(long, value_enum, default_value_t, value_name = "HOW", help_heading = "Cluster")]
+    /// How the other members are found: static, by --initial-cluster
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        hide_possible_values = true,
+        help_heading = "Cluster"
+    )]
     pub(super) discovery: Discovery,
 
     /// Folder for this node's data, kept over restarts [default: ./kuberaft-data/<name>]
@@ -82,7 +92,7 @@ pub struct Flags {
     )]
     pub(super) heartbeat_interval: Span,
 
-    /// Ask whether an election could be won before starting one
+    /// Ask whether an election could be won before starting one (true or false)
     #[arg(
         long,
         value_name = "BOOL",
@@ -91,11 +101,12 @@ pub struct Flags {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        hide_possible_values = true,
         help_heading = "Timing"
     )]
     pub(super) pre_vote: bool,
 
-    /// A leader that no majority answers steps down
+    /// A leader that no majority answers steps down (true or false)
     #[arg(
         long,
         value_name = "BOOL",
@@ -104,6 +115,7 @@ pub struct Flags {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        hide_possible_values = true,
         help_heading = "Timing"
     )]
     pub(super) check_quorum: bool,
@@ -140,8 +152,15 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Process")]
     pub(super) worker_threads: u16,
 
-    /// Format of the log on standard error
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Process")]
+    /// Format of the log on standard error: text, or json with one object a line
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_possible_values = true,
+        help_heading = "Process"
+    )]
     pub(super) log_format: LogFormat,
 
     /// What is logged: error, warn, info, debug or trace, also for parts: info,kuberaft::raft=debug
