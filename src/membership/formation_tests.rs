@@ -1,1 +1,211 @@
+//! The table of decisions: three nodes `a` (forms), `b`, `c` with ids 1, 2, 3.
 
+use super::*;
+use crate::membership::InitialMember;
+
+const X: ClusterId = ClusterId(0x10);
+const Y: ClusterId = ClusterId(0x20);
+
+fn local(name: &str) -> Local {
+    let id = u64::from(name.as_bytes()[0] - b'a' + 1);
+    Local { node_id: NodeId(id), name: name.into(), client_addr: String::new() }
+}
+
+fn cluster(names: &[&str]) -> InitialCluster {
+    let members = names
+        .iter()
+        .map(|name| InitialMember { name: (*name).into(), address: format!("{name}:1") })
+        .collect();
+    InitialCluster::new(names[0], members).unwrap()
+}
+
+fn founders(members: &[(u64, &str)]) -> Configuration {
+    let voters = members
+        .iter()
+        .map(|&(id, name)| (NodeId(id), Member { name: name.into(), session: Session(1) }))
+        .collect();
+    Configuration { voters }
+}
+
+fn intent() -> Standing {
+    Standing::Intent(Intent { cluster_id: X, configuration: founders(&[(1, "a"), (2, "b"), (3, "c")]) })
+}
+
+fn empty(name: &str, id: u64) -> (String, HelloAnswer) {
+    let nonce = 100 + id;
+    let answer =
+        HelloAnswer { node_id: NodeId(id), name: name.into(), cluster_id: None, nonce, knows_asker: false };
+    (name.into(), answer)
+}
+
+fn of_cluster(name: &str, id: u64, cluster_id: ClusterId, knows_asker: bool) -> (String, HelloAnswer) {
+    let (name, answer) = empty(name, id);
+    (name, HelloAnswer { cluster_id: Some(cluster_id), nonce: 0, knows_asker, ..answer })
+}
+
+fn decide_as(name: &str, standing: &Standing, answers: &[(String, HelloAnswer)]) -> Decision {
+    decide(&local(name), standing, &cluster(&["a", "b", "c"]), &answers.iter().cloned().collect())
+}
+
+#[track_caller]
+fn check_wait(decision: Decision, expected: &str) {
+    let Decision::Wait { why } = decision else { panic!("{decision:?}") };
+    assert_eq!(why, expected);
+}
+
+#[track_caller]
+fn check_stay_out(decision: Decision, expected: &str) {
+    let Decision::StayOut { why } = decision else { panic!("{decision:?}") };
+    assert!(why.contains(expected), "{why}");
+}
+
+fn invitations(decision: Decision) -> Vec<(NodeId, u64)> {
+    let Decision::Form(invitations) = decision else { panic!("{decision:?}") };
+    invitations.into_iter().map(|i| (i.node_id, i.nonce)).collect()
+}
+
+#[test]
+fn the_first_forms_once_all_have_answered_empty() {
+    let none = Standing::Empty;
+    check_wait(decide_as("a", &none, &[]), "waiting for b, c to answer");
+    check_wait(decide_as("a", &none, &[empty("b", 2)]), "waiting for c to answer");
+    let all = [empty("b", 2), empty("c", 3)];
+    assert_eq!(decide_as("a", &none, &all), Decision::Intend(founders(&[(1, "a"), (2, "b"), (3, "c")])));
+}
+
+#[test]
+fn the_others_never_form() {
+    let answers = [empty("a", 1), empty("c", 3)];
+    check_wait(decide_as("b", &Standing::Empty, &answers), "waiting for a to form the cluster");
+    check_wait(decide_as("b", &Standing::Empty, &answers[1..]), "waiting for a to answer");
+}
+
+#[test]
+fn a_single_name_forms_at_once() {
+    let (local, alone, none) = (local("a"), cluster(&["a"]), BTreeMap::new());
+    let Decision::Intend(configuration) = decide(&local, &Standing::Empty, &alone, &none) else { panic!() };
+    assert_eq!(configuration, founders(&[(1, "a")]));
+    let standing = Standing::Intent(Intent { cluster_id: X, configuration });
+    assert_eq!(decide(&local, &standing, &alone, &none), Decision::Formed);
+}
+
+#[test]
+fn an_empty_node_never_forms_beside_a_known_cluster() {
+    let answers = [of_cluster("b", 2, X, false), empty("c", 3)];
+    check_stay_out(
+        decide_as("a", &Standing::Empty, &answers),
+        "cluster 0000000000000010, known to b, has no member with this node's id 0000000000000001",
+    );
+    check_wait(
+        decide_as("a", &Standing::Empty, &[of_cluster("b", 2, X, true)]),
+        "cluster 0000000000000010 counts this node as a member; waiting for a member to make contact",
+    );
+    let answers = [of_cluster("b", 2, X, true), of_cluster("c", 3, Y, true)];
+    check_stay_out(decide_as("a", &Standing::Empty, &answers), "the peers belong to different clusters");
+}
+
+#[test]
+fn a_directory_that_belonged_to_a_cluster_never_forms() {
+    let answers = [empty("b", 2), empty("c", 3)];
+    check_stay_out(decide_as("a", &Standing::Retired(X), &answers), "never form one");
+}
+
+#[test]
+fn contradictory_answers_are_named() {
+    let none = Standing::Empty;
+    let check = |answers: &[_], expected: &str| check_stay_out(decide_as("a", &none, answers), expected);
+    let (_, c) = empty("c", 3);
+    check(&[("b".into(), c)], "b:1, given for b, is answered by c");
+    check(&[empty("b", 3), empty("c", 3)], "b and c have the same node id 0000000000000003");
+    check(&[empty("b", 1)], "a and b have the same node id 0000000000000001");
+    let (_, a) = empty("a", 1);
+    check(&[("b".into(), a)], "b:1, given for b, leads to this node itself");
+}
+
+#[test]
+fn an_intent_goes_on_with_the_same_ids() {
+    let all = [empty("b", 2), empty("c", 3)];
+    assert_eq!(invitations(decide_as("a", &intent(), &all)), [(NodeId(2), 102), (NodeId(3), 103)]);
+    assert_eq!(
+        invitations(decide_as("a", &intent(), &[empty("c", 3)])),
+        [(NodeId(3), 103)],
+        "a majority suffices"
+    );
+    check_wait(decide_as("a", &intent(), &[]), "waiting for b, c to answer");
+    let told = [of_cluster("b", 2, X, true), empty("c", 3)];
+    assert_eq!(decide_as("a", &intent(), &told), Decision::Formed, "b was told before a crash");
+    let other = [of_cluster("b", 2, Y, false), empty("c", 3)];
+    check_stay_out(decide_as("a", &intent(), &other), "but b belongs to cluster 0000000000000020");
+}
+
+#[test]
+fn an_intent_is_given_up_only_if_nobody_can_hold_it() {
+    let emptied = [empty("b", 20), empty("c", 3)];
+    assert_eq!(
+        decide_as("a", &intent(), &emptied),
+        Decision::Intend(founders(&[(1, "a"), (20, "b"), (3, "c")]))
+    );
+    // c may have been told: it is asked for, not given up.
+    check_wait(decide_as("a", &intent(), &[empty("b", 20)]), "waiting for c to answer");
+    // c was told: b's new directory stays out of a cluster that works without it.
+    let told = [empty("b", 20), of_cluster("c", 3, X, true)];
+    assert_eq!(decide_as("a", &intent(), &told), Decision::Formed);
+}
+
+#[test]
+fn a_cluster_that_lost_its_majority_while_it_was_formed_is_not_replaced() {
+    let names = ["a", "b", "c", "d", "e"];
+    let configuration = founders(&[(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")]);
+    let standing = Standing::Intent(Intent { cluster_id: X, configuration });
+    let answers =
+        [of_cluster("b", 2, X, true), empty("c", 30), empty("d", 40), empty("e", 50)].into_iter().collect();
+    check_stay_out(
+        decide(&local("a"), &standing, &cluster(&names), &answers),
+        "a majority of its founding members is gone; not in it: c, d, e",
+    );
+}
+
+fn offer(cluster_id: ClusterId) -> Formed {
+    Formed { cluster_id, configuration: Some(founders(&[(1, "a"), (2, "b"), (3, "c")])) }
+}
+
+#[test]
+fn form_is_accepted_once_by_its_newest_nonce() {
+    let b = local("b");
+    let accept = |standing: &Standing, newest, nonce, cluster_id| {
+        on_form(&b, standing, newest, nonce, offer(cluster_id))
+    };
+    assert_eq!(accept(&Standing::Empty, Some(7), 7, X), Ok(Some(offer(X))));
+    assert_eq!(accept(&Standing::Empty, Some(8), 7, X), Err(Refused::StaleNonce));
+    assert_eq!(accept(&Standing::Empty, None, 0, X), Err(Refused::StaleNonce));
+    assert_eq!(accept(&Standing::Member(offer(X)), None, 7, X), Ok(None), "repeated");
+    assert_eq!(
+        accept(&Standing::Member(offer(X)), Some(7), 7, Y),
+        Err(Refused::OtherCluster { own: X, other: Y })
+    );
+    assert_eq!(accept(&intent(), Some(7), 7, Y), Err(Refused::Forming { own: X }));
+    assert_eq!(accept(&Standing::Retired(Y), Some(7), 7, Y), Err(Refused::OtherCluster { own: Y, other: Y }));
+    let d = Local { node_id: NodeId(2), name: "d".into(), client_addr: String::new() };
+    assert!(matches!(
+        on_form(&d, &Standing::Empty, Some(7), 7, offer(X)),
+        Err(Refused::NotInConfiguration { .. })
+    ));
+}
+
+#[test]
+fn contact_makes_an_empty_node_a_member_and_no_other() {
+    let a = local("a");
+    let contact =
+        |standing: &Standing, cluster_id, target| on_contact(&a, standing, cluster_id, NodeId(target));
+    let unconfigured = Formed { cluster_id: X, configuration: None };
+    assert_eq!(contact(&Standing::Empty, X, 1), Ok(Some(unconfigured)));
+    assert_eq!(
+        contact(&Standing::Empty, X, 9),
+        Err(Refused::WrongTarget { own: NodeId(1), target: NodeId(9) }),
+        "its directory was emptied: it is not its former self"
+    );
+    assert_eq!(contact(&intent(), X, 1), Ok(Some(offer(X))));
+    assert_eq!(contact(&intent(), Y, 1), Err(Refused::Forming { own: X }));
+    assert_eq!(contact(&Standing::Member(offer(X)), X, 1), Ok(None));
+    assert_eq!(contact(&Standing::Member(offer(X)), Y, 1), Err(Refused::OtherCluster { own: X, other: Y }));
+}
