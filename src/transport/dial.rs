@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 use super::convert::GRPC_BYTES_MAX;
+use super::log_limit::LogLimit;
 use super::outbox::Outbox;
 use super::peers::PeersContext;
 use super::proto::{self, peer_client::PeerClient};
@@ -19,7 +20,7 @@ use crate::types::NodeId;
 /// up. None: not known now.
 pub type Resolver = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Why an attempt or a stream ended. Texts are stable from one attempt to the next, so that logs can be limited.
+/// Why an attempt or a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
     #[error("no address is known for {0}")]
@@ -135,13 +136,12 @@ pub(super) struct Target {
 pub(super) async fn keep_connected(target: Target) {
     let settings = &target.context.settings;
     let mut pause = Duration::ZERO;
-    let mut last_error = String::new();
+    let log = LogLimit::default();
     loop {
         let started = Instant::now();
-        let error = stream(&target, &mut last_error).await.to_string();
-        if error != last_error {
+        let error = stream(&target).await.to_string();
+        if log.allows(&error) {
             tracing::warn!(peer = target.name, node_id = %target.id, "no stream to peer: {error}");
-            last_error = error;
         }
         if started.elapsed() > settings.reconnect_max {
             pause = Duration::ZERO;
@@ -156,13 +156,12 @@ pub(super) async fn keep_connected(target: Target) {
 }
 
 /// One life of the stream. Returns why it could not be opened or ended.
-async fn stream(target: &Target, last_error: &mut String) -> DialError {
+async fn stream(target: &Target) -> DialError {
     let (mut client, first) = match introduce(target).await {
         Ok(opened) => opened,
         Err(error) => return error,
     };
     tracing::info!(peer = target.name, node_id = %target.id, "stream to peer opened");
-    last_error.clear();
     let open = Open(target);
     let ended = client.stream(target.outbox.open(first)).await;
     drop(open);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus::IntCounter;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::dial::{self, Resolver, Target};
@@ -55,8 +55,8 @@ struct Link {
     seen: Arc<Notify>,
     task: AbortHandle,
     member: bool,
-    /// Incoming streams from this node.
-    contacts: usize,
+    /// Each incoming stream from this node holds a receiver, and ends when the link is dropped.
+    contacts: watch::Sender<()>,
 }
 
 impl Peers {
@@ -76,14 +76,15 @@ impl Peers {
     }
 
     /// Makes `members` (this node among them or not) the ones to stay connected to, by the names their addresses
-    /// are looked up by. Callable from any thread.
+    /// are looked up by. Streams to and from those that are no longer members end; one that still counts this node
+    /// as a member will make contact again. Callable from any thread.
     pub fn set_peers(&self, members: &BTreeMap<NodeId, String>) {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         links.retain(|id, link| {
-            let name = members.get(id);
-            link.member = name.is_some();
-            let renamed = name.is_some_and(|name| *name != link.name);
-            let keep = !renamed && (link.member || link.contacts > 0);
+            let keep = match members.get(id) {
+                Some(name) => *name == link.name,
+                None => !link.member,
+            };
             if !keep {
                 link.task.abort();
             }
@@ -106,10 +107,10 @@ impl Peers {
     pub(super) fn contact(&self, id: NodeId, name: &str) -> Contact {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(id).or_insert_with(|| self.0.link(id, name));
-        link.contacts += 1;
         link.seen.notify_one();
+        let link_gone = Some(link.contacts.subscribe());
         let drops = self.0.context.metrics.raft_peer_receive_drops_total.with_label_values(&[&link.name]);
-        Contact { peers: self.clone(), id, drops }
+        Contact { peers: self.clone(), id, drops, link_gone }
     }
 }
 
@@ -128,7 +129,7 @@ impl Inner {
             seen: Arc::clone(&seen),
         };
         let task = self.runtime.spawn(dial::keep_connected(target)).abort_handle();
-        Link { name: name.to_owned(), outbox, seen, task, member: false, contacts: 0 }
+        Link { name: name.to_owned(), outbox, seen, task, member: false, contacts: watch::Sender::new(()) }
     }
 }
 
@@ -145,6 +146,8 @@ pub(super) struct Contact {
     peers: Peers,
     id: NodeId,
     drops: IntCounter,
+    /// Taken only when dropped.
+    link_gone: Option<watch::Receiver<()>>,
 }
 
 impl Contact {
@@ -152,17 +155,28 @@ impl Contact {
     pub(super) fn count_drop(&self) {
         self.drops.inc();
     }
+
+    /// Completes when this node has no more to do with the peer.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let link_gone = self.link_gone.clone();
+        async move {
+            if let Some(mut link_gone) = link_gone {
+                // Nothing is ever sent: this fails once the link is dropped.
+                while link_gone.changed().await.is_ok() {}
+            }
+        }
+    }
 }
 
 impl Drop for Contact {
     fn drop(&mut self) {
+        drop(self.link_gone.take());
         let mut links = self.peers.0.links.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = links.get_mut(&self.id) {
-            link.contacts = link.contacts.saturating_sub(1);
-            if !link.member && link.contacts == 0 {
-                link.task.abort();
-                links.remove(&self.id);
-            }
+        let idle = |link: &Link| !link.member && link.contacts.is_closed();
+        if links.get(&self.id).is_some_and(idle)
+            && let Some(link) = links.remove(&self.id)
+        {
+            link.task.abort();
         }
     }
 }

@@ -100,6 +100,11 @@ impl PeerService {
         self.0.reason.borrow().clone()
     }
 
+    #[cfg(test)]
+    pub(super) fn reasons(&self) -> watch::Receiver<String> {
+        self.0.reason.subscribe()
+    }
+
     pub(super) fn set_reason(&self, why: &str) {
         let changed = self.0.reason.send_if_modified(|reason| {
             let changed = reason != why;
@@ -203,13 +208,10 @@ impl PeerService {
         self.0.directory.record(from, &introduction);
         let Running { sink, peers } = self.running().await?;
         let contact = peers.contact(from, &introduction.name);
-        let mut frame = first;
-        loop {
-            deliver(frame, &route, &sink, &contact)?;
-            match frames.message().await? {
-                Some(next) => frame = next,
-                None => return Ok(()),
-            }
+        let ended = contact.ended();
+        tokio::select! {
+            result = deliver_all(first, frames, &route, &sink, &contact) => result,
+            () = ended => Err(Status::unavailable("this node has no more to do with the sender")),
         }
     }
 
@@ -232,6 +234,25 @@ impl PeerService {
 
 /// Names are short; longer ones would be labels of metrics.
 const NAME_BYTES_MAX: usize = 253;
+
+async fn deliver_all(
+    mut frame: proto::Frame,
+    frames: &mut Streaming<proto::Frame>,
+    route: &proto::Route,
+    sink: &Sink,
+    contact: &Contact,
+) -> Result<(), Status> {
+    loop {
+        deliver(frame, route, sink, contact)?;
+        match frames.message().await? {
+            Some(next) => frame = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Largest HTTP/2 frame that a peer may send, in bytes; the protocol's default of 16 KiB cuts appends into many.
+const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
 
 /// Checks a whole frame, then hands its messages on.
 fn deliver(frame: proto::Frame, route: &proto::Route, sink: &Sink, contact: &Contact) -> Result<(), Status> {
@@ -392,6 +413,7 @@ pub async fn serve(
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(settings.window_bytes)
         .initial_connection_window_size(settings.window_bytes)
+        .max_frame_size(HTTP2_FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .serve_with_incoming_shutdown(peer, incoming, signal);
