@@ -102,6 +102,25 @@ fn decoding_shares_the_received_buffer() {
     assert!(buffer.as_ptr_range().contains(&command.as_ptr()));
 }
 
+#[test]
+fn no_damage_to_a_byte_panics() {
+    for message in every_message() {
+        let good = to_wire(message).encode_to_vec();
+        for at in 0..good.len() {
+            for flip in 1..=u8::MAX {
+                let mut bytes = good.clone();
+                bytes[at] ^= flip;
+                let decoded = proto::Message::decode(&bytes[..]);
+                // What is accepted can be sent on unchanged.
+                if let Ok(message) = decoded.map_err(|_| ()).and_then(|wire| from_wire(wire).map_err(|_| ()))
+                {
+                    assert_eq!(from_wire(to_wire(message.clone())).unwrap(), message);
+                }
+            }
+        }
+    }
+}
+
 /// Changes a good append and expects it to be refused for `reason`.
 #[track_caller]
 fn check_append(change: impl FnOnce(&mut proto::Append), reason: &str) {

@@ -5,7 +5,7 @@
 //! cluster; [`Peers::new`] and [`PeerService::run`] once there is something to hand messages to.
 //!
 //! What goes out: [`Peers::send`] never blocks; a message that cannot be queued, or that is lost with its
-//! stream, is reported. What comes in is checked by [`convert`] and goes to a [`Sink`]. Addresses are looked up
+//! stream, is reported. What comes in is checked as it is decoded and goes to a [`Sink`]. Addresses are looked up
 //! anew at each dial.
 
 mod bootstrap;

@@ -17,7 +17,7 @@ use crate::raft::Message;
 use crate::types::{ClusterId, NodeId};
 
 /// Called when a stream to a peer has ended: messages that [`Peers::send`] accepted for it may be lost. Called
-/// on a runtime thread or from [`Peers::set_peers`]; must not block.
+/// on a runtime thread, also at shutdown; must not block.
 pub type OnLost = Arc<dyn Fn(NodeId) + Send + Sync>;
 
 /// What [`Peers`] needs.

@@ -38,7 +38,7 @@ impl Default for Settings {
             keepalive_interval: Duration::from_secs(1),
             keepalive_timeout: Duration::from_secs(2),
             window_bytes: 8 << 20,
-            bootstrap_interval: Duration::from_millis(200),
+            bootstrap_interval: Duration::from_millis(100),
             shutdown_timeout: Duration::from_secs(1),
         }
     }
