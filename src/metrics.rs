@@ -2,9 +2,11 @@
 //! so nothing here is static.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
+/// Handles that other modules resolve once and keep; prometheus itself is used only here.
+pub use prometheus::{IntCounter, IntGauge};
 
 /// Durations from 50 µs to 13 s, doubling.
 const DURATION_BUCKETS_S: [f64; 18] = [
