@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use prometheus::{IntCounter, IntGauge};
 use tokio_stream::Stream;
 
 use super::convert::{self, ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX};
 use super::proto;
+use crate::metrics::{IntCounter, IntGauge};
 use crate::raft::{Message, Payload, Signal};
 use crate::types::ProposalId;
 

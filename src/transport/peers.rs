@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use prometheus::IntCounter;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
@@ -12,7 +11,7 @@ use super::directory::PeerDirectory;
 use super::outbox::{Dropped, Outbox};
 use super::settings::Settings;
 use crate::membership::Local;
-use crate::metrics::Metrics;
+use crate::metrics::{IntCounter, Metrics};
 use crate::raft::Message;
 use crate::types::{ClusterId, NodeId};
 
