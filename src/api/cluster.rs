@@ -167,14 +167,13 @@ impl Cluster {
 /// Whether to try again after this error.
 fn may_repeat(kind: Kind, error: &ClientError) -> bool {
     match error {
-        ClientError::Endpoint(_) => false,
         ClientError::Connect { .. } | ClientError::NotSent(_) | ClientError::Timeout { sent: false } => true,
         ClientError::Broken(_) | ClientError::Timeout { sent: true } => kind == Kind::Read,
         ClientError::Problem(problem) => {
             matches!(problem.status, 429 | 503 | 504)
                 && (kind == Kind::Read || error.outcome() == Outcome::NotApplied)
         }
-        ClientError::Unexpected { .. } => false,
+        ClientError::Endpoint(_) | ClientError::Unexpected { .. } => false,
     }
 }
 

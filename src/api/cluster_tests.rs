@@ -1,1 +1,166 @@
+//! The cluster's client against nodes that are away, refuse, break off, or stay silent.
 
+use std::sync::atomic::Ordering;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::api::replica::{Refusal, RefusalReason};
+use crate::api::tests::Server;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn cluster(endpoints: &[String]) -> Cluster {
+    Cluster::new(endpoints, TIMEOUT).unwrap()
+}
+
+async fn put(cluster: &mut Cluster) -> Result<Written, ClientError> {
+    cluster.put(b"a/b", Bytes::from_static(b"1"), Condition::Always).await
+}
+
+/// An address at which nobody listens.
+async fn closed() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+}
+
+/// A node that reads a little of each request and then breaks the connection.
+async fn breaking() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read_u8().await;
+        }
+    });
+    addr
+}
+
+/// A node that accepts and never answers.
+async fn silent() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok(accepted) = listener.accept().await {
+            open.push(accepted);
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn writes_reads_and_deletes() {
+    let server = Server::start().await;
+    let mut cluster = cluster(&[format!("http://{}/", server.addr)]);
+    assert_eq!(cluster.get(b"a/b", Consistency::Linearizable).await.unwrap(), None);
+    let first = put(&mut cluster).await.unwrap();
+    assert_eq!((first.revision, first.create_revision, first.version), (Revision(1), Revision(1), 1));
+    let found = cluster.get(b"a/b", Consistency::Stale).await.unwrap().unwrap();
+    assert_eq!((&found.content.value[..], found.content.mod_revision), (&b"1"[..], Revision(1)));
+    assert_eq!((found.content.create_revision, found.content.version), (Revision(1), 1));
+    assert_eq!(found.revision, Revision(1));
+    let absent = cluster.put(b"a/b", Bytes::new(), Condition::Absent).await.unwrap_err();
+    assert!(matches!(&absent, ClientError::Problem(problem) if problem.code == "precondition_failed"));
+    assert_eq!(absent.outcome(), Outcome::NotApplied);
+    let condition = Condition::ModRevision(Revision(1));
+    assert_eq!(cluster.delete(b"a/b", condition).await.unwrap(), Revision(2));
+    let missing = cluster.delete(b"a/b", Condition::Always).await.unwrap_err();
+    assert_eq!(missing.to_string(), "404 key_not_found: there is no such key");
+    let status = cluster.status().await.unwrap();
+    assert_eq!((&status.name[..], status.voters.len()), ("kuberaft-0", 3));
+    // Everything went over one connection, kept open.
+    assert!(cluster.client.is_some());
+}
+
+#[tokio::test]
+async fn keys_of_any_bytes_reach_the_server_whole() {
+    let server = Server::start().await;
+    let mut cluster = cluster(&[server.addr.to_string()]);
+    let key: Vec<u8> = (0..=u8::MAX).collect();
+    for key in [&key[..], b".", b"..", b"/", b"a?b#c"] {
+        cluster.put(key, Bytes::copy_from_slice(key), Condition::Always).await.unwrap();
+        let found = cluster.get(key, Consistency::Linearizable).await.unwrap().unwrap();
+        assert_eq!(found.content.value, key);
+    }
+}
+
+#[tokio::test]
+async fn a_write_moves_on_where_nothing_was_sent() {
+    let server = Server::start().await;
+    let mut cluster = cluster(&[closed().await, server.addr.to_string()]);
+    assert_eq!(put(&mut cluster).await.unwrap().version, 1);
+    assert_eq!(cluster.endpoint(), server.addr.to_string());
+    assert_eq!(put(&mut cluster).await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn a_write_that_may_have_left_is_never_repeated() {
+    let server = Server::start().await;
+    let mut cluster = cluster(&[breaking().await, server.addr.to_string()]);
+    let error = put(&mut cluster).await.unwrap_err();
+    assert!(matches!(error, ClientError::Broken(_)), "{error}");
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    let error = cluster.delete(b"a", Condition::Always).await.unwrap_err();
+    assert!(matches!(error, ClientError::Broken(_)), "{error}");
+    assert_eq!(server.replica.proposals.load(Ordering::SeqCst), 0);
+    // A read may be.
+    assert_eq!(cluster.get(b"a", Consistency::Linearizable).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_silent_node_costs_a_read_its_share_and_a_write_its_deadline() {
+    let server = Server::start().await;
+    let endpoints = [silent().await, server.addr.to_string()];
+    let mut cluster = Cluster::new(&endpoints, Duration::from_millis(200)).unwrap();
+    let error = put(&mut cluster).await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { sent: true }), "{error}");
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(server.replica.proposals.load(Ordering::SeqCst), 0);
+    let mut cluster = Cluster::new(&endpoints, Duration::from_secs(1)).unwrap();
+    assert_eq!(cluster.get(b"a", Consistency::Linearizable).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_was_certainly_not_applied_is_tried_elsewhere() {
+    let (one, two) = (Server::start().await, Server::start().await);
+    for reason in [RefusalReason::NoLeader, RefusalReason::NoQuorum, RefusalReason::Overloaded] {
+        one.replica.refuse(Some(Refusal { reason, outcome: Outcome::NotApplied }));
+        let mut cluster = cluster(&[one.addr.to_string(), two.addr.to_string()]);
+        put(&mut cluster).await.unwrap();
+        assert_eq!(cluster.endpoint(), two.addr.to_string());
+    }
+    one.replica.refuse(Some(Refusal { reason: RefusalReason::LeadershipLost, outcome: Outcome::Unknown }));
+    let mut cluster = cluster(&[one.addr.to_string(), two.addr.to_string()]);
+    let error = put(&mut cluster).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(two.replica.proposals.load(Ordering::SeqCst), 3);
+    assert!(cluster.get(b"a/b", Consistency::Linearizable).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn the_last_error_is_returned_at_the_deadline() {
+    let server = Server::start().await;
+    server.replica.refuse(Some(Refusal { reason: RefusalReason::NoQuorum, outcome: Outcome::NotApplied }));
+    let mut cluster = Cluster::new([server.addr.to_string()], Duration::from_millis(150)).unwrap();
+    let error = put(&mut cluster).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "503 no_quorum: no majority of the voters answers the leader (not applied)"
+    );
+    let mut cluster = Cluster::new([closed().await], Duration::from_millis(150)).unwrap();
+    let error = put(&mut cluster).await.unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+}
+
+#[test]
+fn endpoints_are_checked() {
+    for good in ["localhost:80", "http://10.0.0.1:4001/", "[::1]:80", "kuberaft-0.kuberaft:4001"] {
+        assert!(Cluster::new([good], TIMEOUT).is_ok(), "{good}");
+    }
+    for bad in ["", "localhost", "localhost:", ":80", "a:0", "a:70000", "https://a:1", "http://a:1/b"] {
+        assert!(matches!(Cluster::new([bad], TIMEOUT), Err(ClientError::Endpoint(_))), "{bad}");
+    }
+    assert!(Cluster::new(Vec::<String>::new(), TIMEOUT).is_err());
+}

@@ -19,6 +19,11 @@ mod settings;
 mod state;
 mod status;
 
+#[cfg(test)]
+mod memory_replica;
+#[cfg(test)]
+mod tests;
+
 pub use problem::Problem;
 pub use replica::Replica;
 pub use serve::serve;

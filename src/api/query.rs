@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        let refused = |query| detail(Parameters::parse(Some(query), &ALL));
+        let refused = |query: &str| detail(Parameters::parse(Some(query), &ALL));
         assert_eq!(
             refused("kye=a"),
             "unknown query parameter `kye`; known here: key, value, consistency, timeout"

@@ -165,8 +165,6 @@ async fn serve_connection(
 
 fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Pipelined requests share writes.
-    builder.http1().pipeline_flush(true);
     builder
         .http2()
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)

@@ -31,7 +31,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             request_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(6),
             connections_max: 10_000,
             key_bytes_max: 4 << 10,

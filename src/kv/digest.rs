@@ -3,7 +3,7 @@
 
 use super::KeyValue;
 
-/// The 64-bit finalizer of SplitMix64 (Steele, Lea, Flood 2014): a bijection in which every input bit
+/// The 64-bit finalizer of `SplitMix64` (Steele, Lea, Flood 2014): a bijection in which every input bit
 /// changes every output bit with a probability of about a half.
 pub(super) fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -96,6 +96,7 @@ impl Store {
     ///
     /// # Panics
     /// Rows that do not rise.
+    #[allow(clippy::needless_pass_by_value)] // as `apply` takes its command: the state may keep it
     pub fn restore(&mut self, row: Row) {
         assert!(row.revision > self.revision, "row of revision {} after {}", row.revision, self.revision);
         self.change(&row);

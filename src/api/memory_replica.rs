@@ -1,0 +1,101 @@
+//! A replica for tests of HTTP: the real store, applied to at once, and switches for what can go wrong.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore};
+
+use super::Replica;
+use super::replica::Refusal;
+use crate::driver::Status;
+use crate::kv::{Answer, Command, Store};
+use crate::raft::{Configuration, Member, RoleName};
+use crate::types::{ClusterId, LogIndex, NodeId, Session, Term};
+
+pub(super) struct MemoryReplica {
+    store: RwLock<Store>,
+    pub(super) status: Mutex<Status>,
+    /// What proposals and read barriers answer, if not success.
+    pub(super) refusal: Mutex<Option<Refusal>>,
+    pub(super) proposals: AtomicUsize,
+    pub(super) barriers: AtomicUsize,
+    /// Notified when a proposal waits for the gate.
+    pub(super) waits: Notify,
+    /// Proposals pass while it has a permit.
+    pub(super) gate: Semaphore,
+    /// The timeout that the latest request came with.
+    pub(super) timeout: Mutex<Duration>,
+}
+
+impl MemoryReplica {
+    /// The leader of three voters.
+    pub(super) fn leader() -> Arc<Self> {
+        let voters: BTreeMap<_, _> = (1..=3)
+            .map(|id| (NodeId(id), Member { name: format!("kuberaft-{}", id - 1), session: Session(1) }))
+            .collect();
+        let status = Status {
+            cluster_id: ClusterId(0xc1),
+            node_id: NodeId(1),
+            role: RoleName::Leader,
+            term: Term(4),
+            leader: Some(NodeId(1)),
+            commit_index: LogIndex(10),
+            applied_index: LogIndex(9),
+            last_log_index: LogIndex(11),
+            configuration: Arc::new(Configuration { voters }),
+            has_quorum: true,
+        };
+        Arc::new(Self {
+            store: RwLock::default(),
+            status: Mutex::new(status),
+            refusal: Mutex::new(None),
+            proposals: AtomicUsize::new(0),
+            barriers: AtomicUsize::new(0),
+            waits: Notify::new(),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            timeout: Mutex::default(),
+        })
+    }
+
+    pub(super) fn refuse(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock().unwrap() = refusal;
+    }
+
+    /// Lets no proposal pass until permits are added to the gate.
+    pub(super) fn close_gate(&self) {
+        self.gate.forget_permits(usize::MAX);
+    }
+}
+
+impl Replica for Arc<MemoryReplica> {
+    async fn propose(&self, command: Bytes, timeout: Duration) -> Result<Answer, Refusal> {
+        self.proposals.fetch_add(1, Ordering::SeqCst);
+        *self.timeout.lock().unwrap() = timeout;
+        if let Some(refusal) = *self.refusal.lock().unwrap() {
+            return Err(refusal);
+        }
+        if self.gate.available_permits() == 0 {
+            self.waits.notify_one();
+        }
+        let _pass = self.gate.acquire().await.unwrap();
+        let command = Command::decode(&command).unwrap();
+        Ok(self.store.write().unwrap().apply(command, &mut Vec::new()))
+    }
+
+    async fn read_barrier(&self, timeout: Duration) -> Result<(), Refusal> {
+        self.barriers.fetch_add(1, Ordering::SeqCst);
+        *self.timeout.lock().unwrap() = timeout;
+        self.refusal.lock().unwrap().map_or(Ok(()), Err)
+    }
+
+    fn store(&self) -> RwLockReadGuard<'_, Store> {
+        self.store.read().unwrap()
+    }
+
+    fn status(&self) -> Status {
+        self.status.lock().unwrap().clone()
+    }
+}
