@@ -1,19 +1,20 @@
 //! One HTTP/1.1 connection to one node: for the command line, and with little overhead for the load generator.
 
 use std::io;
+use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 use tokio::net::TcpStream;
 
 use super::kv::{KV_PREFIX, X_CREATE_REVISION, X_REVISION, X_VERSION};
-pub use super::query::Consistency;
+use super::query::Consistency;
 use super::replica::Outcome;
 use super::{Problem, StatusReport};
 use crate::kv::{Condition, KeyValue};
@@ -21,6 +22,9 @@ use crate::types::Revision;
 
 /// All that RFC 3986 does not call unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A request as [`Client::send`] takes it; the functions below make the usual ones.
+pub type ClientRequest = Request<Full<Bytes>>;
 
 /// A connection to one node. Sends one request after the other.
 #[derive(Debug)]
@@ -60,6 +64,9 @@ pub enum ClientError {
     /// The endpoint is no `host:port`.
     #[error("`{0}` is not an endpoint of the form host:port")]
     Endpoint(String),
+    /// Key, or key and value in a query, are too long for any server. Nothing was sent.
+    #[error("the key is too long: no request target may be longer than 64 KiB")]
+    TargetTooLong,
     /// No connection. Nothing was sent.
     #[error("cannot connect to {endpoint}: {source}")]
     Connect {
@@ -98,9 +105,11 @@ impl ClientError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Endpoint(_) | Self::Connect { .. } | Self::NotSent(_) | Self::Timeout { sent: false } => {
-                Outcome::NotApplied
-            }
+            Self::Endpoint(_)
+            | Self::TargetTooLong
+            | Self::Connect { .. }
+            | Self::NotSent(_)
+            | Self::Timeout { sent: false } => Outcome::NotApplied,
             Self::Broken(_) | Self::Timeout { sent: true } | Self::Unexpected { .. } => Outcome::Unknown,
             Self::Problem(problem) => match problem.outcome {
                 Some(outcome) => outcome,
@@ -143,10 +152,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotSent`], [`ClientError::Broken`].
-    pub async fn send(
-        &mut self,
-        mut request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, ClientError> {
+    pub async fn send(&mut self, mut request: ClientRequest) -> Result<Response<Incoming>, ClientError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
         self.sender.ready().await.map_err(ClientError::NotSent)?;
         self.sender.try_send_request(request).await.map_err(|mut failed| {
@@ -162,7 +168,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`], and [`ClientError::Problem`] or [`ClientError::Unexpected`] unless the status is 200.
-    pub async fn request(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ClientError> {
+    pub async fn request(&mut self, request: ClientRequest) -> Result<Response<Bytes>, ClientError> {
         let (head, body) = self.send(request).await?.into_parts();
         let body = body.collect().await.map_err(ClientError::Broken)?.to_bytes();
         if head.status == StatusCode::OK {
@@ -179,7 +185,7 @@ impl Client {
     /// # Errors
     /// As [`Client::request`].
     pub async fn get(&mut self, key: &[u8], consistency: Consistency) -> Result<Option<Found>, ClientError> {
-        parse_get(self.request(get_request(key, consistency, "")).await)
+        parse_get(self.request(get_request(key, consistency, None)?).await)
     }
 
     /// Sets a key.
@@ -192,7 +198,7 @@ impl Client {
         value: Bytes,
         condition: Condition,
     ) -> Result<Written, ClientError> {
-        parse_put(self.request(put_request(key, value, condition, "")).await)
+        parse_put(self.request(put_request(key, value, condition, None)?).await)
     }
 
     /// Deletes a key and returns the store's revision after it.
@@ -200,7 +206,7 @@ impl Client {
     /// # Errors
     /// As [`Client::request`]; a missing key is the problem `key_not_found`.
     pub async fn delete(&mut self, key: &[u8], condition: Condition) -> Result<Revision, ClientError> {
-        parse_delete(self.request(delete_request(key, condition, "")).await)
+        parse_delete(self.request(delete_request(key, condition, None)?).await)
     }
 
     /// What the node knows of itself and its cluster.
@@ -208,42 +214,92 @@ impl Client {
     /// # Errors
     /// As [`Client::request`].
     pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
-        parse_status(self.request(status_request()).await)
+        parse_status(self.request(status_request()?).await)
     }
 }
 
-/// `timeout`: empty, or `500ms`.
-pub(super) fn get_request(key: &[u8], consistency: Consistency, timeout: &str) -> Request<Full<Bytes>> {
+/// `GET /v1/kv/{key}`; `timeout` is what the server is asked to keep to, at most its own limit.
+///
+/// # Errors
+/// [`ClientError::TargetTooLong`].
+pub fn get_request(
+    key: &[u8],
+    consistency: Consistency,
+    timeout: Option<Duration>,
+) -> Result<ClientRequest, ClientError> {
     let consistency = match consistency {
         Consistency::Linearizable => "",
         Consistency::Stale => "stale",
     };
-    let target = target(key, &[("consistency", consistency), ("timeout", timeout)]);
+    let target = target(key, &[("consistency", consistency), ("timeout", &timeout_parameter(timeout))]);
     request(Method::GET, target, Bytes::new())
 }
 
-pub(super) fn put_request(
+/// `PUT /v1/kv/{key}`; `timeout` as for [`get_request`].
+///
+/// # Errors
+/// [`ClientError::TargetTooLong`].
+pub fn put_request(
     key: &[u8],
     value: Bytes,
     condition: Condition,
-    timeout: &str,
-) -> Request<Full<Bytes>> {
-    let request = request(Method::PUT, target(key, &[("timeout", timeout)]), value);
-    with_condition(request, condition)
+    timeout: Option<Duration>,
+) -> Result<ClientRequest, ClientError> {
+    let request = request(Method::PUT, target(key, &[("timeout", &timeout_parameter(timeout))]), value);
+    Ok(with_condition(request?, condition))
 }
 
-pub(super) fn delete_request(key: &[u8], condition: Condition, timeout: &str) -> Request<Full<Bytes>> {
-    let request = request(Method::DELETE, target(key, &[("timeout", timeout)]), Bytes::new());
-    with_condition(request, condition)
+/// `DELETE /v1/kv/{key}`; `timeout` as for [`get_request`].
+///
+/// # Errors
+/// [`ClientError::TargetTooLong`].
+pub fn delete_request(
+    key: &[u8],
+    condition: Condition,
+    timeout: Option<Duration>,
+) -> Result<ClientRequest, ClientError> {
+    let request =
+        request(Method::DELETE, target(key, &[("timeout", &timeout_parameter(timeout))]), Bytes::new());
+    Ok(with_condition(request?, condition))
 }
 
-pub(super) fn status_request() -> Request<Full<Bytes>> {
+/// `GET /get?key=`; the key is text.
+///
+/// # Errors
+/// [`ClientError::TargetTooLong`].
+pub fn get_text_request(key: &str) -> Result<ClientRequest, ClientError> {
+    request(Method::GET, format!("/get?key={}", encode(key.as_bytes())), Bytes::new())
+}
+
+/// `GET /set?key=&value=`; key and value are text.
+///
+/// # Errors
+/// [`ClientError::TargetTooLong`].
+pub fn set_text_request(key: &str, value: &str) -> Result<ClientRequest, ClientError> {
+    let target = format!("/set?key={}&value={}", encode(key.as_bytes()), encode(value.as_bytes()));
+    request(Method::GET, target, Bytes::new())
+}
+
+/// `GET /v1/status`.
+///
+/// # Errors
+/// [`ClientError::TargetTooLong`].
+pub fn status_request() -> Result<ClientRequest, ClientError> {
     request(Method::GET, "/v1/status".into(), Bytes::new())
+}
+
+/// Whole milliseconds, at least one; empty for none.
+fn timeout_parameter(timeout: Option<Duration>) -> String {
+    timeout.map_or_else(String::new, |timeout| format!("{}ms", timeout.as_millis().max(1)))
+}
+
+fn encode(bytes: &[u8]) -> PercentEncode<'_> {
+    percent_encode(bytes, RESERVED)
 }
 
 /// The target for a key; parameters with an empty value are left out.
 fn target(key: &[u8], parameters: &[(&str, &str)]) -> String {
-    let mut target = format!("{KV_PREFIX}{}", percent_encode(key, RESERVED));
+    let mut target = format!("{KV_PREFIX}{}", encode(key));
     let mut separator = '?';
     for (name, value) in parameters.iter().filter(|(_, value)| !value.is_empty()) {
         target.extend([separator]);
@@ -253,14 +309,15 @@ fn target(key: &[u8], parameters: &[(&str, &str)]) -> String {
     target
 }
 
-fn request(method: Method, target: String, body: Bytes) -> Request<Full<Bytes>> {
+fn request(method: Method, target: String, body: Bytes) -> Result<ClientRequest, ClientError> {
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
-    *request.uri_mut() = target.try_into().expect("percent-encoded keys make a target");
-    request
+    // Escaped as it is, it can only be too long.
+    *request.uri_mut() = target.try_into().map_err(|_| ClientError::TargetTooLong)?;
+    Ok(request)
 }
 
-fn with_condition(mut request: Request<Full<Bytes>>, condition: Condition) -> Request<Full<Bytes>> {
+fn with_condition(mut request: ClientRequest, condition: Condition) -> ClientRequest {
     let (name, value) = match condition {
         Condition::Always => return request,
         Condition::Absent => (header::IF_NONE_MATCH, "*".to_owned()),

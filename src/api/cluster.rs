@@ -6,16 +6,16 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::http::{Request, Response};
-use http_body_util::Full;
+use axum::http::Response;
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::StatusReport;
 use super::client::{
-    Client, ClientError, Consistency, Found, Written, delete_request, get_request, parse_delete, parse_get,
+    Client, ClientError, ClientRequest, Found, Written, delete_request, get_request, parse_delete, parse_get,
     parse_put, parse_status, put_request, status_request,
 };
+use super::query::Consistency;
 use super::replica::Outcome;
 use crate::kv::Condition;
 use crate::types::Revision;
@@ -69,7 +69,7 @@ impl Cluster {
     /// # Errors
     /// The last one before the deadline.
     pub async fn get(&mut self, key: &[u8], consistency: Consistency) -> Result<Option<Found>, ClientError> {
-        parse_get(self.run(Kind::Read, |timeout| get_request(key, consistency, timeout)).await)
+        parse_get(self.run(Kind::Read, |timeout| get_request(key, consistency, Some(timeout))).await)
     }
 
     /// Sets a key.
@@ -82,7 +82,7 @@ impl Cluster {
         value: Bytes,
         condition: Condition,
     ) -> Result<Written, ClientError> {
-        let request = |timeout: &str| put_request(key, value.clone(), condition, timeout);
+        let request = |timeout| put_request(key, value.clone(), condition, Some(timeout));
         parse_put(self.run(Kind::Write, request).await)
     }
 
@@ -92,7 +92,7 @@ impl Cluster {
     /// [`ClientError::outcome`] says whether the write may have been applied; a missing key is the
     /// problem `key_not_found`.
     pub async fn delete(&mut self, key: &[u8], condition: Condition) -> Result<Revision, ClientError> {
-        parse_delete(self.run(Kind::Write, |timeout| delete_request(key, condition, timeout)).await)
+        parse_delete(self.run(Kind::Write, |timeout| delete_request(key, condition, Some(timeout))).await)
     }
 
     /// What the first node that answers knows of itself and its cluster.
@@ -103,11 +103,11 @@ impl Cluster {
         parse_status(self.run(Kind::Read, |_| status_request()).await)
     }
 
-    /// Sends what `build` makes of the time left (`800ms`), again and again as `kind` allows.
+    /// Sends what `build` makes of the time left, again and again as `kind` allows.
     async fn run(
         &mut self,
         kind: Kind,
-        build: impl Fn(&str) -> Request<Full<Bytes>>,
+        build: impl Fn(Duration) -> Result<ClientRequest, ClientError>,
     ) -> Result<Response<Bytes>, ClientError> {
         let deadline = Instant::now() + self.timeout;
         let mut failures = 0;
@@ -139,7 +139,7 @@ impl Cluster {
         &mut self,
         kind: Kind,
         deadline: Instant,
-        build: impl Fn(&str) -> Request<Full<Bytes>>,
+        build: impl Fn(Duration) -> Result<ClientRequest, ClientError>,
     ) -> Result<Response<Bytes>, ClientError> {
         // A silent endpoint must leave time for the others.
         let share = self.timeout / u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
@@ -152,8 +152,9 @@ impl Cluster {
                 .map_err(|_elapsed| ClientError::Timeout { sent: false })??,
         };
         let until = if kind == Kind::Read { share_end } else { deadline };
-        let left = until.saturating_duration_since(Instant::now()).as_millis().max(1);
-        let answer = timeout_at(until, client.request(build(&format!("{left}ms"))))
+        // The server gets a little less, so that its definite answer comes before the own deadline.
+        let request = build(until.saturating_duration_since(Instant::now()) * 9 / 10)?;
+        let answer = timeout_at(until, client.request(request))
             .await
             .map_err(|_elapsed| ClientError::Timeout { sent: true })?;
         // Only a connection whose last answer was read to its end can take the next request.
@@ -173,7 +174,7 @@ fn may_repeat(kind: Kind, error: &ClientError) -> bool {
             matches!(problem.status, 429 | 503 | 504)
                 && (kind == Kind::Read || error.outcome() == Outcome::NotApplied)
         }
-        ClientError::Endpoint(_) | ClientError::Unexpected { .. } => false,
+        ClientError::Endpoint(_) | ClientError::TargetTooLong | ClientError::Unexpected { .. } => false,
     }
 }
 

@@ -112,12 +112,12 @@ async fn a_write_that_may_have_left_is_never_repeated() {
 async fn a_silent_node_costs_a_read_its_share_and_a_write_its_deadline() {
     let server = Server::start().await;
     let endpoints = [silent().await, server.addr.to_string()];
-    let mut cluster = Cluster::new(&endpoints, Duration::from_millis(200)).unwrap();
+    let mut cluster = Cluster::new(&endpoints, Duration::from_secs(1)).unwrap();
     let error = put(&mut cluster).await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { sent: true }), "{error}");
     assert_eq!(error.outcome(), Outcome::Unknown);
     assert_eq!(server.replica.proposals.load(Ordering::SeqCst), 0);
-    let mut cluster = Cluster::new(&endpoints, Duration::from_secs(1)).unwrap();
+    let mut cluster = Cluster::new(&endpoints, Duration::from_secs(2)).unwrap();
     assert_eq!(cluster.get(b"a", Consistency::Linearizable).await.unwrap(), None);
 }
 
@@ -142,16 +142,27 @@ async fn what_was_certainly_not_applied_is_tried_elsewhere() {
 async fn the_last_error_is_returned_at_the_deadline() {
     let server = Server::start().await;
     server.replica.refuse(Some(Refusal { reason: RefusalReason::NoQuorum, outcome: Outcome::NotApplied }));
-    let mut cluster = Cluster::new([server.addr.to_string()], Duration::from_millis(150)).unwrap();
+    let mut cluster = Cluster::new([server.addr.to_string()], Duration::from_millis(500)).unwrap();
     let error = put(&mut cluster).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "503 no_quorum: no majority of the voters answers the leader (not applied)"
     );
-    let mut cluster = Cluster::new([closed().await], Duration::from_millis(150)).unwrap();
+    let mut cluster = Cluster::new([closed().await], Duration::from_millis(500)).unwrap();
     let error = put(&mut cluster).await.unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
+}
+
+#[tokio::test]
+async fn a_key_longer_than_any_request_is_an_error() {
+    let server = Server::start().await;
+    let mut cluster = cluster(&[server.addr.to_string()]);
+    let error = cluster.get(&vec![0xff; 30_000], Consistency::Linearizable).await.unwrap_err();
+    assert!(matches!(error, ClientError::TargetTooLong), "{error}");
+    // The server's own limit is below.
+    let error = cluster.get(&[0xff; 5_000], Consistency::Linearizable).await.unwrap_err();
+    assert_eq!(error.to_string(), "413 too_large: the key is longer than 4096 bytes");
 }
 
 #[test]

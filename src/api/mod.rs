@@ -25,6 +25,7 @@ mod memory_replica;
 mod tests;
 
 pub use problem::Problem;
+pub use query::Consistency;
 pub use replica::Replica;
 pub use serve::serve;
 pub use settings::Settings;

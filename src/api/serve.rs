@@ -140,7 +140,7 @@ async fn serve_connection(
     });
     let builder = connection_builder();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut idle_check = interval(idle_timeout);
+    let mut idle_check = interval(idle_timeout.max(Duration::from_millis(1)));
     let mut begun_before = None;
     loop {
         tokio::select! {

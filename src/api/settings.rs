@@ -27,17 +27,22 @@ pub struct Settings {
     pub ready_lag_entries_max: u64,
 }
 
+impl Settings {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        request_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_mins(1),
+        drain_timeout: Duration::from_secs(6),
+        connections_max: 10_000,
+        key_bytes_max: 4 << 10,
+        value_bytes_max: 3 << 19,
+        request_bytes_max: 2 << 20,
+        ready_lag_entries_max: 5_000,
+    };
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            request_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_mins(1),
-            drain_timeout: Duration::from_secs(6),
-            connections_max: 10_000,
-            key_bytes_max: 4 << 10,
-            value_bytes_max: 3 << 19,
-            request_bytes_max: 2 << 20,
-            ready_lag_entries_max: 5_000,
-        }
+        Self::DEFAULT
     }
 }

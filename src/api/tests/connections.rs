@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::api::client::Client;
@@ -40,25 +41,31 @@ async fn requests_follow_one_another_on_a_connection() {
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3);
 }
 
+/// Long enough for a request to be sent on a busy machine.
+const IDLE: Settings = Settings { idle_timeout: Duration::from_millis(250), ..Settings::DEFAULT };
+
 #[tokio::test]
 async fn half_a_request_does_not_hold_a_connection_for_ever() {
-    let idle_timeout = Duration::from_millis(10);
-    let server = Server::start_with(Settings { idle_timeout, ..Settings::default() }).await;
+    let server = Server::start_with(IDLE).await;
+    let mut connections = JoinSet::new();
     for half in [&b""[..], b"G", b"PRI * HTTP/2.0\r\n", b"GET /livez HTTP/1.1\r\nHo", GET] {
-        let mut stream = TcpStream::connect(server.addr).await.unwrap();
-        stream.write_all(half).await.unwrap();
-        let mut answer = Vec::new();
-        // The end comes, whatever was answered before.
-        let _ = stream.read_to_end(&mut answer).await;
-        assert_eq!(!answer.is_empty(), half == GET);
+        let addr = server.addr;
+        connections.spawn(async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(half).await.unwrap();
+            let mut answer = Vec::new();
+            // The end comes, whatever was answered before.
+            let _ = stream.read_to_end(&mut answer).await;
+            assert_eq!(!answer.is_empty(), half == GET);
+        });
     }
+    connections.join_all().await;
     assert_eq!(server.get("/livez").await.status, 200);
 }
 
 #[tokio::test]
 async fn a_request_under_way_outlives_the_idle_timeout() {
-    let idle_timeout = Duration::from_millis(1);
-    let server = Server::start_with(Settings { idle_timeout, ..Settings::default() }).await;
+    let server = Server::start_with(IDLE).await;
     server.replica.close_gate();
     let addr = server.addr;
     let write = tokio::spawn(async move {
@@ -66,8 +73,8 @@ async fn a_request_under_way_outlives_the_idle_timeout() {
         client.put(b"a", Bytes::from_static(b"1"), Condition::Always).await
     });
     server.replica.waits.notified().await;
-    // Many checks pass meanwhile: another connection is closed by them ten times.
-    for _ in 0..10 {
+    // Checks pass meanwhile: other connections are closed by them.
+    for _ in 0..2 {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
