@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 use crate::api::replica::{Refusal, RefusalReason};
@@ -19,9 +19,12 @@ async fn put(cluster: &mut Cluster) -> Result<Written, ClientError> {
     cluster.put(b"a/b", Bytes::from_static(b"1"), Condition::Always).await
 }
 
-/// An address at which nobody listens.
-async fn closed() -> String {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+/// An address at which nobody listens, and what keeps others from it.
+fn closed() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = socket.local_addr().unwrap().to_string();
+    (socket, addr)
 }
 
 /// A node that reads a little of each request and then breaks the connection.
@@ -88,7 +91,8 @@ async fn keys_of_any_bytes_reach_the_server_whole() {
 #[tokio::test]
 async fn a_write_moves_on_where_nothing_was_sent() {
     let server = Server::start().await;
-    let mut cluster = cluster(&[closed().await, server.addr.to_string()]);
+    let (_reserved, closed) = closed();
+    let mut cluster = cluster(&[closed, server.addr.to_string()]);
     assert_eq!(put(&mut cluster).await.unwrap().version, 1);
     assert_eq!(cluster.endpoint(), server.addr.to_string());
     assert_eq!(put(&mut cluster).await.unwrap().version, 2);
@@ -148,7 +152,8 @@ async fn the_last_error_is_returned_at_the_deadline() {
         error.to_string(),
         "503 no_quorum: no majority of the voters answers the leader (not applied)"
     );
-    let mut cluster = Cluster::new([closed().await], Duration::from_millis(500)).unwrap();
+    let (_reserved, closed) = closed();
+    let mut cluster = Cluster::new([closed], Duration::from_millis(500)).unwrap();
     let error = put(&mut cluster).await.unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
