@@ -21,5 +21,6 @@ pub mod membership;
 pub mod metrics;
 pub mod raft;
 pub mod server;
+pub mod storage;
 pub mod transport;
 pub mod types;

@@ -1,0 +1,117 @@
+//! What can go wrong with stored data, told apart by what an operator must do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::types::LogIndex;
+
+/// Stored data that is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Where in the file, in bytes, if it can be told.
+    pub offset: Option<u64>,
+    /// The first log entry that is affected, if it can be told.
+    pub index: Option<LogIndex>,
+    /// What was found there.
+    pub what: String,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(offset) = self.offset {
+            write!(f, ", byte {offset}")?;
+        }
+        if let Some(index) = self.index {
+            write!(f, ", log entry {index}")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Something stored is not what was written. Nothing was changed.
+    #[error(
+        "data directory damaged: {0}. Nothing was changed. Keep a copy; `kuberaft debug verify` shows what can be \
+         read. Put back an intact copy of the directory, or replace this member by one with an empty directory"
+    )]
+    Damaged(Damage),
+    /// The disk refused an operation. What was not acknowledged may be lost; it is not tried again.
+    #[error("disk failed: {operation} {}: {source}", path.display())]
+    Disk {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An earlier write or flush failed, so nothing more is written: what the disk holds is unknown.
+    #[error("disk failed earlier; nothing more is written before a restart")]
+    Poisoned,
+    /// The directory belongs to another node, name or cluster.
+    #[error("data directory {} belongs to another: {what}", path.display())]
+    Identity {
+        /// The data directory, or the file in it.
+        path: PathBuf,
+        /// Expected and found.
+        what: String,
+    },
+    /// Another process uses the directory.
+    #[error("data directory {} is in use by {holder}; stop it, or choose another with --data-dir", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// The holder, as far as known.
+        holder: String,
+    },
+    /// A newer version of this program wrote the directory.
+    #[error("{} has format {found}, this version reads up to {supported}: use a newer version", path.display())]
+    Format {
+        /// The file or directory.
+        path: PathBuf,
+        /// As recorded.
+        found: u32,
+        /// The newest that this version reads.
+        supported: u32,
+    },
+    /// An entry that the log no longer holds.
+    #[error("log entry {index} was asked for, the log begins at {first}")]
+    BeforeLog {
+        /// Asked for.
+        index: LogIndex,
+        /// First entry of the log.
+        first: LogIndex,
+    },
+    /// This build does not flush sled's file to the disk.
+    #[error("{0}")]
+    FlushNotReal(String),
+}
+
+impl StorageError {
+    /// The exit code for a process that must stop because of this error.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Damaged(_) => 3,
+            Self::Disk { .. } | Self::Poisoned => 4,
+            Self::Identity { .. } => 5,
+            Self::Locked { .. } | Self::Format { .. } | Self::BeforeLog { .. } | Self::FlushNotReal(_) => 1,
+        }
+    }
+
+    /// Damage to a file or directory as a whole.
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged(Damage { path: path.to_owned(), offset: None, index: None, what: what.into() })
+    }
+
+    /// For `map_err` on a system call.
+    pub(crate) fn disk(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Disk { operation, path, source }
+    }
+}

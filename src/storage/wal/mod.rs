@@ -1,0 +1,561 @@
+//! The write-ahead log: term, vote and entries, durable before anything is promised.
+//!
+//! # Shape
+//! Segments `wal/<sequence>` (16 hex digits), preallocated and filled with zeros. Everything that waits is one
+//! *record*, one write and one `fdatasync` ([`Wal::flush`]); the next record is written only after that flush
+//! succeeded. A record carries hard state, commit index, an optional truncation and entries. Its checksum covers
+//! its place and the checksum of the record before it, so records form one chain through all segments, over the
+//! segment headers, and a record that is missing, moved or replaced breaks it. A new segment appears under its
+//! name only when its header is durable; if a group does not fit into what is left, it goes there as a whole.
+//!
+//! # The end of the log: a write cut short, or damage?
+//! Opening must cut what a crash left of an unfinished write, and must never cut an acknowledged record because
+//! a bit of it flipped. A checksum alone cannot tell the two apart for the last record. What can:
+//!
+//! 1. Space ahead of the log is zeros, durably. So a sector that a crash kept from the disk is zeros from the
+//!    record's start on, or from where a write was cut.
+//! 2. The last byte of every 512-byte sector that a record fills, of its head, and of the record is a *mark*
+//!    that is never zero. So in a record cut short at least one mark is zero, whichever sectors are missing, and
+//!    also if a sector was written only up to some byte. (Assumed: what a disk writes of a sector is a prefix.)
+//! 3. In a record that was written completely no mark is zero, and one flipped bit cannot make one so.
+//!
+//! Hence a record with a bad checksum is *torn* if a mark in it is zero, and *changed* if none is. Changed is
+//! damage wherever it stands. Torn can only be the very last write: if a good record head stands anywhere
+//! behind it, or another segment, the torn record had been flushed before that one was written, so zeros in it
+//! are damage, too. The same look behind is taken where nothing but zeros follows the last record. A torn tail
+//! was never acknowledged; it is overwritten with zeros, durably, before the log goes on, which keeps 1 true.
+//!
+//! Not told apart from a cut write: a last record of which the disk later returns whole sectors as zeros. Its
+//! entries are on a majority's disks if they were committed.
+//!
+//! Opening also writes the last record again and flushes it: after a failed flush the kernel may hold it as
+//! clean although the disk never got it, and what was read is about to be promised.
+
+mod format;
+mod positions;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use segment::Preparation;
+
+use self::format::{ALIGNMENT, Found, Record, RecordContent, SegmentHeader};
+use self::positions::{Positions, RecordPlace};
+use self::scan::Scan;
+use self::segment::Segment;
+use super::files::{File, Files};
+use super::{Damage, StorageError};
+use crate::raft::{AppendEntries, Configuration, Entry, HardState};
+use crate::types::{ClusterId, LogIndex, LogPosition, NodeId};
+
+/// Whose log it is; recorded in every segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The node.
+    pub node_id: NodeId,
+    /// The cluster.
+    pub cluster_id: ClusterId,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} of cluster {}", self.node_id, self.cluster_id)
+    }
+}
+
+/// What can be chosen about a log.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Size of new segments in bytes; a group of records that is larger gets a segment of its own size.
+    pub segment_bytes: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20 }
+    }
+}
+
+/// What an opened log holds.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// Entries up to here are known to be committed; more may be.
+    pub commit_index: LogIndex,
+    /// The entry before the log's first one.
+    pub before: LogPosition,
+    /// Last entry, or `before` if there is none.
+    pub last: LogPosition,
+    /// First index of each run of entries of one term, in order.
+    pub runs: Vec<LogPosition>,
+    /// The configurations among the entries, in order.
+    pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// What was cut at the end, if anything.
+    pub torn_tail: Option<TornTail>,
+}
+
+/// The remains of a write that a crash cut short. Nothing in it was ever acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The segment.
+    pub path: PathBuf,
+    /// Where the remains began.
+    pub offset: u64,
+    /// Their length in bytes.
+    pub bytes: u64,
+    /// The last whole entry before them.
+    pub after: LogPosition,
+}
+
+/// What one flush made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlushStats {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes written; 0 if there was nothing to write, and so no flush.
+    pub bytes: usize,
+}
+
+/// The write-ahead log. One thread owns it.
+pub struct Wal<F: Files> {
+    files: F,
+    directory: PathBuf,
+    owner: Owner,
+    options: Options,
+    segments: Vec<Segment<F::File>>,
+    /// Includes what waits to be flushed, but for the places of records.
+    positions: Positions,
+    /// Last entry that [`Wal::read`] may give out: flushed, and not about to be truncated.
+    readable: LogIndex,
+    /// Last entry and hard state as of the last record.
+    flushed: (LogPosition, HardState),
+    hard_state: HardState,
+    commit_index: LogIndex,
+    pending: Pending,
+    /// Offset of the next record in the last segment.
+    end: u64,
+    next_record: u64,
+    previous: u32,
+    buffer: Vec<u8>,
+    preparation_taken: bool,
+    poisoned: bool,
+}
+
+/// What waits to be flushed.
+#[derive(Default)]
+struct Pending {
+    is_needed: bool,
+    truncate_from: Option<LogIndex>,
+    entries: Vec<Entry>,
+}
+
+impl Pending {
+    fn truncate(&mut self, from: LogIndex) {
+        match self.entries.first() {
+            Some(first) if first.index < from => {
+                let keep = usize::try_from(from.0 - first.index.0).expect("within a vector");
+                self.entries.truncate(keep);
+            }
+            _ => {
+                self.entries.clear();
+                self.truncate_from = Some(self.truncate_from.map_or(from, |earlier| earlier.min(from)));
+            }
+        }
+    }
+}
+
+impl<F: Files> Wal<F> {
+    /// Whether `directory` holds a log. An interrupted [`Wal::create`] leaves none.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`].
+    pub fn exists(files: &F, directory: &Path) -> Result<bool, StorageError> {
+        match files.list(directory) {
+            Ok(names) => Ok(!segment::sequences(&names).is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StorageError::disk("list", directory)(error)),
+        }
+    }
+
+    /// Makes a log, with a first record if one is given: after a crash there is the whole of it or none.
+    /// Durable but for the directory's own name, which is the caller's.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`].
+    ///
+    /// # Panics
+    /// If `first` does not begin a log, or is too large for a record.
+    pub fn create(
+        files: F,
+        directory: &Path,
+        owner: Owner,
+        options: Options,
+        first: Option<&AppendEntries>,
+    ) -> Result<Self, StorageError> {
+        files.create_directory(directory).map_err(StorageError::disk("create", directory))?;
+        let names = files.list(directory).map_err(StorageError::disk("list", directory))?;
+        assert!(segment::sequences(&names).is_empty(), "there is a log in {}", directory.display());
+        segment::remove_unfinished(&files, directory, &names)?;
+        let header = SegmentHeader {
+            owner,
+            sequence: 1,
+            record: 1,
+            before: LogPosition::default(),
+            hard_state: HardState::default(),
+            commit_index: LogIndex(0),
+            previous: 0,
+        };
+        let bytes = u64::from(options.segment_bytes).max(segment::RECORDS_BEGIN);
+        let segment = segment::start(&files, directory, &header, bytes)?;
+        let mut wal = Self {
+            files,
+            directory: directory.to_owned(),
+            owner,
+            options,
+            positions: Positions::begin(LogPosition::default()),
+            readable: LogIndex(0),
+            flushed: (LogPosition::default(), HardState::default()),
+            hard_state: HardState::default(),
+            commit_index: LogIndex(0),
+            pending: Pending::default(),
+            end: segment::RECORDS_BEGIN,
+            next_record: 1,
+            previous: segment.salt,
+            segments: vec![segment],
+            buffer: Vec::new(),
+            preparation_taken: false,
+            poisoned: false,
+        };
+        if let Some(first) = first {
+            wal.append(first);
+            wal.write_pending(false)?;
+        }
+        segment::publish(&wal.files, directory, &wal.segments[0])?;
+        Ok(wal)
+    }
+
+    /// Opens the log in `directory`, which must be `owner`'s; cuts a torn tail.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`], [`StorageError::Identity`] and [`StorageError::Format`], in all of which nothing
+    /// was changed; [`StorageError::Disk`].
+    pub fn open(
+        files: F,
+        directory: &Path,
+        owner: Owner,
+        options: Options,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let mut scan = scan::scan(&files, directory, Some(owner), &mut |_| {})?;
+        let names = files.list(directory).map_err(StorageError::disk("list", directory))?;
+        segment::remove_unfinished(&files, directory, &names)?;
+        let last = scan.segments.last_mut().expect("a log has a segment");
+        last.file = files.open(&last.path).map_err(StorageError::disk("open", &last.path))?;
+        settle(&scan)?;
+        segment::sync_directory(&files, directory)?;
+        let recovered = Recovered {
+            hard_state: scan.hard_state,
+            commit_index: scan.commit_index.min(scan.positions.last.index),
+            before: scan.positions.before,
+            last: scan.positions.last,
+            runs: scan.positions.runs.clone(),
+            configurations: scan.configurations,
+            torn_tail: scan.torn_tail,
+        };
+        let wal = Self {
+            files,
+            directory: directory.to_owned(),
+            owner,
+            options,
+            segments: scan.segments,
+            readable: scan.positions.last.index,
+            flushed: (scan.positions.last, scan.hard_state),
+            positions: scan.positions,
+            hard_state: scan.hard_state,
+            commit_index: recovered.commit_index,
+            pending: Pending::default(),
+            end: scan.end,
+            next_record: scan.next_record,
+            previous: scan.previous,
+            buffer: Vec::new(),
+            preparation_taken: false,
+            poisoned: false,
+        };
+        Ok((wal, recovered))
+    }
+
+    /// The first entry that the log holds, or would hold.
+    #[must_use]
+    pub fn first_index(&self) -> LogIndex {
+        self.positions.before.index.next()
+    }
+
+    /// The last entry, flushed or not.
+    #[must_use]
+    pub fn last(&self) -> LogPosition {
+        self.positions.last
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Adds to what the next flush writes. Payloads are shared, not copied. An append that changes nothing but
+    /// the commit index causes no write.
+    ///
+    /// # Panics
+    /// If the entries do not follow the log's last one, or a truncation lies outside of the log.
+    pub fn append(&mut self, append: &AppendEntries) {
+        if let Some(from) = append.truncate_from {
+            let last = self.positions.last;
+            assert!(self.positions.can_truncate(from), "truncation from {from} in a log that ends at {last}");
+            self.positions.truncate(from);
+            self.readable = self.readable.min(from.prev());
+            self.pending.truncate(from);
+        }
+        for entry in &append.entries {
+            let (position, last) = (entry.position(), self.positions.last);
+            assert!(self.positions.can_follow(position), "entry {position} after {last}");
+            self.positions.push(position);
+            self.pending.entries.push(entry.clone());
+        }
+        self.pending.is_needed |= append.truncate_from.is_some()
+            || !append.entries.is_empty()
+            || append.hard_state != self.hard_state;
+        self.hard_state = append.hard_state;
+        self.commit_index = self.commit_index.max(append.commit_index);
+    }
+
+    /// Makes all appends so far durable: one write and one `fdatasync`, or none if there is nothing to write.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`], after which every call gives [`StorageError::Poisoned`]: nothing is tried again.
+    ///
+    /// # Panics
+    /// If what waits is above 4 GiB.
+    pub fn flush(&mut self) -> Result<FlushStats, StorageError> {
+        self.check_poison()?;
+        if !self.pending.is_needed {
+            return Ok(FlushStats::default());
+        }
+        let result = self.write_pending(true);
+        self.poisoned = result.is_err();
+        result
+    }
+
+    /// Work that makes the next segment ready, when it is time for it; handed out once a segment. Run it beside
+    /// the log thread: without it, the flush that needs the segment must fill it with zeros itself.
+    pub fn take_preparation(&mut self) -> Option<Preparation<F>> {
+        let active = self.segments.last().expect("a log has a segment");
+        if self.preparation_taken || self.end < active.bytes / 4 {
+            return None;
+        }
+        self.preparation_taken = true;
+        let bytes = u64::from(self.options.segment_bytes);
+        Some(Preparation::new(self.files.clone(), &self.directory, bytes))
+    }
+
+    /// Reads flushed entries from `from` to `through`, fewer if `bytes_max` is reached (by
+    /// [`Entry::size_bytes`]; one is always given) or the log ends before. Checksums are verified again.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`], [`StorageError::Disk`], [`StorageError::BeforeLog`],
+    /// [`StorageError::Poisoned`].
+    pub fn read(
+        &self,
+        from: LogIndex,
+        through: LogIndex,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.check_poison()?;
+        let through = through.min(self.readable);
+        if from < self.first_index() {
+            return Err(StorageError::BeforeLog { index: from, first: self.first_index() });
+        }
+        let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
+        let mut window = Window::default();
+        let mut at = self.positions.places.partition_point(|place| place.first <= from).saturating_sub(1);
+        while next <= through {
+            let place = self.positions.places[at];
+            at += 1;
+            let last = self.positions.places.get(at).map_or(through, |next| next.first.prev().min(through));
+            let record = self.read_record(place, &mut window)?;
+            for view in record.entries() {
+                let view = view.ok_or_else(|| self.damage(place, "an entry reaches beyond its record"))?;
+                if view.position.index < next || view.position.index > last {
+                    continue;
+                }
+                let entry = view.to_entry().map_err(|error| self.damage(place, error.to_string()))?;
+                if !entries.is_empty() && bytes + entry.size_bytes() > bytes_max {
+                    return Ok(entries);
+                }
+                bytes += entry.size_bytes();
+                next = next.next();
+                entries.push(entry);
+            }
+            if next <= last {
+                return Err(self.damage(place, "the record lacks entries"));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_record(&self, place: RecordPlace, window: &mut Window) -> Result<Box<Record>, StorageError> {
+        let segment = &self.segments[place.segment as usize];
+        let offset = u64::from(place.offset);
+        let bytes = window.load(segment, place, 0)?;
+        let found = match format::record_length(bytes, offset, segment.salt) {
+            Some(length) => {
+                let bytes = window.load(segment, place, length)?;
+                format::find_record(bytes, offset, segment.salt)
+            }
+            None => Found::Nothing,
+        };
+        match found {
+            Found::Record(record) => Ok(record),
+            Found::Nothing | Found::Torn => Err(self.damage(place, "the record is gone")),
+            Found::Changed(what) => Err(self.damage(place, what)),
+        }
+    }
+
+    fn damage(&self, place: RecordPlace, what: impl Into<String>) -> StorageError {
+        StorageError::Damaged(Damage {
+            path: self.segments[place.segment as usize].path.clone(),
+            offset: Some(u64::from(place.offset)),
+            index: Some(place.first),
+            what: what.into(),
+        })
+    }
+
+    fn check_poison(&self) -> Result<(), StorageError> {
+        if self.poisoned { Err(StorageError::Poisoned) } else { Ok(()) }
+    }
+
+    fn write_pending(&mut self, may_roll: bool) -> Result<FlushStats, StorageError> {
+        let bytes_max =
+            format::record_bytes_max(&self.pending.entries).expect("groups are below 4 GiB") as u64;
+        let room = self.segments.last().expect("a log has a segment").bytes - self.end;
+        if bytes_max > room {
+            assert!(may_roll, "the first record is larger than a segment");
+            self.roll(segment::RECORDS_BEGIN + bytes_max)?;
+        }
+        let active = self.segments.last().expect("a log has a segment");
+        let content = RecordContent {
+            number: self.next_record,
+            hard_state: self.hard_state,
+            commit_index: self.commit_index,
+            truncate_from: self.pending.truncate_from,
+            entries: &self.pending.entries,
+            previous: self.previous,
+        };
+        let crc = format::encode_record(&content, self.end, active.salt, &mut self.buffer);
+        active.file.write_at(&self.buffer, self.end).map_err(StorageError::disk("write", &active.path))?;
+        active.file.sync_data().map_err(StorageError::disk("fdatasync", &active.path))?;
+
+        let stats = FlushStats { entries: self.pending.entries.len(), bytes: self.buffer.len() };
+        if let Some(first) = self.pending.entries.first() {
+            let segment = u32::try_from(self.segments.len() - 1).expect("fewer segments than that");
+            let offset = u32::try_from(self.end).expect("segments are below 4 GiB");
+            self.positions.place(RecordPlace { first: first.index, segment, offset });
+        }
+        self.end = (self.end + self.buffer.len() as u64).next_multiple_of(ALIGNMENT as u64);
+        self.next_record += 1;
+        self.previous = crc;
+        self.readable = self.positions.last.index;
+        self.flushed = (self.positions.last, self.hard_state);
+        self.pending.is_needed = false;
+        self.pending.truncate_from = None;
+        self.pending.entries.clear();
+        Ok(stats)
+    }
+
+    /// Goes on in a new segment of at least `bytes`. All before is durable, or this would not be called.
+    fn roll(&mut self, bytes: u64) -> Result<(), StorageError> {
+        let sequence = self.segments.last().expect("a log has a segment").sequence + 1;
+        let header = SegmentHeader {
+            owner: self.owner,
+            sequence,
+            record: self.next_record,
+            before: self.flushed.0,
+            hard_state: self.flushed.1,
+            commit_index: self.commit_index,
+            previous: self.previous,
+        };
+        let bytes = bytes.max(u64::from(self.options.segment_bytes));
+        let segment = segment::start(&self.files, &self.directory, &header, bytes)?;
+        segment::publish(&self.files, &self.directory, &segment)?;
+        self.previous = segment.salt;
+        self.end = segment::RECORDS_BEGIN;
+        self.segments.push(segment);
+        self.preparation_taken = false;
+        Ok(())
+    }
+}
+
+/// Clears a torn tail, and makes sure that the last record is on the disk and not only in the kernel's memory.
+fn settle<H: File>(scan: &Scan<H>) -> Result<(), StorageError> {
+    const CLEAR_BYTES: u64 = 256 << 10;
+    let last = scan.segments.last().expect("a log has a segment");
+    let write = |data: &[u8], offset| {
+        last.file.write_at(data, offset).map_err(StorageError::disk("write", &last.path))
+    };
+    let mut at = scan.to_clear.start;
+    while at < scan.to_clear.end {
+        let bytes = CLEAR_BYTES.min(scan.to_clear.end - at);
+        write(&vec![0; usize::try_from(bytes).expect("small")], at)?;
+        at += bytes;
+    }
+    let from = scan.last_record.unwrap_or(0);
+    let mut again = vec![0; usize::try_from(scan.end - from).expect("it was in memory")];
+    last.file.read_at(&mut again, from).map_err(StorageError::disk("read", &last.path))?;
+    write(&again, from)?;
+    last.file.sync_data().map_err(StorageError::disk("fdatasync", &last.path))
+}
+
+/// A stretch of a segment, read ahead so that many small records cost few system calls.
+#[derive(Default)]
+struct Window {
+    segment: u32,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// The segment's bytes from `place` on: at least `length` and enough for a record's head, unless the
+    /// segment ends before.
+    fn load<H: File>(
+        &mut self,
+        segment: &Segment<H>,
+        place: RecordPlace,
+        length: usize,
+    ) -> Result<&[u8], StorageError> {
+        const HEAD_BYTES: u64 = 128;
+        const AHEAD_BYTES: u64 = 64 << 10;
+        let offset = u64::from(place.offset);
+        let rest = segment.bytes - offset;
+        let needed = (length as u64).max(HEAD_BYTES).min(rest);
+        let is_loaded = self.segment == place.segment
+            && self.start <= offset
+            && offset + needed <= self.start + self.bytes.len() as u64;
+        if !is_loaded {
+            let bytes = usize::try_from(needed.max(AHEAD_BYTES).min(rest)).expect("segments fit into memory");
+            self.bytes.resize(bytes, 0);
+            segment
+                .file
+                .read_at(&mut self.bytes, offset)
+                .map_err(StorageError::disk("read", &segment.path))?;
+            self.segment = place.segment;
+            self.start = offset;
+        }
+        let skip = usize::try_from(offset - self.start).expect("within the window");
+        Ok(&self.bytes[skip..])
+    }
+}

@@ -1,0 +1,149 @@
+//! Segment files: names, making them ready ahead of need, and giving them their header.
+
+use std::path::{Path, PathBuf};
+
+use super::format::{HEADER_BLOCK_BYTES, SegmentHeader};
+use crate::storage::StorageError;
+use crate::storage::files::{File, Files};
+
+/// A segment that is made ready, not yet complete.
+const PREPARING: &str = "preparing";
+/// A segment that is ready: zeros, durable.
+const READY: &str = "ready";
+/// A segment that gets its header.
+const STARTING: &str = "starting";
+
+/// One open segment.
+pub(super) struct Segment<H> {
+    pub(super) path: PathBuf,
+    pub(super) file: H,
+    /// Length of the file in bytes.
+    pub(super) bytes: u64,
+    /// Checksum of the header: where the chain of its records begins, and what ties them to this file.
+    pub(super) salt: u32,
+    pub(super) sequence: u64,
+}
+
+/// The work of making the next segment ready, to be done beside the log's writes.
+pub struct Preparation<F> {
+    files: F,
+    directory: PathBuf,
+    bytes: u64,
+}
+
+impl<F: Files> Preparation<F> {
+    pub(super) fn new(files: F, directory: &Path, bytes: u64) -> Self {
+        Self { files, directory: directory.to_owned(), bytes }
+    }
+
+    /// Writes zeros and flushes them. The log takes the segment from then on.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`]. The log is not harmed: when it needs the segment, it tries itself.
+    pub fn run(&self) -> Result<(), StorageError> {
+        let preparing = self.directory.join(PREPARING);
+        zero_filled(&self.files, &preparing, self.bytes)?;
+        let ready = self.directory.join(READY);
+        self.files.rename(&preparing, &ready).map_err(StorageError::disk("rename", &ready))?;
+        sync_directory(&self.files, &self.directory)
+    }
+}
+
+/// The file's name for a sequence number.
+pub(super) fn name(sequence: u64) -> String {
+    format!("{sequence:016x}")
+}
+
+/// The sequence numbers among a directory's names, in order.
+pub(super) fn sequences(names: &[String]) -> Vec<u64> {
+    let mut sequences: Vec<u64> = names
+        .iter()
+        .filter(|name| name.len() == 16)
+        .filter_map(|name| u64::from_str_radix(name, 16).ok())
+        .collect();
+    sequences.sort_unstable();
+    sequences
+}
+
+/// Removes what an interrupted [`start`] or [`Preparation`] left.
+pub(super) fn remove_unfinished<F: Files>(
+    files: &F,
+    directory: &Path,
+    names: &[String],
+) -> Result<(), StorageError> {
+    for name in names.iter().filter(|name| *name == PREPARING || *name == STARTING) {
+        let path = directory.join(name);
+        files.unlink(&path).map_err(StorageError::disk("unlink", &path))?;
+    }
+    Ok(())
+}
+
+/// A segment with its header, durable, of at least `bytes`. It has no place in the log before [`publish`].
+pub(super) fn start<F: Files>(
+    files: &F,
+    directory: &Path,
+    header: &SegmentHeader,
+    bytes: u64,
+) -> Result<Segment<F::File>, StorageError> {
+    let starting = directory.join(STARTING);
+    let file = match take_ready(files, directory, bytes)? {
+        Some(file) => file,
+        None => zero_filled(files, &starting, bytes)?,
+    };
+    let (content, salt) = header.encode();
+    file.write_at(&content, 0).map_err(StorageError::disk("write", &starting))?;
+    file.sync_data().map_err(StorageError::disk("fdatasync", &starting))?;
+    let bytes = file.len().map_err(StorageError::disk("stat", &starting))?;
+    let path = directory.join(name(header.sequence));
+    Ok(Segment { path, file, bytes, salt, sequence: header.sequence })
+}
+
+/// Gives a started segment its name, durably: from now on it is the log's last.
+pub(super) fn publish<F: Files>(
+    files: &F,
+    directory: &Path,
+    segment: &Segment<F::File>,
+) -> Result<(), StorageError> {
+    files
+        .rename(&directory.join(STARTING), &segment.path)
+        .map_err(StorageError::disk("rename", &segment.path))?;
+    sync_directory(files, directory)
+}
+
+pub(super) fn sync_directory<F: Files>(files: &F, directory: &Path) -> Result<(), StorageError> {
+    files.sync_directory(directory).map_err(StorageError::disk("fsync", directory))
+}
+
+/// The segment made ready ahead of need, if there is one and it is large enough.
+fn take_ready<F: Files>(files: &F, directory: &Path, bytes: u64) -> Result<Option<F::File>, StorageError> {
+    let ready = directory.join(READY);
+    let file = match files.open(&ready) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StorageError::disk("open", &ready)(error)),
+    };
+    if file.len().map_err(StorageError::disk("stat", &ready))? < bytes {
+        return Ok(None);
+    }
+    files.rename(&ready, &directory.join(STARTING)).map_err(StorageError::disk("rename", &ready))?;
+    Ok(Some(file))
+}
+
+/// A new file of zeros, durable. Real zeros: a write into extents that the file system only reserved makes
+/// every `fdatasync` of the log journal metadata, too.
+fn zero_filled<F: Files>(files: &F, path: &Path, bytes: u64) -> Result<F::File, StorageError> {
+    const ZEROS_BYTES: u64 = 256 << 10;
+    let zeros = vec![0; usize::try_from(ZEROS_BYTES).expect("small")];
+    let file = files.create(path).map_err(StorageError::disk("create", path))?;
+    let mut offset = 0;
+    while offset < bytes {
+        let part = usize::try_from(ZEROS_BYTES.min(bytes - offset)).expect("small");
+        file.write_at(&zeros[..part], offset).map_err(StorageError::disk("write", path))?;
+        offset += part as u64;
+    }
+    file.sync_data().map_err(StorageError::disk("fdatasync", path))?;
+    Ok(file)
+}
+
+/// Where a segment's records begin.
+pub(super) const RECORDS_BEGIN: u64 = HEADER_BLOCK_BYTES as u64;
