@@ -34,9 +34,9 @@ impl std::fmt::Display for Damage {
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Something stored is not what was written. Nothing was changed.
+    /// Something stored is not what was written. The log was not changed; sled may have tidied up as it opened.
     #[error(
-        "data directory damaged: {0}. Nothing was changed. Keep a copy; `kuberaft debug verify` shows what can be \
+        "data directory damaged: {0}. The log was not changed. Keep a copy; `kuberaft debug verify` shows what can be \
          read. Put back an intact copy of the directory, or replace this member by one with an empty directory"
     )]
     Damaged(Damage),

@@ -4,8 +4,16 @@
 //! for state that the log can rebuild, fatal for a vote. Nothing here retries a failed flush: after one, what
 //! the kernel still holds of the file is unknown, so the store is poisoned and the process ends.
 
+pub mod data_dir;
 mod error;
 pub mod files;
+pub mod inspect;
+mod lock;
+pub mod state;
+mod sync_file_range;
 pub mod wal;
 
+pub use data_dir::{BootstrapIntent, DataDir, Identity, Opened};
 pub use error::{Damage, StorageError};
+pub use lock::Lock;
+pub use state::{Checkpoint, StateStore};

@@ -32,6 +32,7 @@
 //! clean although the disk never got it, and what was read is about to be promised.
 
 mod format;
+mod inspect;
 mod positions;
 mod scan;
 mod segment;
@@ -43,6 +44,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use inspect::{EntrySummary, Inspected, LogRecord, inspect};
 pub use segment::Preparation;
 
 use self::format::{ALIGNMENT, Found, Record, RecordContent, SegmentHeader};
@@ -241,6 +243,14 @@ impl<F: Files> Wal<F> {
         Ok(wal)
     }
 
+    /// Whose log it is, by all of its segments.
+    ///
+    /// # Errors
+    /// As [`Wal::open`], but for a torn tail, which is left alone.
+    pub fn owner(files: &F, directory: &Path) -> Result<Owner, StorageError> {
+        scan::scan(files, directory, None, &mut |_| {}).map(|scan| scan.owner)
+    }
+
     /// Opens the log in `directory`, which must be `owner`'s; cuts a torn tail.
     ///
     /// # Errors
@@ -259,15 +269,7 @@ impl<F: Files> Wal<F> {
         last.file = files.open(&last.path).map_err(StorageError::disk("open", &last.path))?;
         settle(&scan)?;
         segment::sync_directory(&files, directory)?;
-        let recovered = Recovered {
-            hard_state: scan.hard_state,
-            commit_index: scan.commit_index.min(scan.positions.last.index),
-            before: scan.positions.before,
-            last: scan.positions.last,
-            runs: scan.positions.runs.clone(),
-            configurations: scan.configurations,
-            torn_tail: scan.torn_tail,
-        };
+        let recovered = scan.recovered();
         let wal = Self {
             files,
             directory: directory.to_owned(),

@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::positions::{Positions, RecordPlace};
 use super::segment::{self, Segment};
-use super::{Owner, TornTail};
+use super::{Owner, Recovered, TornTail};
 use crate::raft::{Configuration, EntryKind, HardState};
 use crate::storage::files::{File, Files};
 use crate::storage::{Damage, StorageError};
@@ -139,6 +139,19 @@ impl<H> Scan<H> {
         state.end = segment::RECORDS_BEGIN;
         state.last_record = None;
         Ok(state)
+    }
+
+    /// What to tell whoever opens the log.
+    pub(super) fn recovered(&self) -> Recovered {
+        Recovered {
+            hard_state: self.hard_state,
+            commit_index: self.commit_index.min(self.positions.last.index),
+            before: self.positions.before,
+            last: self.positions.last,
+            runs: self.positions.runs.clone(),
+            configurations: self.configurations.clone(),
+            torn_tail: self.torn_tail.clone(),
+        }
     }
 
     fn begin(segment: Segment<H>, header: &SegmentHeader) -> Self {

@@ -435,7 +435,7 @@ fn damage_is_described() {
     files.change("0000000000000001", |content| content[4500] ^= 4);
     let text = open(&files).map(|_| ()).unwrap_err().to_string();
     for part in
-        ["/data/wal/0000000000000001", "byte 4", "log entry", "checksum", "Nothing was changed", "verify"]
+        ["/data/wal/0000000000000001", "byte 4", "log entry", "checksum", "The log was not changed", "verify"]
     {
         assert!(text.contains(part), "{part:?} in {text}");
     }

@@ -1,0 +1,310 @@
+//! The data directory: whose it is, and opening its parts in the right order.
+//!
+//! ```text
+//! <data-dir>/lock         held while a node runs on it
+//! <data-dir>/data/        0700; absent: empty. Appears whole, with an identity in it
+//! <data-dir>/data/sled/   identity and applied state
+//! <data-dir>/data/wal/    the log; there once the node belongs to a cluster
+//! ```
+//!
+//! # Joining a cluster, and a crash in between
+//! The log is made first, whole, with the cluster's id in it; then the id is recorded. A log without a recorded
+//! id is that crash, and opening records the id. (Or sled lost its end: then the log holds all, or begins above
+//! the state, which is damage.) A recorded id without a log is damage.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::files::OsFiles;
+use super::state::{Checkpoint, Database, SledState, StateStore};
+use super::wal::{Options, Owner, Recovered, Wal};
+use super::{Lock, StorageError};
+use crate::raft::{AppendEntries, Configuration};
+use crate::types::{ClusterId, NodeId};
+
+/// Newest layout of the directory that this version reads, and the one it writes.
+const FORMAT: u32 = 1;
+const IDENTITY: &str = "identity";
+const INTENT: &str = "bootstrap_intent";
+
+/// Who the node is that a data directory belongs to. One item of sled's tree `meta`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Layout of the directory.
+    format: u32,
+    /// Drawn when the directory was first used.
+    pub node_id: NodeId,
+    /// The name it was first used with.
+    pub name: String,
+    /// The cluster it belongs to, once it does.
+    pub cluster_id: Option<ClusterId>,
+}
+
+/// The cluster that this node is about to form: recorded before anyone is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootstrapIntent {
+    /// The id that the cluster will have.
+    pub cluster_id: ClusterId,
+    /// Its first configuration.
+    pub configuration: Configuration,
+}
+
+/// A locked data directory with an identity.
+pub struct DataDir {
+    data: PathBuf,
+    lock: Lock,
+    database: Database,
+    identity: Identity,
+    intent: Option<BootstrapIntent>,
+    options: Options,
+}
+
+/// The parts of a member's data directory, for the threads that own them.
+pub struct Opened {
+    /// Keep it as long as any of the others.
+    pub lock: Lock,
+    /// Who this is.
+    pub identity: Identity,
+    /// The log.
+    pub wal: Wal<OsFiles>,
+    /// What the log holds.
+    pub recovered: Recovered,
+    /// The applied state as of its newest checkpoint, not yet read.
+    pub state: SledState,
+}
+
+impl DataDir {
+    /// Opens the data directory `root` of the node `name`, and makes it if it is not there. `wait` is called
+    /// while another process holds the lock: see [`Lock::acquire`]. Afterwards [`DataDir::identity`] is durable.
+    ///
+    /// # Errors
+    /// Any [`StorageError`]; [`StorageError::Identity`] if the directory was first used under another name.
+    pub fn open(
+        root: &Path,
+        name: &str,
+        options: Options,
+        wait: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Self, StorageError> {
+        fs::create_dir_all(root).map_err(StorageError::disk("create", root))?;
+        let lock = Lock::acquire(root, wait)?;
+        let data = root.join("data");
+        if !exists(&data)? {
+            create(root, &data, name)?;
+        }
+        let database = open_database(&data)?;
+        let identity = read_identity(&database, &data)?;
+        if identity.name != name {
+            let what = format!("it was first used as {:?}, not {name:?}", identity.name);
+            return Err(StorageError::Identity { path: root.to_owned(), what });
+        }
+        let intent = database.get(INTENT)?;
+        let mut opened = Self { data, lock, database, identity, intent, options };
+        opened.settle_cluster()?;
+        Ok(opened)
+    }
+
+    /// Who the node is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The cluster that this node was about to form, if it was.
+    #[must_use]
+    pub fn intent(&self) -> Option<&BootstrapIntent> {
+        self.intent.as_ref()
+    }
+
+    /// Records durably what is about to be formed; replaces an earlier intent.
+    ///
+    /// # Errors
+    /// As any write: [`StorageError::Disk`], [`StorageError::Damaged`].
+    pub fn record_intent(&mut self, intent: BootstrapIntent) -> Result<(), StorageError> {
+        self.database.put(INTENT, &intent)?;
+        self.database.flush()?;
+        self.intent = Some(intent);
+        Ok(())
+    }
+
+    /// Makes the node a member of `cluster_id`, durably and for good: makes its log, with `first` in it if given.
+    /// Again with the same id it does nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Identity`] if it belongs to another cluster; as any write.
+    pub fn join(&mut self, cluster_id: ClusterId, first: Option<&AppendEntries>) -> Result<(), StorageError> {
+        match self.identity.cluster_id {
+            Some(recorded) if recorded == cluster_id => return Ok(()),
+            Some(recorded) => {
+                let what = format!("it is of cluster {recorded}, not {cluster_id}");
+                return Err(StorageError::Identity { path: self.data.clone(), what });
+            }
+            None => {}
+        }
+        let owner = Owner { node_id: self.identity.node_id, cluster_id };
+        drop(Wal::create(OsFiles, &self.wal_path(), owner, self.options, first)?);
+        sync_directory(&self.data)?;
+        self.record_cluster(cluster_id)
+    }
+
+    /// Opens log and state of a member.
+    ///
+    /// # Errors
+    /// Any [`StorageError`]; [`StorageError::Damaged`] also if log and state do not fit together.
+    ///
+    /// # Panics
+    /// If the node does not belong to a cluster yet: see [`Identity::cluster_id`].
+    pub fn into_parts(self) -> Result<Opened, StorageError> {
+        let cluster_id = self.identity.cluster_id.expect("only a member has a log");
+        let owner = Owner { node_id: self.identity.node_id, cluster_id };
+        let state = SledState::open(self.database.clone())?;
+        let (wal, recovered) = Wal::open(OsFiles, &self.wal_path(), owner, self.options)?;
+        check_fit(&self.data, &recovered, state.checkpoint())?;
+        Ok(Opened { lock: self.lock, identity: self.identity, wal, recovered, state })
+    }
+
+    /// Bytes that are free on the directory's disk for this process.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`].
+    pub fn free_bytes(&self) -> Result<u64, StorageError> {
+        free_bytes(&self.data)
+    }
+
+    fn wal_path(&self) -> PathBuf {
+        self.data.join("wal")
+    }
+
+    fn record_cluster(&mut self, cluster_id: ClusterId) -> Result<(), StorageError> {
+        let identity = Identity { cluster_id: Some(cluster_id), ..self.identity.clone() };
+        self.database.put(IDENTITY, &identity)?;
+        self.database.flush()?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    fn settle_cluster(&mut self) -> Result<(), StorageError> {
+        let wal = self.wal_path();
+        match (self.identity.cluster_id, Wal::exists(&OsFiles, &wal)?) {
+            (Some(_), true) | (None, false) => Ok(()),
+            (Some(cluster_id), false) => {
+                let what =
+                    format!("the log is missing, although the node is a member of cluster {cluster_id}");
+                Err(StorageError::damaged(&wal, what))
+            }
+            (None, true) => {
+                let owner = Wal::owner(&OsFiles, &wal)?;
+                if owner.node_id != self.identity.node_id {
+                    let what = format!("the log is of {owner}, the directory of {}", self.identity.node_id);
+                    return Err(StorageError::Identity { path: wal, what });
+                }
+                self.record_cluster(owner.cluster_id)
+            }
+        }
+    }
+}
+
+/// Bytes that are free for this process on the disk that holds `path`.
+///
+/// # Errors
+/// [`StorageError::Disk`].
+pub fn free_bytes(path: &Path) -> Result<u64, StorageError> {
+    let space =
+        rustix::fs::statvfs(path).map_err(|error| StorageError::disk("statvfs", path)(error.into()))?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// The log must reach from the state's entry on without a gap, and agree with it on that entry's term.
+pub(super) fn check_fit(data: &Path, log: &Recovered, state: &Checkpoint) -> Result<(), StorageError> {
+    let applied = state.applied;
+    if applied.index < log.before.index {
+        let what = format!(
+            "the log begins behind entry {}, the state covers entries up to {} only: the state lost its end",
+            log.before, applied
+        );
+        return Err(StorageError::damaged(data, what));
+    }
+    if applied.index > log.last.index {
+        let what =
+            format!("the log ends at entry {}, the state covers {applied}: the log lost its end", log.last);
+        return Err(StorageError::damaged(data, what));
+    }
+    let run = log.runs.iter().rev().find(|run| run.index <= applied.index).unwrap_or(&log.before);
+    if run.term != applied.term {
+        let what = format!(
+            "entry {} has term {} in the log, {} in the state",
+            applied.index, run.term, applied.term
+        );
+        return Err(StorageError::damaged(data, what));
+    }
+    Ok(())
+}
+
+/// Makes `data` with an identity in it, whole or not at all.
+fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
+    let new = root.join("data.new");
+    if exists(&new)? {
+        fs::remove_dir_all(&new).map_err(StorageError::disk("remove", &new))?;
+    }
+    fs::DirBuilder::new().mode(0o700).create(&new).map_err(StorageError::disk("create", &new))?;
+    let sled = new.join("sled");
+    let database = Database::open(&sled)?;
+    let node_id = NodeId(random(&new)?);
+    let identity = Identity { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None };
+    database.put(IDENTITY, &identity)?;
+    database.flush()?;
+    drop(database);
+    sync_directory(&sled)?;
+    sync_directory(&new)?;
+    fs::rename(&new, data).map_err(StorageError::disk("rename", data))?;
+    sync_directory(root)?;
+    match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+fn random(path: &Path) -> Result<u64, StorageError> {
+    getrandom::u64().map_err(|error| StorageError::disk("draw a node id for", path)(io::Error::other(error)))
+}
+
+/// sled makes what is missing, so what must be there is looked for first.
+fn open_database(data: &Path) -> Result<Database, StorageError> {
+    let sled = data.join("sled");
+    for file in [sled.join("conf"), sled.join("db")] {
+        if !exists(&file)? {
+            return Err(StorageError::damaged(&file, "the file is missing"));
+        }
+    }
+    Database::open(&sled)
+}
+
+pub(super) fn read_identity(database: &Database, data: &Path) -> Result<Identity, StorageError> {
+    #[derive(Deserialize)]
+    struct Layout {
+        format: u32,
+    }
+    let layout: Option<Layout> = database.get(IDENTITY)?;
+    let Some(Layout { format }) = layout else {
+        return Err(StorageError::damaged(&data.join("sled"), "the node's identity is missing"));
+    };
+    if format > FORMAT {
+        return Err(StorageError::Format { path: data.to_owned(), found: format, supported: FORMAT });
+    }
+    Ok(database.get(IDENTITY)?.expect("read a moment ago"))
+}
+
+pub(super) fn exists(path: &Path) -> Result<bool, StorageError> {
+    path.try_exists().map_err(StorageError::disk("stat", path))
+}
+
+fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(StorageError::disk("fsync", path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! Whose directory it is, and that nothing but what was promised comes out of a damaged one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::kv::Row;
+use crate::raft::{Entry, HardState, Payload};
+use crate::storage::inspect;
+use crate::types::{IoId, LogIndex, LogPosition, Revision, Term};
+
+const CLUSTER: ClusterId = ClusterId(0xc1);
+const OPTIONS: Options = Options { segment_bytes: 64 << 10 };
+
+/// In memory where the system has such a place: these tests flush often.
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn open(root: &Path) -> Result<DataDir, StorageError> {
+    DataDir::open(root, "one", OPTIONS, &mut |_| ControlFlow::Break(()))
+}
+
+fn append(entries: Vec<Entry>) -> AppendEntries {
+    AppendEntries {
+        io: IoId(1),
+        truncate_from: None,
+        hard_state: HardState { term: Term(1), voted_for: Some(NodeId(5)) },
+        commit_index: LogIndex(0),
+        entries,
+    }
+}
+
+fn value(index: u64) -> Bytes {
+    vec![u8::try_from(index % 256).unwrap(); 150].into()
+}
+
+fn entry(index: u64) -> Entry {
+    Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(value(index)) }
+}
+
+/// What applying [`entry`] gives.
+fn row(index: u64) -> Row {
+    Row {
+        revision: Revision(index),
+        key: format!("key-{index}").into(),
+        value: Some(value(index)),
+        create_revision: Revision(index),
+        version: 1,
+    }
+}
+
+fn checkpoint(index: u64) -> Checkpoint {
+    Checkpoint {
+        applied: LogPosition { index: LogIndex(index), term: Term(1) },
+        revision: Revision(index),
+        configuration: Arc::default(),
+        configuration_index: LogIndex(0),
+    }
+}
+
+/// A member with `last` entries in its log, of which a checkpoint each 30 covers all but the newest ones.
+fn member(root: &Path, last: u64) -> NodeId {
+    let mut directory = open(root).unwrap();
+    directory.join(CLUSTER, Some(&append(vec![entry(1)]))).unwrap();
+    let node_id = directory.identity().node_id;
+    let Opened { mut wal, mut state, .. } = directory.into_parts().unwrap();
+    wal.append(&append((2..=last).map(entry).collect()));
+    wal.flush().unwrap();
+    for end in (30..last).step_by(30) {
+        let rows: Vec<Row> = (end - 29..=end).map(row).collect();
+        state.write(&rows).unwrap();
+        state.commit(checkpoint(end)).unwrap();
+    }
+    node_id
+}
+
+/// What a start would make of the directory: the rows of the checkpoint and, from the log, those above it.
+fn start(root: &Path) -> Result<(NodeId, HardState, Vec<Row>), StorageError> {
+    let opened = open(root)?.into_parts()?;
+    let mut rows = Vec::new();
+    opened.state.restore(&mut |row| rows.push(row))?;
+    let from = opened.state.checkpoint().applied.index.next();
+    let entries = opened.wal.read(from, LogIndex(u64::MAX), usize::MAX)?;
+    rows.extend(entries.iter().map(|entry| row(entry.index.0)));
+    Ok((opened.identity.node_id, opened.recovered.hard_state, rows))
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_identity_is_drawn_once() {
+    let root = temporary();
+    let first = open(root.path()).unwrap().identity().clone();
+    assert_eq!((first.name.as_str(), first.cluster_id), ("one", None));
+    assert_eq!(open(root.path()).unwrap().identity(), &first);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(root.path().join("data")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o700);
+    fs::remove_dir_all(root.path().join("data")).unwrap();
+    assert_ne!(
+        open(root.path()).unwrap().identity().node_id,
+        first.node_id,
+        "an emptied directory is another node"
+    );
+}
+
+#[test]
+fn another_name_is_refused() {
+    let root = temporary();
+    drop(open(root.path()).unwrap());
+    let other = DataDir::open(root.path(), "two", OPTIONS, &mut |_| ControlFlow::Break(()));
+    let error = other.map(|_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    assert!(error.to_string().contains("\"one\", not \"two\""), "{error}");
+}
+
+#[test]
+fn a_held_lock_is_waited_for_and_named() {
+    let root = temporary();
+    let mut held = Some(open(root.path()).unwrap());
+    let error = open(root.path()).map(|_| ()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, StorageError::Locked { .. }), "{text}");
+    assert!(
+        text.contains(&format!("process {}", std::process::id())) && text.contains("--data-dir"),
+        "{text}"
+    );
+    let mut waited = 0;
+    let opened = DataDir::open(root.path(), "one", OPTIONS, &mut |_| {
+        waited += 1;
+        held = None;
+        ControlFlow::Continue(())
+    });
+    assert!(opened.is_ok());
+    assert_eq!(waited, 1);
+}
+
+#[test]
+fn a_member_stays_in_its_cluster() {
+    let root = temporary();
+    let node_id = member(root.path(), 40);
+    let mut directory = open(root.path()).unwrap();
+    assert_eq!(directory.identity().cluster_id, Some(CLUSTER));
+    directory.join(CLUSTER, None).unwrap();
+    assert_eq!(directory.join(ClusterId(2), None).unwrap_err().exit_code(), 5);
+    drop(directory);
+    let (id, hard_state, rows) = start(root.path()).unwrap();
+    assert_eq!((id, hard_state.voted_for), (node_id, Some(NodeId(5))));
+    assert_eq!(rows, (1..=40).map(row).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_intent_is_remembered() {
+    let root = temporary();
+    let intent = BootstrapIntent { cluster_id: CLUSTER, configuration: Configuration::default() };
+    let mut directory = open(root.path()).unwrap();
+    assert_eq!(directory.intent(), None);
+    directory.record_intent(intent.clone()).unwrap();
+    drop(directory);
+    assert_eq!(open(root.path()).unwrap().intent(), Some(&intent));
+}
+
+#[test]
+fn a_crash_between_log_and_cluster_id_is_settled() {
+    let root = temporary();
+    let directory = open(root.path()).unwrap();
+    let owner = Owner { node_id: directory.identity().node_id, cluster_id: CLUSTER };
+    let wal = directory.wal_path();
+    drop(directory);
+    drop(Wal::create(OsFiles, &wal, owner, OPTIONS, Some(&append(vec![entry(1)]))).unwrap());
+    assert_eq!(open(root.path()).unwrap().identity().cluster_id, Some(CLUSTER));
+    assert_eq!(start(root.path()).unwrap().2, [row(1)]);
+}
+
+#[test]
+fn parts_that_are_missing_or_do_not_fit_are_refused() {
+    let whole = temporary();
+    member(whole.path(), 40);
+    type Change = fn(&Path);
+    let changes: [(u8, Change); 6] = [
+        (3, |data| fs::remove_dir_all(data.join("wal")).unwrap()),
+        (3, |data| fs::remove_dir_all(data.join("sled")).unwrap()),
+        (3, |data| fs::remove_file(data.join("sled").join("db")).unwrap()),
+        (3, |data| {
+            fs::remove_file(data.join("sled").join("db")).unwrap();
+            fs::write(data.join("sled").join("db"), b"").unwrap();
+        }),
+        (3, |data| shorten_log(data, 10)),
+        (5, |data| {
+            fs::remove_dir_all(data.join("wal")).unwrap();
+            let owner = Owner { node_id: NodeId(1), cluster_id: CLUSTER };
+            drop(Wal::create(OsFiles, &data.join("wal"), owner, OPTIONS, None).unwrap());
+        }),
+    ];
+    for (number, (code, change)) in changes.into_iter().enumerate() {
+        let place = temporary();
+        let root = place.path().join("copy");
+        copy(whole.path(), &root);
+        change(&root.join("data"));
+        let error = start(&root).unwrap_err();
+        assert_eq!(error.exit_code(), code, "change {number}: {error}");
+    }
+}
+
+/// Makes the log end at `last`.
+fn shorten_log(data: &Path, last: u64) {
+    let wal = data.join("wal");
+    let owner = Wal::owner(&OsFiles, &wal).unwrap();
+    fs::remove_dir_all(&wal).unwrap();
+    let mut wal = Wal::create(OsFiles, &wal, owner, OPTIONS, None).unwrap();
+    wal.append(&append((1..=last).map(entry).collect()));
+    wal.flush().unwrap();
+}
+
+#[test]
+fn a_newer_layout_is_named() {
+    let root = temporary();
+    drop(open(root.path()).unwrap());
+    let database = Database::open(&root.path().join("data").join("sled")).unwrap();
+    database.put(IDENTITY, &serde_json::json!({ "format": 9, "something": "new" })).unwrap();
+    database.flush().unwrap();
+    drop(database);
+    let error = open(root.path()).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("format 9") && error.to_string().contains("newer version"), "{error}");
+}
+
+#[test]
+fn inspecting_verifies_and_changes_nothing() {
+    let root = temporary();
+    let node_id = member(root.path(), 100);
+    let wal = root.path().join("data").join("wal").join("0000000000000001");
+    let (end, whole) = {
+        let mut content = fs::read(&wal).unwrap();
+        let end = content.iter().rposition(|byte| *byte != 0).unwrap();
+        content[end - 5..=end].fill(0);
+        fs::write(&wal, &content).unwrap();
+        (end, content)
+    };
+    let sled = fs::read(root.path().join("data").join("sled").join("db")).unwrap();
+    let mut records = 0;
+    let log = inspect::log(root.path(), &mut |record| {
+        records += 1;
+        assert_eq!(record.entries[0].position.index.0, record.number);
+    });
+    assert_eq!(records, 1, "the second one was cut short");
+    let torn = log.unwrap().recovered.torn_tail.unwrap();
+    assert!((torn.offset..torn.offset + torn.bytes).contains(&(end as u64 - 6)));
+    assert_eq!(inspect::verify(root.path()).unwrap_err().exit_code(), 3, "the state reaches beyond the log");
+    shorten_log(&root.path().join("data"), 100);
+    let report = inspect::verify(root.path()).unwrap();
+    assert_eq!((report.identity.node_id, report.rows), (node_id, 90));
+    assert_eq!(report.log.unwrap().recovered.last.index, LogIndex(100));
+    assert_eq!(fs::read(root.path().join("data").join("sled").join("db")).unwrap(), sled);
+    assert_eq!(whole.len(), 64 << 10);
+    let _running = open(root.path()).unwrap();
+    assert!(matches!(inspect::verify(root.path()), Err(StorageError::Locked { .. })));
+}
+
+#[test]
+fn a_flipped_bit_in_any_of_sleds_files_is_found_or_harmless() {
+    let whole = temporary();
+    let node_id = member(whole.path(), 200);
+    let expected: Vec<Row> = (1..=200).map(row).collect();
+    let place = temporary();
+    let root = place.path().join("copy");
+    let (mut tried, mut found) = (0, 0);
+    let mut flip_and_start = |name: &std::ffi::OsStr, at: usize| {
+        copy(whole.path(), &root);
+        let path = root.join("data").join("sled").join(name);
+        let mut content = fs::read(&path).unwrap();
+        content[at] ^= 1 << (at % 8);
+        fs::write(&path, content).unwrap();
+        tried += 1;
+        match start(&root) {
+            Ok((id, hard_state, rows)) => {
+                assert_eq!((id, hard_state.voted_for), (node_id, Some(NodeId(5))), "{name:?} byte {at}");
+                assert_eq!(rows, expected, "{name:?} byte {at}");
+            }
+            Err(error) => {
+                assert_eq!(error.exit_code(), 3, "{name:?} byte {at}: {error}");
+                found += 1;
+            }
+        }
+        fs::remove_dir_all(&root).unwrap();
+    };
+    for file in fs::read_dir(whole.path().join("data").join("sled")).unwrap().map(Result::unwrap) {
+        if file.path().is_file() {
+            let content = fs::read(file.path()).unwrap();
+            let used: Vec<usize> = (0..content.len()).filter(|at| content[*at] != 0).collect();
+            eprintln!("{:?}: {} bytes, {} used", file.file_name(), content.len(), used.len());
+            for at in used.iter().step_by((used.len() / 550).max(1)) {
+                flip_and_start(&file.file_name(), *at);
+            }
+        }
+    }
+    eprintln!("{tried} tried, {found} found");
+    assert!(tried >= 500);
+}

@@ -1,0 +1,110 @@
+//! sled, set up so that its flush holds what it says, and so that damage is an error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use crc32c::{crc32c, crc32c_append};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::storage::{StorageError, sync_file_range};
+
+/// Larger values than a quarter of this would go to files that sled never flushes.
+const SEGMENT_BYTES: usize = 8 << 20;
+/// sled's page cache; the state itself is in memory anyway.
+const CACHE_BYTES: u64 = 32 << 20;
+const META: &str = "meta";
+/// How often the directory was opened: something to write for the check of the flush.
+const OPENED: &str = "opened";
+
+/// An open sled directory. Writes are plain inserts and one flush, never batches or transactions: those flush
+/// twice, and plain inserts already survive a crash as a prefix.
+#[derive(Clone)]
+pub(in crate::storage) struct Database {
+    path: PathBuf,
+    db: sled::Db,
+    meta: sled::Tree,
+}
+
+impl Database {
+    /// Opens or creates the directory `path`, and proves that a flush reaches the disk.
+    pub(in crate::storage) fn open(path: &Path) -> Result<Self, StorageError> {
+        let config = sled::Config::new()
+            .path(path)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None);
+        let db = guarded(path, || config.open())?;
+        let meta = guarded(path, || db.open_tree(META))?;
+        let database = Self { path: path.to_owned(), db, meta };
+        let opened: u64 = database.get(OPENED)?.unwrap_or(0);
+        sync_file_range::check(|| {
+            database.put(OPENED, &(opened + 1))?;
+            database.flush()
+        })?;
+        Ok(database)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn tree(&self, name: &str) -> Result<sled::Tree, StorageError> {
+        guarded(&self.path, || self.db.open_tree(name))
+    }
+
+    /// Reads an item of `meta`.
+    pub(in crate::storage) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StorageError> {
+        let Some(value) = guarded(&self.path, || self.meta.get(key))? else { return Ok(None) };
+        let damaged = |what: &str| StorageError::damaged(&self.path, format!("{what} of item {key:?}"));
+        let (crc, content) = value.split_at_checked(4).ok_or_else(|| damaged("too short a value"))?;
+        if crc32c_append(crc32c(key.as_bytes()), content).to_le_bytes() != crc {
+            return Err(damaged("bad checksum"));
+        }
+        serde_json::from_slice(content).map(Some).map_err(|error| damaged(&format!("bad content ({error})")))
+    }
+
+    /// Writes an item of `meta`; durable after [`Database::flush`].
+    pub(in crate::storage) fn put<T: Serialize>(&self, key: &str, item: &T) -> Result<(), StorageError> {
+        let content = serde_json::to_vec(item).expect("items of `meta` have only string keys");
+        let mut value = crc32c_append(crc32c(key.as_bytes()), &content).to_le_bytes().to_vec();
+        value.extend_from_slice(&content);
+        guarded(&self.path, || self.meta.insert(key, value)).map(drop)
+    }
+
+    /// Makes all writes so far durable.
+    pub(in crate::storage) fn flush(&self) -> Result<(), StorageError> {
+        guarded(&self.path, || self.db.flush())?;
+        debug_assert!(!has_blobs(&self.path), "sled put a value beside its log");
+        Ok(())
+    }
+}
+
+/// Whether sled stored a value in a file of its own, which it does not flush.
+pub(super) fn has_blobs(path: &Path) -> bool {
+    std::fs::read_dir(path.join("blobs")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Runs one of sled's operations. On a damaged file sled 0.34 panics in places instead of returning an error;
+/// the panic is turned into one here. Nothing of the database is used afterwards, so a half-done change of its
+/// memory does not matter.
+pub(super) fn guarded<T>(path: &Path, operate: impl FnOnce() -> sled::Result<T>) -> Result<T, StorageError> {
+    match catch_unwind(AssertUnwindSafe(operate)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => {
+            Err(StorageError::disk("read or write", path)(error))
+        }
+        Ok(Err(error)) => Err(StorageError::damaged(path, format!("sled: {error}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(StorageError::damaged(path, format!("sled stopped: {text}")))
+        }
+    }
+}
+
+/// Errors that sled makes up when it cannot understand what it read; the system gives no such ones for a disk.
+fn is_damage(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    error.raw_os_error().is_none() || matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}
