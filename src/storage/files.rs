@@ -68,7 +68,7 @@ pub trait File: Send + Sync + 'static {
     ///
     /// # Errors
     /// As the system says.
-    fn len(&self) -> io::Result<u64>;
+    fn size_bytes(&self) -> io::Result<u64>;
 
     /// Fills `buffer` from `offset`.
     ///
@@ -130,7 +130,7 @@ impl Files for OsFiles {
 }
 
 impl File for fs::File {
-    fn len(&self) -> io::Result<u64> {
+    fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

@@ -13,6 +13,9 @@ use crate::types::{IoId, LogIndex, LogPosition, Revision, Term};
 const CLUSTER: ClusterId = ClusterId(0xc1);
 const OPTIONS: Options = Options { segment_bytes: 64 << 10 };
 
+/// What a test does to `data`.
+type Change = fn(&Path);
+
 /// In memory where the system has such a place: these tests flush often.
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
@@ -189,7 +192,6 @@ fn a_crash_between_log_and_cluster_id_is_settled() {
 fn parts_that_are_missing_or_do_not_fit_are_refused() {
     let whole = temporary();
     member(whole.path(), 40);
-    type Change = fn(&Path);
     let changes: [(u8, Change); 6] = [
         (3, |data| fs::remove_dir_all(data.join("wal")).unwrap()),
         (3, |data| fs::remove_dir_all(data.join("sled")).unwrap()),

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crc32c::{crc32c, crc32c_append};
 use serde::Serialize;
@@ -34,7 +35,7 @@ impl Database {
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None);
-        let db = guarded(path, || config.open())?;
+        let db = open_free(path, &config)?;
         let meta = guarded(path, || db.open_tree(META))?;
         let database = Self { path: path.to_owned(), db, meta };
         let opened: u64 = database.get(OPENED)?.unwrap_or(0);
@@ -78,6 +79,28 @@ impl Database {
         debug_assert!(!has_blobs(&self.path), "sled put a value beside its log");
         Ok(())
     }
+}
+
+/// Opens once sled's own lock is free: its threads let go of it a moment after the last handle is dropped, so
+/// it can still be held when a directory that was just made is opened again. Other processes are kept out by
+/// the data directory's lock.
+fn open_free(path: &Path, config: &sled::Config) -> Result<sled::Db, StorageError> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    const PAUSES_MAX: usize = 2000;
+    for _ in 0..PAUSES_MAX {
+        let is_held = |error: &sled::Error| match error {
+            sled::Error::Io(error) => error.to_string().starts_with("could not acquire lock"),
+            _ => false,
+        };
+        match guarded(path, || match config.open() {
+            Err(error) if is_held(&error) => Ok(None),
+            opened => opened.map(Some),
+        })? {
+            Some(db) => return Ok(db),
+            None => std::thread::sleep(PAUSE),
+        }
+    }
+    Err(StorageError::Locked { path: path.to_owned(), holder: "another process".into() })
 }
 
 /// Whether sled stored a value in a file of its own, which it does not flush.

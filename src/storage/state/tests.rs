@@ -14,7 +14,7 @@ fn row(revision: u64, bytes: usize) -> Row {
     Row {
         revision: Revision(revision),
         key: format!("key-{}", revision % 50).into(),
-        value: (revision % 7 != 0).then(|| Bytes::from(value)),
+        value: (!revision.is_multiple_of(7)).then(|| Bytes::from(value)),
         create_revision: Revision(revision / 2),
         version: revision,
     }

@@ -34,6 +34,7 @@
 mod format;
 mod inspect;
 mod positions;
+mod read;
 mod scan;
 mod segment;
 #[cfg(test)]
@@ -47,12 +48,12 @@ use std::sync::Arc;
 pub use inspect::{EntrySummary, Inspected, LogRecord, inspect};
 pub use segment::Preparation;
 
-use self::format::{ALIGNMENT, Found, Record, RecordContent, SegmentHeader};
+use self::format::{ALIGNMENT, RecordContent, SegmentHeader};
 use self::positions::{Positions, RecordPlace};
 use self::scan::Scan;
 use self::segment::Segment;
+use super::StorageError;
 use super::files::{File, Files};
-use super::{Damage, StorageError};
 use crate::raft::{AppendEntries, Configuration, Entry, HardState};
 use crate::types::{ClusterId, LogIndex, LogPosition, NodeId};
 
@@ -265,7 +266,7 @@ impl<F: Files> Wal<F> {
         let mut scan = scan::scan(&files, directory, Some(owner), &mut |_| {})?;
         let names = files.list(directory).map_err(StorageError::disk("list", directory))?;
         segment::remove_unfinished(&files, directory, &names)?;
-        let last = scan.segments.last_mut().expect("a log has a segment");
+        let last = scan.active_mut();
         last.file = files.open(&last.path).map_err(StorageError::disk("open", &last.path))?;
         settle(&scan)?;
         segment::sync_directory(&files, directory)?;
@@ -356,7 +357,7 @@ impl<F: Files> Wal<F> {
     /// Work that makes the next segment ready, when it is time for it; handed out once a segment. Run it beside
     /// the log thread: without it, the flush that needs the segment must fill it with zeros itself.
     pub fn take_preparation(&mut self) -> Option<Preparation<F>> {
-        let active = self.segments.last().expect("a log has a segment");
+        let active = self.active();
         if self.preparation_taken || self.end < active.bytes / 4 {
             return None;
         }
@@ -365,76 +366,9 @@ impl<F: Files> Wal<F> {
         Some(Preparation::new(self.files.clone(), &self.directory, bytes))
     }
 
-    /// Reads flushed entries from `from` to `through`, fewer if `bytes_max` is reached (by
-    /// [`Entry::size_bytes`]; one is always given) or the log ends before. Checksums are verified again.
-    ///
-    /// # Errors
-    /// [`StorageError::Damaged`], [`StorageError::Disk`], [`StorageError::BeforeLog`],
-    /// [`StorageError::Poisoned`].
-    pub fn read(
-        &self,
-        from: LogIndex,
-        through: LogIndex,
-        bytes_max: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        self.check_poison()?;
-        let through = through.min(self.readable);
-        if from < self.first_index() {
-            return Err(StorageError::BeforeLog { index: from, first: self.first_index() });
-        }
-        let (mut entries, mut bytes, mut next) = (Vec::new(), 0, from);
-        let mut window = Window::default();
-        let mut at = self.positions.places.partition_point(|place| place.first <= from).saturating_sub(1);
-        while next <= through {
-            let place = self.positions.places[at];
-            at += 1;
-            let last = self.positions.places.get(at).map_or(through, |next| next.first.prev().min(through));
-            let record = self.read_record(place, &mut window)?;
-            for view in record.entries() {
-                let view = view.ok_or_else(|| self.damage(place, "an entry reaches beyond its record"))?;
-                if view.position.index < next || view.position.index > last {
-                    continue;
-                }
-                let entry = view.to_entry().map_err(|error| self.damage(place, error.to_string()))?;
-                if !entries.is_empty() && bytes + entry.size_bytes() > bytes_max {
-                    return Ok(entries);
-                }
-                bytes += entry.size_bytes();
-                next = next.next();
-                entries.push(entry);
-            }
-            if next <= last {
-                return Err(self.damage(place, "the record lacks entries"));
-            }
-        }
-        Ok(entries)
-    }
-
-    fn read_record(&self, place: RecordPlace, window: &mut Window) -> Result<Box<Record>, StorageError> {
-        let segment = &self.segments[place.segment as usize];
-        let offset = u64::from(place.offset);
-        let bytes = window.load(segment, place, 0)?;
-        let found = match format::record_length(bytes, offset, segment.salt) {
-            Some(length) => {
-                let bytes = window.load(segment, place, length)?;
-                format::find_record(bytes, offset, segment.salt)
-            }
-            None => Found::Nothing,
-        };
-        match found {
-            Found::Record(record) => Ok(record),
-            Found::Nothing | Found::Torn => Err(self.damage(place, "the record is gone")),
-            Found::Changed(what) => Err(self.damage(place, what)),
-        }
-    }
-
-    fn damage(&self, place: RecordPlace, what: impl Into<String>) -> StorageError {
-        StorageError::Damaged(Damage {
-            path: self.segments[place.segment as usize].path.clone(),
-            offset: Some(u64::from(place.offset)),
-            index: Some(place.first),
-            what: what.into(),
-        })
+    /// The segment that records are added to.
+    fn active(&self) -> &Segment<F::File> {
+        self.segments.last().expect("a log has a segment")
     }
 
     fn check_poison(&self) -> Result<(), StorageError> {
@@ -444,7 +378,7 @@ impl<F: Files> Wal<F> {
     fn write_pending(&mut self, may_roll: bool) -> Result<FlushStats, StorageError> {
         let bytes_max =
             format::record_bytes_max(&self.pending.entries).expect("groups are below 4 GiB") as u64;
-        let room = self.segments.last().expect("a log has a segment").bytes - self.end;
+        let room = self.active().bytes - self.end;
         if bytes_max > room {
             assert!(may_roll, "the first record is larger than a segment");
             self.roll(segment::RECORDS_BEGIN + bytes_max)?;
@@ -481,7 +415,7 @@ impl<F: Files> Wal<F> {
 
     /// Goes on in a new segment of at least `bytes`. All before is durable, or this would not be called.
     fn roll(&mut self, bytes: u64) -> Result<(), StorageError> {
-        let sequence = self.segments.last().expect("a log has a segment").sequence + 1;
+        let sequence = self.active().sequence + 1;
         let header = SegmentHeader {
             owner: self.owner,
             sequence,
@@ -520,44 +454,4 @@ fn settle<H: File>(scan: &Scan<H>) -> Result<(), StorageError> {
     last.file.read_at(&mut again, from).map_err(StorageError::disk("read", &last.path))?;
     write(&again, from)?;
     last.file.sync_data().map_err(StorageError::disk("fdatasync", &last.path))
-}
-
-/// A stretch of a segment, read ahead so that many small records cost few system calls.
-#[derive(Default)]
-struct Window {
-    segment: u32,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window {
-    /// The segment's bytes from `place` on: at least `length` and enough for a record's head, unless the
-    /// segment ends before.
-    fn load<H: File>(
-        &mut self,
-        segment: &Segment<H>,
-        place: RecordPlace,
-        length: usize,
-    ) -> Result<&[u8], StorageError> {
-        const HEAD_BYTES: u64 = 128;
-        const AHEAD_BYTES: u64 = 64 << 10;
-        let offset = u64::from(place.offset);
-        let rest = segment.bytes - offset;
-        let needed = (length as u64).max(HEAD_BYTES).min(rest);
-        let is_loaded = self.segment == place.segment
-            && self.start <= offset
-            && offset + needed <= self.start + self.bytes.len() as u64;
-        if !is_loaded {
-            let bytes = usize::try_from(needed.max(AHEAD_BYTES).min(rest)).expect("segments fit into memory");
-            self.bytes.resize(bytes, 0);
-            segment
-                .file
-                .read_at(&mut self.bytes, offset)
-                .map_err(StorageError::disk("read", &segment.path))?;
-            self.segment = place.segment;
-            self.start = offset;
-        }
-        let skip = usize::try_from(offset - self.start).expect("within the window");
-        Ok(&self.bytes[skip..])
-    }
 }

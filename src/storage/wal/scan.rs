@@ -65,7 +65,7 @@ pub(super) fn scan<F: Files>(
     for sequence in &sequences {
         let path = directory.join(segment::name(*sequence));
         let file = files.open_read_only(&path).map_err(StorageError::disk("open", &path))?;
-        let bytes = file.len().map_err(StorageError::disk("stat", &path))?;
+        let bytes = file.size_bytes().map_err(StorageError::disk("stat", &path))?;
         content.clear();
         content.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
         file.read_at(&mut content, 0).map_err(StorageError::disk("read", &path))?;
@@ -139,6 +139,11 @@ impl<H> Scan<H> {
         state.end = segment::RECORDS_BEGIN;
         state.last_record = None;
         Ok(state)
+    }
+
+    /// The segment that records are added to.
+    pub(super) fn active_mut(&mut self) -> &mut Segment<H> {
+        self.segments.last_mut().expect("a log has a segment")
     }
 
     /// What to tell whoever opens the log.

@@ -93,7 +93,7 @@ pub(super) fn start<F: Files>(
     let (content, salt) = header.encode();
     file.write_at(&content, 0).map_err(StorageError::disk("write", &starting))?;
     file.sync_data().map_err(StorageError::disk("fdatasync", &starting))?;
-    let bytes = file.len().map_err(StorageError::disk("stat", &starting))?;
+    let bytes = file.size_bytes().map_err(StorageError::disk("stat", &starting))?;
     let path = directory.join(name(header.sequence));
     Ok(Segment { path, file, bytes, salt, sequence: header.sequence })
 }
@@ -122,7 +122,7 @@ fn take_ready<F: Files>(files: &F, directory: &Path, bytes: u64) -> Result<Optio
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StorageError::disk("open", &ready)(error)),
     };
-    if file.len().map_err(StorageError::disk("stat", &ready))? < bytes {
+    if file.size_bytes().map_err(StorageError::disk("stat", &ready))? < bytes {
         return Ok(None);
     }
     files.rename(&ready, &directory.join(STARTING)).map_err(StorageError::disk("rename", &ready))?;

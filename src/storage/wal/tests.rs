@@ -97,7 +97,7 @@ impl Files for MemoryFiles {
 }
 
 impl File for MemoryFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.content.lock().unwrap().len() as u64)
     }
 
@@ -421,7 +421,7 @@ fn a_flipped_bit_anywhere_is_found_or_harmless() {
 fn a_lost_sector_before_the_last_record_is_damage() {
     let (whole, _) = mixed();
     let (name, range) = with_last_group(&whole, vec![command(9, 10, 10)]);
-    for sector in segment::RECORDS_BEGIN as usize / 512..range.start / 512 {
+    for sector in format::HEADER_BLOCK_BYTES / 512..range.start / 512 {
         let files = whole.fork();
         files.change(&name, |content| content[sector * 512..][..512].fill(0));
         let error = open(&files).map(|_| ()).unwrap_err();
