@@ -1,134 +1,16 @@
 //! What was flushed comes back, whatever the crash left behind it, and nothing else is taken for it.
 
+mod crash;
+mod memory;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 
 use bytes::Bytes;
 
+use self::memory::MemoryFiles;
 use super::*;
 use crate::raft::{Member, Payload};
 use crate::types::{IoId, Session, Term};
-
-/// Files in memory that count writes and flushes, and fail on demand.
-#[derive(Clone, Default)]
-struct MemoryFiles(Arc<Mutex<Disk>>);
-
-#[derive(Clone, Default)]
-struct Disk {
-    files: BTreeMap<PathBuf, Arc<Mutex<Vec<u8>>>>,
-    writes: usize,
-    syncs: usize,
-    fail_write: bool,
-    fail_sync: bool,
-}
-
-struct MemoryFile {
-    disk: Arc<Mutex<Disk>>,
-    content: Arc<Mutex<Vec<u8>>>,
-}
-
-impl MemoryFiles {
-    /// A disk of its own with the same content.
-    fn fork(&self) -> Self {
-        let disk = self.0.lock().unwrap();
-        let files = disk
-            .files
-            .iter()
-            .map(|(path, content)| (path.clone(), Arc::new(Mutex::new(content.lock().unwrap().clone()))));
-        Self(Arc::new(Mutex::new(Disk { files: files.collect(), ..Disk::default() })))
-    }
-
-    /// Writes and flushes so far.
-    fn counts(&self) -> (usize, usize) {
-        let disk = self.0.lock().unwrap();
-        (disk.writes, disk.syncs)
-    }
-
-    fn content(&self, name: &str) -> Vec<u8> {
-        self.0.lock().unwrap().files[&directory().join(name)].lock().unwrap().clone()
-    }
-
-    fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        change(&mut self.0.lock().unwrap().files[&directory().join(name)].lock().unwrap());
-    }
-}
-
-impl Files for MemoryFiles {
-    type File = MemoryFile;
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        let disk = self.0.lock().unwrap();
-        let within = disk.files.keys().filter(|path| path.parent() == Some(directory));
-        Ok(within.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect())
-    }
-
-    fn create_directory(&self, _directory: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn create(&self, path: &Path) -> io::Result<MemoryFile> {
-        self.0.lock().unwrap().files.insert(path.to_owned(), Arc::default());
-        self.open(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<MemoryFile> {
-        let content = self.0.lock().unwrap().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
-        Ok(MemoryFile { disk: self.0.clone(), content })
-    }
-
-    fn open_read_only(&self, path: &Path) -> io::Result<MemoryFile> {
-        self.open(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.0.lock().unwrap();
-        let content = disk.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        disk.files.insert(to.to_owned(), content);
-        Ok(())
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.0.lock().unwrap().files.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
-    }
-
-    fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl File for MemoryFile {
-    fn size_bytes(&self) -> io::Result<u64> {
-        Ok(self.content.lock().unwrap().len() as u64)
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let content = self.content.lock().unwrap();
-        let from = usize::try_from(offset).unwrap();
-        let part = content.get(from..from + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buffer.copy_from_slice(part);
-        Ok(())
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut disk = self.disk.lock().unwrap();
-        disk.writes += 1;
-        if disk.fail_write {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let mut content = self.content.lock().unwrap();
-        let from = usize::try_from(offset).unwrap();
-        let end = content.len().max(from + data.len());
-        content.resize(end, 0);
-        content[from..from + data.len()].copy_from_slice(data);
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut disk = self.disk.lock().unwrap();
-        disk.syncs += 1;
-        if disk.fail_sync { Err(io::Error::other("input/output error")) } else { Ok(()) }
-    }
-}
 
 const OWNER: Owner = Owner { node_id: NodeId(0x1234_5678_9abc_def0), cluster_id: ClusterId(77) };
 const SEGMENT: Options = Options { segment_bytes: 24 << 10 };
@@ -393,7 +275,7 @@ fn a_flipped_bit_anywhere_is_found_or_harmless() {
     let (mut found, mut harmless) = (0, 0);
     for name in &names {
         let content = whole.content(name);
-        for at in (0..content.len()).filter(|at| at % 3 == 0 || (at / 8) % 3 == 0) {
+        for at in (0..content.len()).step_by(7) {
             let files = whole.fork();
             files.change(name, |content| content[at] ^= 1 << (at * 5 % 8));
             match open(&files) {
