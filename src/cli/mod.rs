@@ -2,6 +2,10 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // standard output is this module's purpose
 
+mod bench;
+mod endpoints;
+mod output;
+mod print;
 mod serve;
 
 use std::process::ExitCode;
@@ -26,6 +30,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data di
 enum Command {
     /// Run one node
     Serve(Box<Flags>),
+    /// Put load on a cluster and measure it
+    Bench(Box<bench::Args>),
 }
 
 /// Why a command did not do what it was asked.
@@ -68,6 +74,7 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(_) => serve::run(),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
