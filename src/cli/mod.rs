@@ -3,10 +3,13 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // standard output is this module's purpose
 
 mod bench;
+mod client;
 mod endpoints;
+mod keys;
 mod output;
 mod print;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,14 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data di
 enum Command {
     /// Run one node
     Serve(Box<Flags>),
+    /// Set a key
+    Put(Box<keys::Put>),
+    /// Print what a key holds
+    Get(Box<keys::Get>),
+    /// Delete a key
+    Del(Box<keys::Del>),
+    /// Show the state of the nodes
+    Status(Box<status::Status>),
     /// Put load on a cluster and measure it
     Bench(Box<bench::Args>),
 }
@@ -74,6 +85,10 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(_) => serve::run(),
+        Command::Put(args) => keys::put(*args),
+        Command::Get(args) => keys::get(*args),
+        Command::Del(args) => keys::del(*args),
+        Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match done {

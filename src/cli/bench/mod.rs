@@ -25,6 +25,7 @@ use self::http::Http;
 use self::report::Report;
 use self::schedule::{Schedule, Turn};
 use self::tally::{Op, Shared, Tally};
+use super::client::Consistency;
 use super::endpoints::Endpoints;
 use super::output::Format;
 use super::{CliError, print};
@@ -124,14 +125,6 @@ enum Workload {
     Mixed,
 }
 
-/// How reads are done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Consistency {
-    #[default]
-    Linearizable,
-    Stale,
-}
-
 impl Protocol {
     fn name(self) -> &'static str {
         match self {
@@ -156,15 +149,6 @@ impl Workload {
 
     fn reads(self) -> bool {
         self != Self::Put
-    }
-}
-
-impl Consistency {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Linearizable => "linearizable",
-            Self::Stale => "stale",
-        }
     }
 }
 

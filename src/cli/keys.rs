@@ -1,0 +1,219 @@
+//! `kuberaft put`, `get`, `del`.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read};
+use std::os::unix::ffi::OsStringExt;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use clap::Args;
+use serde::Serialize;
+
+use super::client::{ClientFlags, Consistency, block_on};
+use super::output::Format;
+use super::{CliError, print};
+use crate::api::client::Found;
+use crate::kv::Condition;
+use crate::types::Revision;
+
+/// Most that is read from standard input, in bytes: no server takes more.
+const VALUE_BYTES_MAX: u64 = 4 << 20;
+
+/// The flags of `put`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Put {
+    /// The key
+    key: OsString,
+
+    /// The value; - reads it from standard input
+    value: OsString,
+
+    #[command(flatten)]
+    condition: IfRevision,
+
+    /// Only if the key is not there
+    #[arg(long, conflicts_with = "if_revision")]
+    if_absent: bool,
+
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// Format of the answer: text or json
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    output: Format,
+}
+
+/// The flags of `get`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Get {
+    /// The key
+    key: OsString,
+
+    /// linearizable, or stale: whatever the asked node holds, even without a leader
+    #[arg(long, value_enum, default_value_t, value_name = "NAME", hide_possible_values = true)]
+    consistency: Consistency,
+
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// Format of the answer: text, the value as it is, or json, with its revisions
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    output: Format,
+}
+
+/// The flags of `del`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Del {
+    /// The key
+    key: OsString,
+
+    #[command(flatten)]
+    condition: IfRevision,
+
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// Format of the answer: text or json
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct IfRevision {
+    /// Only if the key was last changed at this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+}
+
+impl IfRevision {
+    fn condition(self) -> Condition {
+        self.if_revision.map_or(Condition::Always, |revision| Condition::ModRevision(Revision(revision)))
+    }
+}
+
+/// Sets a key.
+pub(super) fn put(args: Put) -> Result<(), CliError> {
+    let key = key(args.key)?;
+    let value = if args.value == "-" { stdin()? } else { args.value.into_vec().into() };
+    let condition = if args.if_absent { Condition::Absent } else { args.condition.condition() };
+    let written = block_on(async {
+        let written = args.client.cluster()?.put(&key, value, condition).await;
+        written.map_err(|error| args.client.explain_write(&error))
+    })?;
+    match args.output {
+        Format::Text => print::text(&format!("revision {}\n", written.revision)),
+        Format::Json => print::json(&written),
+    }
+    Ok(())
+}
+
+/// Prints what a key holds.
+pub(super) fn get(args: Get) -> Result<(), CliError> {
+    let key = key(args.key)?;
+    let found = block_on(async {
+        let found = args.client.cluster()?.get(&key, args.consistency.into()).await;
+        found.map_err(|error| args.client.explain(&error))
+    })?;
+    let Some(found) = found else {
+        return Err(CliError::Failed(format!("there is no key `{}`", key.escape_ascii())));
+    };
+    match args.output {
+        Format::Json => print::json(&Shown::new(&key, &found)),
+        Format::Text => {
+            print::bytes(&found.content.value);
+            // Only a person needs the line ended; a program gets the value as it is.
+            if std::io::stdout().is_terminal() && !found.content.value.ends_with(b"\n") {
+                print::text("\n");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a key.
+pub(super) fn del(args: Del) -> Result<(), CliError> {
+    let key = key(args.key)?;
+    let revision = block_on(async {
+        let deleted = args.client.cluster()?.delete(&key, args.condition.condition()).await;
+        deleted.map_err(|error| args.client.explain_write(&error))
+    })?;
+    match args.output {
+        Format::Text => print::text(&format!("revision {revision}\n")),
+        Format::Json => print::json(&serde_json::json!({ "revision": revision })),
+    }
+    Ok(())
+}
+
+fn key(key: OsString) -> Result<Vec<u8>, CliError> {
+    if key.is_empty() {
+        return Err(CliError::Usage("a key has at least one byte".to_owned()));
+    }
+    Ok(key.into_vec())
+}
+
+fn stdin() -> Result<Bytes, CliError> {
+    let mut value = Vec::new();
+    let read = std::io::stdin().lock().take(VALUE_BYTES_MAX + 1).read_to_end(&mut value);
+    read.map_err(|error| CliError::Failed(format!("cannot read the value from standard input: {error}")))?;
+    if value.len() as u64 > VALUE_BYTES_MAX {
+        return Err(CliError::Failed(format!(
+            "the value on standard input is above {VALUE_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(value.into())
+}
+
+/// What `get -o json` prints.
+#[derive(Serialize)]
+struct Shown {
+    key: Text,
+    value: Text,
+    create_revision: Revision,
+    mod_revision: Revision,
+    version: u64,
+    /// The store's, when it was read.
+    revision: Revision,
+}
+
+/// Bytes in JSON: a string where they are UTF-8, else `{"base64": "…"}`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Text {
+    Utf8(String),
+    Other { base64: String },
+}
+
+impl Text {
+    fn new(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Utf8(text.to_owned()),
+            Err(_) => Self::Other { base64: BASE64_STANDARD.encode(bytes) },
+        }
+    }
+}
+
+impl Shown {
+    fn new(key: &[u8], found: &Found) -> Self {
+        Self {
+            key: Text::new(key),
+            value: Text::new(&found.content.value),
+            create_revision: found.content.create_revision,
+            mod_revision: found.content.mod_revision,
+            version: found.content.version,
+            revision: found.revision,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_as_base64() {
+        let json = |bytes: &[u8]| serde_json::to_string(&Text::new(bytes)).unwrap();
+        assert_eq!(json("grün".as_bytes()), r#""grün""#);
+        assert_eq!(json(&[0xff, 0]), r#"{"base64":"/wA="}"#);
+    }
+}

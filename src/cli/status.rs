@@ -1,0 +1,164 @@
+//! `kuberaft status`: asks every endpoint what it knows of itself.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::client::{ClientFlags, block_on};
+use super::{CliError, print};
+use crate::api::StatusReport;
+use crate::api::client::{Client, ClientError};
+use crate::config::Address;
+
+/// The flags of `status`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// Format of the answer: table or json [default: table on a terminal, otherwise json]
+    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    output: Option<Format>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// What one endpoint answered.
+#[derive(Debug, Serialize)]
+struct Answer {
+    endpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Prints the state of every node that can be reached.
+pub(super) fn run(args: &Status) -> Result<(), CliError> {
+    let answers = block_on(ask_all(args))?;
+    let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
+    match args.output.unwrap_or(terminal) {
+        Format::Table => print::text(&table(&answers)),
+        Format::Json => print::json(&answers),
+    }
+    if answers.iter().any(|answer| answer.status.is_some()) {
+        Ok(())
+    } else {
+        Err(CliError::Failed("no node answers; give others with --endpoints".to_owned()))
+    }
+}
+
+/// Asks all endpoints at once; their answers come in the order of the endpoints.
+async fn ask_all(args: &Status) -> Result<Vec<Answer>, CliError> {
+    let mut asking = JoinSet::new();
+    for (at, address) in args.client.endpoints.addresses.iter().cloned().enumerate() {
+        let timeout = args.client.timeout.0;
+        asking.spawn(async move {
+            let asked = tokio::time::timeout(timeout, ask(&address)).await;
+            (at, address, asked.unwrap_or(Err(ClientError::Timeout { sent: true })))
+        });
+    }
+    let mut answers = asking.join_all().await;
+    answers.sort_by_key(|(at, ..)| *at);
+    let answer = |(_, address, asked): (usize, Address, Result<StatusReport, ClientError>)| {
+        let (status, error) = match asked {
+            Ok(status) => (Some(status), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Answer { endpoint: address.to_string(), status, error }
+    };
+    Ok(answers.into_iter().map(answer).collect())
+}
+
+async fn ask(address: &Address) -> Result<StatusReport, ClientError> {
+    Client::connect(&address.to_string()).await?.status().await
+}
+
+fn table(answers: &[Answer]) -> String {
+    const HEADINGS: [&str; 8] = ["ENDPOINT", "NAME", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED", "HEALTH"];
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(answers.iter().filter_map(|answer| Some(row(&answer.endpoint, answer.status.as_ref()?))));
+    let widths: [usize; 8] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    // A table of no rows says nothing.
+    for row in rows.iter().filter(|_| rows.len() > 1) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            write!(line, "{cell:width$}  ").expect("writing to a string cannot fail");
+        }
+        text.extend([line.trim_end(), "\n"]);
+    }
+    for answer in answers {
+        if let Some(error) = &answer.error {
+            writeln!(text, "{}: {error}", answer.endpoint).expect("writing to a string cannot fail");
+        }
+    }
+    text
+}
+
+fn row(endpoint: &str, status: &StatusReport) -> [String; 8] {
+    let leader = status.leader.as_ref();
+    let leader = leader.map(|leader| leader.name.clone().unwrap_or_else(|| leader.node_id.to_string()));
+    let health = if status.healthy { "ok".to_owned() } else { status.reasons.join("; ") };
+    [
+        endpoint.to_owned(),
+        status.name.clone(),
+        status.role.clone(),
+        status.term.to_string(),
+        leader.unwrap_or_else(|| "none".to_owned()),
+        status.commit_index.to_string(),
+        status.applied_index.to_string(),
+        health,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LogIndex, Term};
+
+    fn report(name: &str) -> StatusReport {
+        StatusReport {
+            cluster_id: None,
+            node_id: None,
+            name: name.to_owned(),
+            version: "0".to_owned(),
+            role: "follower".to_owned(),
+            term: Term(3),
+            leader: None,
+            commit_index: LogIndex(12345),
+            applied_index: LogIndex(12344),
+            last_log_index: LogIndex(12345),
+            snapshot_index: LogIndex(0),
+            voters: Vec::new(),
+            learners: Vec::new(),
+            healthy: false,
+            reasons: vec!["no leader".to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_table_lines_up_and_names_who_is_silent() {
+        let answer = |endpoint: &str, status: Option<StatusReport>, error: Option<&str>| Answer {
+            endpoint: endpoint.to_owned(),
+            status,
+            error: error.map(str::to_owned),
+        };
+        let shown = table(&[answer("a:1", Some(report("one")), None), answer("b:1", None, Some("refused"))]);
+        let expected = "\
+ENDPOINT  NAME  ROLE      TERM  LEADER  COMMIT  APPLIED  HEALTH
+a:1       one   follower  3     none    12345   12344    no leader
+b:1: refused
+";
+        assert_eq!(shown, expected);
+        assert_eq!(table(&[answer("b:1", None, Some("refused"))]), "b:1: refused\n");
+    }
+}
