@@ -4,6 +4,7 @@
 
 mod bench;
 mod client;
+mod dev;
 mod endpoints;
 mod keys;
 mod output;
@@ -33,6 +34,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data di
 enum Command {
     /// Run one node
     Serve(Box<Flags>),
+    /// Run a cluster on this machine, for trying and developing
+    Dev(Box<dev::Dev>),
     /// Set a key
     Put(Box<keys::Put>),
     /// Print what a key holds
@@ -85,6 +88,7 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(_) => serve::run(),
+        Command::Dev(args) => dev::run(&args),
         Command::Put(args) => keys::put(*args),
         Command::Get(args) => keys::get(*args),
         Command::Del(args) => keys::del(*args),
