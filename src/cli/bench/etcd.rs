@@ -97,9 +97,21 @@ impl Etcd {
             if status.code() == tonic::Code::Unavailable {
                 self.fail_over();
             }
-            CallError::new(&format!("{:?}", status.code())).because(status.message())
+            CallError::new(&code_name(status.code())).because(status.message())
         })
     }
+}
+
+/// gRPC's name of a code in the form of our own codes: `DeadlineExceeded` is `deadline_exceeded`.
+fn code_name(code: tonic::Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
 }
 
 /// The innermost cause: tonic's own words are "transport error".
@@ -109,4 +121,15 @@ fn root(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_named_like_our_own() {
+        assert_eq!(code_name(tonic::Code::Unavailable), "unavailable");
+        assert_eq!(code_name(tonic::Code::DeadlineExceeded), "deadline_exceeded");
+    }
 }

@@ -244,12 +244,14 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     watch(args, &shared, run.schedule.start, || handles.iter().all(thread::JoinHandle::is_finished));
 
     let mut tally = Tally::new();
+    let mut end = run.measured_from;
     for handle in handles {
-        tally.add(
-            &handle.join().map_err(|_| CliError::Failed("a thread of the load generator died".to_owned()))?,
-        );
+        let died = |_| CliError::Failed("a thread of the load generator died".to_owned());
+        let (results, ended) = handle.join().map_err(died)?;
+        tally.add(&results);
+        end = end.max(ended);
     }
-    let elapsed = run.measured_from.elapsed();
+    let elapsed = end - run.measured_from;
     let gap = tally.gap.max(shared.last_gap(elapsed));
     let report = Report::new(args, &tally, elapsed, gap);
     match args.output {
@@ -306,17 +308,18 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// Returns the results and when the last client was done.
     fn run(
         &self,
         ready: &std::sync::mpsc::Sender<Result<(), CliError>>,
         start: tokio::sync::oneshot::Receiver<Run>,
-    ) -> Tally {
+    ) -> (Tally, Instant) {
         let tally = Rc::new(RefCell::new(Tally::new()));
         let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 let _ = ready.send(Err(CliError::Failed(format!("cannot start a runtime: {error}"))));
-                return Tally::new();
+                return (Tally::new(), Instant::now());
             }
         };
         LocalSet::new().block_on(&runtime, async {
@@ -339,7 +342,7 @@ impl Worker<'_> {
             }
             clients.join_all().await;
         });
-        tally.replace(Tally::new())
+        (tally.replace(Tally::new()), Instant::now())
     }
 
     /// Connects this thread's clients.

@@ -94,7 +94,8 @@ impl Running {
         let log = self.node.log.display();
         let tail = File::open(&self.node.log).and_then(tail).unwrap_or_default();
         let lines: String = tail.iter().map(|line| format!("\n  | {line}")).collect();
-        format!("node {} ended {how}; its log, {log}, ends so:{lines}", self.node.name)
+        let colon = if lines.is_empty() { "" } else { ", the end of it:" };
+        format!("node {} ended {how}; its log is {log}{colon}{lines}", self.node.name)
     }
 }
 
