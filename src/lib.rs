@@ -20,6 +20,7 @@ pub mod kv;
 pub mod membership;
 pub mod metrics;
 pub mod raft;
+pub mod replica;
 pub mod server;
 pub mod storage;
 pub mod transport;

@@ -1,17 +1,27 @@
 //! What the rest of the process may ask of a running replica.
 
-use std::sync::RwLockReadGuard;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError};
+use tokio::sync::oneshot;
 
+use super::core_thread::{FromPeer, Request};
 use crate::kv;
-use crate::raft::{Configuration, Refusal, RoleName};
+use crate::raft::{Configuration, Message, Refusal, RefusalReason, RoleName};
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
+
+/// Beyond a request's own deadline, which the core keeps: only a stuck process is later than that.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A clonable way to write, read and look.
 #[derive(Clone)]
-pub struct Handle {}
+pub struct Handle {
+    requests: Sender<Request>,
+    store: Arc<RwLock<kv::Store>>,
+    status: Arc<RwLock<Status>>,
+}
 
 /// A write that was not applied, or whose outcome is not known.
 pub type WriteError = Refusal;
@@ -38,37 +48,92 @@ pub struct Status {
     /// Last entry of the log.
     pub last_log_index: LogIndex,
     /// Members as of the latest configuration in the log.
-    pub configuration: std::sync::Arc<Configuration>,
+    pub configuration: Arc<Configuration>,
     /// At a leader: whether a majority answers; at a follower: whether a leader is heard.
     pub has_quorum: bool,
 }
 
 impl Handle {
+    pub(super) fn new(
+        requests: Sender<Request>,
+        store: Arc<RwLock<kv::Store>>,
+        status: Arc<RwLock<Status>>,
+    ) -> Self {
+        Self { requests, store, status }
+    }
+
     /// Replicates an encoded command and returns what applying it answered.
     ///
     /// # Errors
-    /// The reason and whether the write may still take effect. Returns within `timeout`.
-    pub async fn propose(&self, _command: Bytes, _timeout: Duration) -> Result<kv::Answer, WriteError> {
-        todo!()
+    /// The reason and whether the write may still take effect. Returns within `timeout` and half a second.
+    pub async fn propose(&self, command: Bytes, timeout: Duration) -> Result<kv::Answer, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Write { command, timeout, reply })?;
+        await_answer(answer, timeout).await
     }
 
     /// Waits until a read of [`Handle::store`] is linearizable (thesis, 6.4).
     ///
     /// # Errors
-    /// The reason; returns within `timeout`.
-    pub async fn read_barrier(&self, _timeout: Duration) -> Result<(), ReadError> {
-        todo!()
+    /// The reason; returns within `timeout` and half a second.
+    pub async fn read_barrier(&self, timeout: Duration) -> Result<(), ReadError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Read { timeout, reply })?;
+        await_answer(answer, timeout).await
+    }
+
+    fn ask(&self, request: Request) -> Result<(), Refusal> {
+        self.requests.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::not_applied(RefusalReason::Overloaded),
+            // The replica is stopping.
+            TrySendError::Disconnected(_) => Refusal::not_applied(RefusalReason::NoLeader),
+        })
     }
 
     /// The applied state. Hold the guard only briefly and never across an await: apply waits for it.
-    #[must_use]
     pub fn store(&self) -> RwLockReadGuard<'_, kv::Store> {
-        todo!()
+        self.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state of the replica as of its latest turn.
     #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn await_answer<T>(
+    answer: oneshot::Receiver<Result<T, Refusal>>,
+    timeout: Duration,
+) -> Result<T, Refusal> {
+    match tokio::time::timeout(timeout + GRACE, answer).await {
+        Ok(Ok(result)) => result,
+        // The replica stopped with the request in flight.
+        Ok(Err(_)) => Err(Refusal::unknown(RefusalReason::NoLeader)),
+        Err(_) => Err(Refusal::unknown(RefusalReason::Timeout)),
+    }
+}
+
+/// Where the transport puts what arrives.
+#[derive(Clone)]
+pub struct Inbox {
+    messages: Sender<FromPeer>,
+}
+
+impl Inbox {
+    pub(super) fn new(messages: Sender<FromPeer>) -> Self {
+        Self { messages }
+    }
+
+    /// A checked message of a peer. False if the queue is full and the message was dropped.
+    #[must_use]
+    pub fn deliver(&self, from: NodeId, message: Message) -> bool {
+        self.messages.try_send(FromPeer::Message(from, message)).is_ok()
+    }
+
+    /// A message that was taken for sending was lost after all. False if the queue is full.
+    #[must_use]
+    pub fn send_dropped(&self, to: NodeId) -> bool {
+        self.messages.try_send(FromPeer::Dropped(to)).is_ok()
     }
 }

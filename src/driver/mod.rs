@@ -1,5 +1,140 @@
-//! Runs a replica: a thread for the core, one for the log, one for apply, bounded queues between them.
+//! Runs a replica: a thread each for core, log, apply, checkpoint and segment preparation, bounded queues between them.
+//!
+//! ```text
+//!  clients ──▶ ┌──────┐ appends, acknowledgements ┌─────┐ promises ──▶ peers
+//!  peers ────▶ │ core │ ────────────────────────▶ │ log │
+//!  (done) ───▶ └──────┘ ◀── durable, loaded ───── └─────┘
+//!                 │ committed entries, confirmed reads
+//!                 ▼
+//!              ┌───────┐ answers ──▶ clients      ┌────────────┐
+//!              │ apply │ ───────── changes ─────▶ │ checkpoint │ (sled)
+//!              └───────┘                          └────────────┘
+//! ```
+//!
+//! The core never blocks: it holds credits for the queues of log and apply, and takes no new messages or requests
+//! without one. Queues back to the core have room for every outstanding job.
 
+mod apply_thread;
+mod checkpoint;
+mod clock;
+mod core_thread;
 mod handle;
+mod log_thread;
+mod observe;
+mod shutdown;
 
-pub use handle::{Handle, ReadError, Status, WriteError};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use crate::kv;
+use crate::metrics::Metrics;
+use crate::raft::{Configuration, Message};
+use crate::replica::{Apply, Core, Log};
+use crate::storage::StateStore;
+use crate::storage::files::Files;
+use crate::types::{ClusterId, NodeId};
+
+pub use clock::now;
+pub use handle::{Handle, Inbox, ReadError, Status, WriteError};
+pub use shutdown::{Failure, Running};
+
+/// Jobs that may be on their way to the log, and to apply.
+const CREDITS: usize = 32;
+/// Batches of changes that may wait for the checkpoint.
+const CHECKPOINT_QUEUE: usize = 1024;
+
+/// Limits and intervals of the driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Clients' requests that may wait for the core; one more is refused as overloaded.
+    pub request_queue: usize,
+    /// Peers' messages that may wait for the core; one more is dropped.
+    pub message_queue: usize,
+    /// Time between checkpoints of the applied state.
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { request_queue: 16_384, message_queue: 4_096, checkpoint_interval: Duration::from_secs(1) }
+    }
+}
+
+/// Hands a message to the transport; false if it was dropped.
+pub type Send = Arc<dyn Fn(NodeId, Message) -> bool + std::marker::Send + Sync>;
+
+/// Told of every configuration that comes into force, from the core's thread.
+pub type OnConfiguration = Box<dyn FnMut(&Configuration) + std::marker::Send>;
+
+/// A replica and what it is connected to.
+pub struct Replica<F: Files, S: StateStore> {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// This node.
+    pub node_id: NodeId,
+    /// Part one.
+    pub core: Core,
+    /// Part two.
+    pub log: Log<F>,
+    /// Part three.
+    pub apply: Apply,
+    /// The state that apply changes and readers read.
+    pub store: Arc<RwLock<kv::Store>>,
+    /// Where the checkpoint goes.
+    pub state: S,
+    /// To the peers.
+    pub send: Send,
+    /// Told of configurations.
+    pub on_configuration: OnConfiguration,
+    /// What to count in.
+    pub metrics: Metrics,
+}
+
+/// Starts the threads.
+///
+/// # Errors
+/// The system gives no more threads.
+pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
+    replica: Replica<F, S>,
+    settings: &Settings,
+) -> std::io::Result<(Handle, Inbox, Running)> {
+    let Replica { cluster_id, node_id, core, log, apply, store, state, send, on_configuration, metrics } =
+        replica;
+    let (requests_in, requests) = bounded(settings.request_queue);
+    let (messages_in, messages) = bounded(settings.message_queue);
+    // One for each job on its way; the log's thread may add one more when it fails.
+    let (done_in, done) = bounded(4 * CREDITS);
+    let (log_jobs_in, log_jobs) = bounded(CREDITS + 1);
+    let (apply_jobs_in, apply_jobs) = bounded(CREDITS + 1);
+    let (changes_in, changes) = bounded(CHECKPOINT_QUEUE);
+    let (segments_in, segments) = bounded(1);
+
+    let status = Arc::new(RwLock::new(core_thread::status(cluster_id, node_id, &core)));
+    let mut threads = shutdown::Threads::default();
+    threads.spawn("checkpoint", {
+        let (interval, metrics) = (settings.checkpoint_interval, metrics.clone());
+        move || checkpoint::run(state, &changes, interval, &metrics)
+    })?;
+    threads.spawn("segments", move || log_thread::prepare_segments(&segments))?;
+    threads.spawn("apply", {
+        let (done, metrics) = (done_in.clone(), metrics.clone());
+        move || {
+            apply_thread::run(apply, &apply_jobs, &done, &changes_in, &metrics);
+            Ok(())
+        }
+    })?;
+    threads.spawn("log", {
+        let (send, metrics) = (Arc::clone(&send), metrics.clone());
+        move || log_thread::run(log, &log_jobs, &done_in, &segments_in, &send, &metrics)
+    })?;
+    threads.spawn("core", {
+        let queues = core_thread::Queues { done, messages, requests, log: log_jobs_in, apply: apply_jobs_in };
+        let observer = observe::Observer::new(node_id, metrics, on_configuration);
+        let status = Arc::clone(&status);
+        move || core_thread::CoreThread::new(core, queues, send, observer, status).run()
+    })?;
+    let handle = Handle::new(requests_in.clone(), store, status);
+    Ok((handle, Inbox::new(messages_in), threads.running(requests_in)))
+}

@@ -1,0 +1,55 @@
+//! Apply's thread: changes the state, answers clients, passes changes to the checkpoint.
+
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::oneshot;
+
+use super::checkpoint::Changes;
+use super::core_thread::Done;
+use crate::kv;
+use crate::metrics::Metrics;
+use crate::raft::Refusal;
+use crate::replica::{Apply, ApplyInput, ApplyOutput};
+use crate::types::{ProposalId, ReadId};
+
+/// What to apply, and who waits for it, in the same order.
+#[derive(Default)]
+pub(super) struct ApplyJob {
+    pub(super) inputs: Vec<ApplyInput>,
+    pub(super) writers: Vec<(ProposalId, oneshot::Sender<Result<kv::Answer, Refusal>>)>,
+    pub(super) readers: Vec<(ReadId, oneshot::Sender<Result<(), Refusal>>)>,
+}
+
+/// Runs until the core lets go of the queue.
+pub(super) fn run(
+    mut apply: Apply,
+    jobs: &Receiver<ApplyJob>,
+    done: &Sender<Done>,
+    changes: &Sender<Changes>,
+    metrics: &Metrics,
+) {
+    while let Ok(job) = jobs.recv() {
+        let started = Instant::now();
+        let mut out = ApplyOutput::default();
+        apply.handle(job.inputs, &mut out);
+        metrics.raft_apply_duration_seconds.observe(started.elapsed().as_secs_f64());
+        let mut answers = out.answers.into_iter().peekable();
+        for (id, reply) in job.writers {
+            // Both are in the order of the entries; an answer may find its client gone, never the reverse.
+            if let Some((_, answer)) = answers.find(|(answered, _)| *answered == id) {
+                let _ = reply.send(Ok(answer));
+            }
+        }
+        for (_, reply) in job.readers {
+            let _ = reply.send(Ok(()));
+        }
+        if done.send(Done::Apply { jobs: 1, index: apply.applied() }).is_err() {
+            return;
+        }
+        let checkpoint = apply.checkpoint();
+        if changes.send(Changes { rows: out.rows, checkpoint }).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The checkpoint's thread: writes what was applied to the state store, behind, so that a start need not replay the log.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::shutdown::Failure;
+use crate::kv::Row;
+use crate::metrics::Metrics;
+use crate::storage::{Checkpoint, StateStore};
+
+/// Written earlier than the interval says when this many changes wait.
+const ROWS_MAX: usize = 65_536;
+
+/// What one batch changed, and what a checkpoint after it covers.
+pub(super) struct Changes {
+    pub(super) rows: Vec<Row>,
+    pub(super) checkpoint: Checkpoint,
+}
+
+/// Runs until apply lets go of the queue; then writes what is left.
+pub(super) fn run<S: StateStore>(
+    mut state: S,
+    changes: &Receiver<Changes>,
+    interval: Duration,
+    metrics: &Metrics,
+) -> Result<(), Failure> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut checkpoint: Option<Checkpoint> = None;
+    let mut due = Instant::now() + interval;
+    loop {
+        let open = match changes.recv_deadline(due) {
+            Ok(mut change) => {
+                rows.append(&mut change.rows);
+                checkpoint = Some(change.checkpoint);
+                if rows.len() < ROWS_MAX {
+                    continue;
+                }
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => true,
+            Err(RecvTimeoutError::Disconnected) => false,
+        };
+        if let Some(checkpoint) = checkpoint.take() {
+            state.write(&rows)?;
+            rows.clear();
+            let index = checkpoint.applied.index;
+            state.commit(checkpoint)?;
+            metrics.raft_snapshot_index.set(i64::try_from(index.0).unwrap_or(i64::MAX));
+        }
+        if !open {
+            return Ok(());
+        }
+        due = Instant::now() + interval;
+    }
+}

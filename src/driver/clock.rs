@@ -1,0 +1,14 @@
+//! The clock that drives the core.
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::types::Instant;
+
+/// Monotonic time that goes on while the machine is suspended, so that a leader that slept knows it.
+#[must_use]
+pub fn now() -> Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    Instant(seconds * 1_000_000 + nanos / 1_000)
+}

@@ -1,0 +1,317 @@
+//! The core's thread: takes what waits, in order of urgency, steps the core, and passes its output on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Select, Sender};
+use tokio::sync::oneshot;
+
+use super::apply_thread::ApplyJob;
+use super::observe::Observer;
+use super::shutdown::Failure;
+use super::{CREDITS, Send, Status, clock};
+use crate::kv;
+use crate::raft::{Event, HaltReason, Message, Proposal, Refusal, RefusalReason};
+use crate::replica::{ApplyInput, Core, CoreOutput, LogInput};
+use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId};
+
+/// Taken from one queue in one turn, so that no queue starves the others.
+const MESSAGES_PER_TURN: usize = 256;
+const REQUESTS_PER_TURN: usize = 4096;
+/// How long a stopping core waits for what is on its way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a client wants.
+pub(super) enum Request {
+    Write { command: Bytes, timeout: Duration, reply: oneshot::Sender<Result<kv::Answer, Refusal>> },
+    Read { timeout: Duration, reply: oneshot::Sender<Result<(), Refusal>> },
+    Stop,
+}
+
+/// What comes from the transport.
+pub(super) enum FromPeer {
+    Message(NodeId, Message),
+    Dropped(NodeId),
+}
+
+/// What log and apply report. Each job is reported once.
+pub(super) enum Done {
+    Log { jobs: usize, events: Vec<Event> },
+    Apply { jobs: usize, index: LogIndex },
+    LogFailed,
+}
+
+pub(super) struct Queues {
+    pub(super) done: Receiver<Done>,
+    pub(super) messages: Receiver<FromPeer>,
+    pub(super) requests: Receiver<Request>,
+    pub(super) log: Sender<Vec<LogInput>>,
+    pub(super) apply: Sender<ApplyJob>,
+}
+
+pub(super) struct CoreThread {
+    core: Core,
+    queues: Queues,
+    send: Send,
+    observer: Observer,
+    status: Arc<RwLock<Status>>,
+    out: CoreOutput,
+    writers: HashMap<ProposalId, oneshot::Sender<Result<kv::Answer, Refusal>>>,
+    readers: HashMap<ReadId, oneshot::Sender<Result<(), Refusal>>>,
+    /// The next proposal and read. Starts at a random place: an answer to an earlier process must not fit.
+    next_id: u64,
+    log_jobs: usize,
+    apply_jobs: usize,
+    /// Peers to which a message was dropped in this turn.
+    dropped: Vec<NodeId>,
+    stopping: Option<Instant>,
+}
+
+/// The status before the first turn.
+pub(super) fn status(cluster_id: ClusterId, node_id: NodeId, core: &Core) -> Status {
+    let raft = core.raft().status(clock::now());
+    Status {
+        cluster_id,
+        node_id,
+        role: raft.role,
+        term: raft.term,
+        leader: raft.leader,
+        commit_index: raft.commit_index,
+        applied_index: core.applied(),
+        last_log_index: raft.last_log_index,
+        configuration: raft.configuration.unwrap_or_default(),
+        has_quorum: raft.has_quorum,
+    }
+}
+
+impl CoreThread {
+    pub(super) fn new(
+        core: Core,
+        queues: Queues,
+        send: Send,
+        observer: Observer,
+        status: Arc<RwLock<Status>>,
+    ) -> Self {
+        Self {
+            core,
+            queues,
+            send,
+            observer,
+            status,
+            out: CoreOutput::default(),
+            writers: HashMap::new(),
+            readers: HashMap::new(),
+            next_id: getrandom::u64().unwrap_or(clock::now().0),
+            log_jobs: 0,
+            apply_jobs: 0,
+            dropped: Vec::new(),
+            stopping: None,
+        }
+    }
+
+    /// Runs until told to stop, or until the core halts.
+    pub(super) fn run(mut self) -> Result<(), Failure> {
+        loop {
+            self.wait();
+            self.turn();
+            if let Some(HaltReason::DiskFailed) = self.out.halt {
+                // The log's thread has told why.
+                return Ok(());
+            }
+            let drained = self.log_jobs == 0 && self.apply_jobs == 0 && self.writers.is_empty();
+            if self.stopping.is_some_and(|since| drained || clock::now().since(since) > DRAIN_TIMEOUT) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn has_credit(&self) -> bool {
+        self.log_jobs < CREDITS && self.apply_jobs < CREDITS
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&mut self) {
+        if !self.dropped.is_empty() {
+            return;
+        }
+        let mut timeout = self.core.raft().next_deadline().since(clock::now());
+        if self.stopping.is_some() {
+            timeout = timeout.min(Duration::from_millis(10));
+        }
+        let mut select = Select::new();
+        select.recv(&self.queues.done);
+        if self.has_credit() {
+            select.recv(&self.queues.messages);
+            select.recv(&self.queues.requests);
+        }
+        // Whether something came or time is up is seen when the queues are read.
+        let _ = select.ready_timeout(timeout);
+    }
+
+    fn turn(&mut self) {
+        while let Ok(done) = self.queues.done.try_recv() {
+            self.on_done(done);
+        }
+        for to in std::mem::take(&mut self.dropped) {
+            self.step(Event::SendDropped { to });
+        }
+        if self.has_credit() {
+            for _ in 0..MESSAGES_PER_TURN {
+                match self.queues.messages.try_recv() {
+                    Ok(FromPeer::Message(from, message)) => self.step(Event::Message { from, message }),
+                    Ok(FromPeer::Dropped(to)) => self.step(Event::SendDropped { to }),
+                    Err(_) => break,
+                }
+            }
+            self.take_requests();
+        }
+        if self.core.raft().next_deadline() <= clock::now() {
+            self.step(Event::Timeout);
+        }
+        self.pass_on();
+        self.publish();
+    }
+
+    fn step(&mut self, event: Event) {
+        self.core.handle(clock::now(), event, &mut self.out);
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Log { jobs, events } => {
+                self.log_jobs -= jobs;
+                for event in events {
+                    self.step(event);
+                }
+            }
+            Done::Apply { jobs, index } => {
+                self.apply_jobs -= jobs;
+                self.step(Event::Applied { index });
+            }
+            Done::LogFailed => self.step(Event::AppendFailed),
+        }
+    }
+
+    /// Takes the requests that wait as one event for writes and one for reads.
+    fn take_requests(&mut self) {
+        let now = clock::now();
+        let mut proposals = Vec::new();
+        let mut ids = Vec::new();
+        let mut deadline = now;
+        for _ in 0..REQUESTS_PER_TURN {
+            match self.queues.requests.try_recv() {
+                Ok(Request::Stop) => self.stopping = self.stopping.or(Some(now)),
+                Ok(Request::Write { reply, .. }) if self.stopping.is_some() => {
+                    let _ = reply.send(Err(Refusal::not_applied(RefusalReason::NoLeader)));
+                }
+                Ok(Request::Write { command, timeout, reply }) => {
+                    let id = ProposalId(self.draw_id());
+                    self.writers.insert(id, reply);
+                    proposals.push(Proposal { id, command, deadline: now.after(timeout) });
+                }
+                Ok(Request::Read { timeout, reply }) => {
+                    let id = ReadId(self.draw_id());
+                    self.readers.insert(id, reply);
+                    ids.push(id);
+                    deadline = deadline.max(now.after(timeout));
+                }
+                Err(_) => break,
+            }
+        }
+        if !proposals.is_empty() {
+            self.step(Event::Propose { proposals });
+        }
+        if !ids.is_empty() {
+            self.step(Event::Read { ids, deadline });
+        }
+    }
+
+    fn draw_id(&mut self) -> u64 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    /// Hands the turn's output to log, network, apply and clients, the slowest first.
+    fn pass_on(&mut self) {
+        let log = std::mem::take(&mut self.out.log);
+        if !log.is_empty() && self.queues.log.try_send(log).is_ok() {
+            self.log_jobs += 1;
+        }
+        for (to, message) in self.out.sends.drain(..) {
+            if !(self.send)(to, message) {
+                self.dropped.push(to);
+            }
+        }
+        let apply = std::mem::take(&mut self.out.apply);
+        if !apply.is_empty() {
+            let job = self.apply_job(apply);
+            if self.queues.apply.try_send(job).is_ok() {
+                self.apply_jobs += 1;
+            }
+        }
+        for id in self.out.ready_reads.drain(..) {
+            if let Some(reply) = self.readers.remove(&id) {
+                let _ = reply.send(Ok(()));
+            }
+        }
+        for (id, refusal) in self.out.failed_reads.drain(..) {
+            if let Some(reply) = self.readers.remove(&id) {
+                let _ = reply.send(Err(refusal));
+            }
+        }
+        for (id, refusal) in self.out.failed_writes.drain(..) {
+            self.observer.count_failed_write(refusal);
+            if let Some(reply) = self.writers.remove(&id) {
+                let _ = reply.send(Err(refusal));
+            }
+        }
+    }
+
+    /// Adds who waits for what to the input of apply.
+    fn apply_job(&mut self, inputs: Vec<ApplyInput>) -> ApplyJob {
+        let mut job = ApplyJob::default();
+        for input in &inputs {
+            match input {
+                ApplyInput::Entries(entries) => {
+                    for id in entries.iter().filter_map(|committed| committed.proposal) {
+                        job.writers.extend(self.writers.remove(&id).map(|reply| (id, reply)));
+                    }
+                }
+                ApplyInput::Reads(ids) => {
+                    for id in ids {
+                        job.readers.extend(self.readers.remove(id).map(|reply| (*id, reply)));
+                    }
+                }
+            }
+        }
+        job.inputs = inputs;
+        job
+    }
+
+    fn publish(&mut self) {
+        let now = clock::now();
+        let raft = self.core.raft().status(now);
+        self.observer.observe(now, &self.core, &raft, std::mem::take(&mut self.out.observations));
+        self.observer.queues(
+            self.queues.messages.len(),
+            self.queues.requests.len(),
+            self.log_jobs,
+            self.apply_jobs,
+        );
+        let mut status = self.status.write().unwrap_or_else(PoisonError::into_inner);
+        *status = Status {
+            cluster_id: status.cluster_id,
+            node_id: status.node_id,
+            role: raft.role,
+            term: raft.term,
+            leader: raft.leader,
+            commit_index: raft.commit_index,
+            applied_index: self.core.applied(),
+            last_log_index: raft.last_log_index,
+            configuration: raft.configuration.unwrap_or_default(),
+            has_quorum: raft.has_quorum,
+        };
+    }
+}

@@ -1,0 +1,73 @@
+//! The log's thread: group commit. Everything that waits is written and flushed at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::Send;
+use super::core_thread::Done;
+use super::shutdown::Failure;
+use crate::metrics::Metrics;
+use crate::raft::Event;
+use crate::replica::{Log, LogInput, LogOutput};
+use crate::storage::files::Files;
+use crate::storage::wal::Preparation;
+
+/// Runs until the core lets go of the queue, or until the disk fails.
+pub(super) fn run<F: Files>(
+    mut log: Log<F>,
+    jobs: &Receiver<Vec<LogInput>>,
+    done: &Sender<Done>,
+    segments: &Sender<Preparation<F>>,
+    send: &Send,
+    metrics: &Metrics,
+) -> Result<(), Failure> {
+    let send = Arc::clone(send);
+    prepare(&mut log, segments);
+    while let Ok(mut inputs) = jobs.recv() {
+        let mut count = 1;
+        while let Ok(more) = jobs.try_recv() {
+            inputs.extend(more);
+            count += 1;
+        }
+        let started = Instant::now();
+        let mut out = LogOutput::default();
+        if let Err(error) = log.handle(inputs, &mut out) {
+            let _ = done.send(Done::LogFailed);
+            return Err(error.into());
+        }
+        let mut events = out.events;
+        for (to, message) in out.sends {
+            if !send(to, message) {
+                events.push(Event::SendDropped { to });
+            }
+        }
+        if done.send(Done::Log { jobs: count, events }).is_err() {
+            return Ok(());
+        }
+        if let Some(flush) = out.flush {
+            metrics.storage_flush_duration_seconds.observe(started.elapsed().as_secs_f64());
+            metrics
+                .storage_flush_entries
+                .observe(f64::from(u32::try_from(flush.entries).unwrap_or(u32::MAX)));
+            prepare(&mut log, segments);
+        }
+    }
+    Ok(())
+}
+
+/// Hands out the making of the next segment, if it is time for it.
+fn prepare<F: Files>(log: &mut Log<F>, segments: &Sender<Preparation<F>>) {
+    if let Some(preparation) = log.wal().take_preparation() {
+        let _ = segments.try_send(preparation);
+    }
+}
+
+/// Writes the zeros of coming segments, off the write path.
+pub(super) fn prepare_segments<F: Files>(preparations: &Receiver<Preparation<F>>) -> Result<(), Failure> {
+    while let Ok(preparation) = preparations.recv() {
+        preparation.run()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Turns what the core reports into metrics and log lines.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::OnConfiguration;
+use crate::metrics::Metrics;
+use crate::raft::{Configuration, Observation, Refusal, RefusalReason, RoleName, Status, VoteAnswer};
+use crate::replica::Core;
+use crate::types::{Instant, LogIndex, NodeId};
+
+/// Time between updates of what is shown of each peer.
+const PEERS_INTERVAL: Duration = Duration::from_millis(200);
+const ROLES: [RoleName; 4] =
+    [RoleName::Follower, RoleName::PreCandidate, RoleName::Candidate, RoleName::Leader];
+
+pub(super) struct Observer {
+    node_id: NodeId,
+    metrics: Metrics,
+    on_configuration: OnConfiguration,
+    configuration: Option<Arc<Configuration>>,
+    peers_due: Instant,
+    /// The leader last counted as a change.
+    leader: Option<NodeId>,
+}
+
+impl Observer {
+    pub(super) fn new(node_id: NodeId, metrics: Metrics, on_configuration: OnConfiguration) -> Self {
+        Self {
+            node_id,
+            metrics,
+            on_configuration,
+            configuration: None,
+            peers_due: Instant::default(),
+            leader: None,
+        }
+    }
+
+    /// After each turn: the gauges, and what the core reported.
+    pub(super) fn observe(
+        &mut self,
+        now: Instant,
+        core: &Core,
+        status: &Status,
+        observations: Vec<Observation>,
+    ) {
+        self.watch_configuration(status);
+        for observation in observations {
+            self.on_observation(&observation);
+        }
+        let metrics = &self.metrics;
+        metrics.raft_commit_index.set(gauge(status.commit_index));
+        metrics.raft_applied_index.set(gauge(core.applied()));
+        metrics.raft_last_log_index.set(gauge(status.last_log_index));
+        metrics.raft_proposals_pending.set(i64::try_from(status.proposals_pending).unwrap_or(i64::MAX));
+        if now >= self.peers_due {
+            self.peers_due = now.after(PEERS_INTERVAL);
+            self.show_role(status);
+            self.show_peers(now, core, status);
+        }
+    }
+
+    /// What waits in the driver's queues.
+    pub(super) fn queues(&self, messages: usize, requests: usize, log: usize, apply: usize) {
+        for (queue, length) in
+            [("messages", messages), ("requests", requests), ("log", log), ("apply", apply)]
+        {
+            self.metrics
+                .queue_length
+                .with_label_values(&[queue])
+                .set(i64::try_from(length).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(super) fn count_failed_write(&self, refusal: Refusal) {
+        let reason = match refusal.reason {
+            RefusalReason::NoLeader => "no_leader",
+            RefusalReason::NoQuorum => "no_quorum",
+            RefusalReason::Overloaded => "overloaded",
+            RefusalReason::LeadershipLost => "leadership_lost",
+            RefusalReason::Timeout => "timeout",
+        };
+        self.metrics.raft_proposals_failed_total.with_label_values(&[reason]).inc();
+    }
+
+    fn watch_configuration(&mut self, status: &Status) {
+        let same = match (&self.configuration, &status.configuration) {
+            (Some(known), Some(current)) => Arc::ptr_eq(known, current),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.configuration.clone_from(&status.configuration);
+            self.metrics.raft_peer_lag_entries.reset();
+            self.metrics.raft_peer_rtt_seconds.reset();
+            if let Some(configuration) = &self.configuration {
+                self.metrics.raft_voters.set(i64::try_from(configuration.voters.len()).unwrap_or(i64::MAX));
+                (self.on_configuration)(configuration);
+            }
+        }
+    }
+
+    fn name(&self, id: NodeId) -> String {
+        let member = self.configuration.as_ref().and_then(|configuration| configuration.voters.get(&id));
+        member.map_or_else(|| id.to_string(), |member| member.name.clone())
+    }
+
+    fn on_observation(&mut self, observation: &Observation) {
+        let metrics = &self.metrics;
+        match *observation {
+            Observation::RoleChanged { role, term, why } => {
+                metrics.raft_term.set(gauge(LogIndex(term.0)));
+                tracing::info!(role = role.as_str(), term = term.0, why, "role changed");
+                self.show_role_name(role);
+            }
+            Observation::LeaderChanged { leader, term } => {
+                if leader.is_some() && leader != self.leader {
+                    metrics.raft_leader_changes_total.inc();
+                    self.leader = leader;
+                }
+                let leader = leader.map(|id| self.name(id));
+                tracing::debug!(leader, term = term.0, "leader changed");
+            }
+            Observation::ElectionStarted { .. } => metrics.raft_elections_started_total.inc(),
+            Observation::ElectionWon { .. } => metrics.raft_elections_won_total.inc(),
+            Observation::VoteAnswered { to, term, pre_vote, answer } => {
+                let outcome = vote_outcome(answer);
+                let counter = if pre_vote { &metrics.raft_prevotes_total } else { &metrics.raft_votes_total };
+                counter.with_label_values(&[outcome]).inc();
+                tracing::debug!(candidate = self.name(to), term = term.0, pre_vote, outcome, "vote answered");
+            }
+            Observation::PeerFound { peer } => tracing::info!(peer = self.name(peer), "peer answers again"),
+            Observation::PeerLost { peer } => tracing::warn!(peer = self.name(peer), "peer does not answer"),
+            Observation::PeerRoundTrip { peer, micros } => {
+                let rtt = Duration::from_micros(micros).as_secs_f64();
+                metrics.raft_peer_rtt_seconds.with_label_values(&[self.name(peer).as_str()]).set(rtt);
+            }
+            Observation::Committed { micros, .. } => {
+                metrics.raft_commit_duration_seconds.observe(Duration::from_micros(micros).as_secs_f64());
+            }
+        }
+    }
+
+    fn show_role_name(&self, role: RoleName) {
+        for name in ROLES {
+            self.metrics.raft_role.with_label_values(&[name.as_str()]).set(i64::from(name == role));
+        }
+        self.metrics.raft_is_leader.set(i64::from(role == RoleName::Leader));
+    }
+
+    fn show_role(&self, status: &Status) {
+        self.show_role_name(status.role);
+        self.metrics.raft_term.set(gauge(LogIndex(status.term.0)));
+        self.metrics.raft_has_leader.set(i64::from(status.leader.is_some()));
+        let contact = status.leader_contact_micros.unwrap_or_default();
+        self.metrics.raft_leader_last_contact_seconds.set(Duration::from_micros(contact).as_secs_f64());
+    }
+
+    /// A leader shows how far each follower lags and how many may fail; the others do not know.
+    fn show_peers(&self, now: Instant, core: &Core, status: &Status) {
+        let Some(configuration) = &self.configuration else { return };
+        let metrics = &self.metrics;
+        if status.role != RoleName::Leader {
+            metrics.raft_peer_lag_entries.reset();
+            metrics.raft_peer_rtt_seconds.reset();
+            metrics.raft_failure_tolerance.set(0);
+            return;
+        }
+        let peers: BTreeMap<_, _> = core.raft().peers(now).into_iter().map(|peer| (peer.id, peer)).collect();
+        for (id, peer) in &peers {
+            let lag = status.last_log_index.0.saturating_sub(peer.match_index.0);
+            let gauge = metrics.raft_peer_lag_entries.with_label_values(&[self.name(*id).as_str()]);
+            gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+        let is_active = |id: &&NodeId| **id == self.node_id || peers.get(*id).is_some_and(|peer| peer.active);
+        let active = configuration.voters.keys().filter(is_active).count();
+        let tolerance = active.saturating_sub(configuration.voters.len() / 2 + 1);
+        metrics.raft_failure_tolerance.set(i64::try_from(tolerance).unwrap_or(i64::MAX));
+    }
+}
+
+fn gauge(index: LogIndex) -> i64 {
+    i64::try_from(index.0).unwrap_or(i64::MAX)
+}
+
+fn vote_outcome(answer: VoteAnswer) -> &'static str {
+    match answer {
+        VoteAnswer::Granted => "granted",
+        VoteAnswer::OldTerm => "refused_old_term",
+        VoteAnswer::VotedForAnother => "refused_voted_for_another",
+        VoteAnswer::LogBehind => "refused_log_behind",
+        VoteAnswer::LeaderAlive => "ignored_leader_alive",
+    }
+}

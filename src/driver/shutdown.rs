@@ -1,0 +1,119 @@
+//! The threads of a replica: how they fail, and how they stop.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+use tokio::sync::mpsc;
+
+use super::core_thread::Request;
+use crate::storage::StorageError;
+
+/// Why a replica stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The disk failed, or what it holds is damaged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A state that cannot be was met; the message was printed by the panic.
+    #[error("the {0} thread stopped on a state that cannot be; see the message above")]
+    Panicked(&'static str),
+}
+
+impl Failure {
+    /// The exit code for the process.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Storage(error) => error.exit_code(),
+            Self::Panicked(_) => 1,
+        }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Threads being started; later ones feed earlier ones.
+pub(super) struct Threads {
+    started: Vec<(&'static str, JoinHandle<()>)>,
+    outcomes_in: mpsc::UnboundedSender<Outcome>,
+    outcomes: mpsc::UnboundedReceiver<Outcome>,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let (outcomes_in, outcomes) = mpsc::unbounded_channel();
+        Self { started: Vec::new(), outcomes_in, outcomes }
+    }
+}
+
+/// Reports a thread's end even if it panics.
+struct Report {
+    name: &'static str,
+    outcome: Option<Outcome>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take().unwrap_or(Err(Failure::Panicked(self.name)));
+        let _ = self.outcomes.send(outcome);
+    }
+}
+
+impl Threads {
+    pub(super) fn spawn(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce() -> Outcome + std::marker::Send + 'static,
+    ) -> io::Result<()> {
+        let outcomes = self.outcomes_in.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let mut report = Report { name, outcome: None, outcomes };
+            report.outcome = Some(run());
+        })?;
+        self.started.push((name, thread));
+        Ok(())
+    }
+
+    pub(super) fn running(self, requests: Sender<Request>) -> Running {
+        let mut threads = self.started;
+        threads.reverse();
+        Running { threads, outcomes: self.outcomes, requests }
+    }
+}
+
+/// A running replica's threads.
+pub struct Running {
+    /// The core first, the checkpoint last: each ends when the one before it has let go of its queue.
+    threads: Vec<(&'static str, JoinHandle<()>)>,
+    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    requests: Sender<Request>,
+}
+
+impl Running {
+    /// Waits until a thread ends that was not told to.
+    pub async fn failed(&mut self) -> Option<Failure> {
+        self.outcomes.recv().await.and_then(Result::err)
+    }
+
+    /// Finishes what is in flight, flushes log and checkpoint, and ends the threads. Blocks.
+    ///
+    /// # Errors
+    /// The first thread that failed.
+    pub fn stop(mut self) -> Result<(), Failure> {
+        // Fails only if the core has stopped already.
+        let _ = self.requests.send(Request::Stop);
+        drop(self.requests);
+        for (name, thread) in self.threads {
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "a thread panicked");
+            }
+        }
+        let mut result = Ok(());
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            result = result.and(outcome);
+        }
+        result
+    }
+}
