@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 
 use super::CliError;
 use super::endpoints::Endpoints;
-use crate::api::client::{self, ClientError};
+use crate::api;
+use crate::api::client::ClientError;
 use crate::api::cluster::Cluster;
 use crate::config::Span;
 use crate::raft::Outcome;
@@ -43,7 +44,7 @@ impl Consistency {
     }
 }
 
-impl From<Consistency> for client::Consistency {
+impl From<Consistency> for api::Consistency {
     fn from(consistency: Consistency) -> Self {
         match consistency {
             Consistency::Linearizable => Self::Linearizable,

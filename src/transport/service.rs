@@ -96,12 +96,7 @@ impl PeerService {
 
     /// Why this node does not belong to a cluster yet; empty once it does.
     #[must_use]
-    pub fn reason(&self) -> String {
-        self.0.reason.borrow().clone()
-    }
-
-    #[cfg(test)]
-    pub(super) fn reasons(&self) -> watch::Receiver<String> {
+    pub fn reasons(&self) -> watch::Receiver<String> {
         self.0.reason.subscribe()
     }
 

@@ -197,7 +197,7 @@ async fn three_empty_nodes_form_one_cluster_and_talk() {
             assert_eq!(*configuration, founders(&members));
         }
         assert_eq!(*node.disk.standing.lock().unwrap(), Standing::Member(formed.clone()));
-        assert_eq!(node.service.reason(), "");
+        assert_eq!(node.service.reasons().borrow().clone(), "");
     }
     let mut traffic: Vec<_> = nodes.iter().map(|node| node.run(cluster_id, &members)).collect();
     for (from, to) in [(1, 2), (2, 3), (3, 1)] {
