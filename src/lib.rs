@@ -11,6 +11,7 @@
 //! 7. [`transport`]: peers over gRPC
 //! 8. [`api`]: clients over HTTP
 //! 9. [`metrics`], [`config`], [`server`], [`cli`]: the process
+//! 10. [`sim`]: histories and clusters that never were, to find faults
 
 pub mod api;
 pub mod cli;
@@ -22,6 +23,7 @@ pub mod metrics;
 pub mod raft;
 pub mod replica;
 pub mod server;
+pub mod sim;
 pub mod storage;
 pub mod transport;
 pub mod types;
