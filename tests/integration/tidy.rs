@@ -144,6 +144,7 @@ fn check(files: &[(String, String)]) -> Vec<Violation> {
 /// A file that only `#[cfg(test)] mod name;` brings in is test code from end to end.
 fn mark_test_files(sources: &mut [Source]) {
     let mut test_modules: Vec<Vec<String>> = Vec::new();
+    let test_files: Vec<String> = sources.iter().flat_map(|source| source.test_files.clone()).collect();
     for source in sources.iter() {
         for name in &source.test_modules {
             let mut module = source.module();
@@ -153,7 +154,10 @@ fn mark_test_files(sources: &mut [Source]) {
     }
     for source in sources {
         let module = source.module();
-        if !source.path.starts_with("src/") || test_modules.iter().any(|test| module.starts_with(test)) {
+        if !source.path.starts_with("src/")
+            || test_files.contains(&source.path)
+            || test_modules.iter().any(|test| module.starts_with(test))
+        {
             source.mark_as_test();
         }
     }
@@ -487,6 +491,11 @@ fn a_file_of_tests_is_test_code() {
         ("src/kv/mod.rs".to_owned(), "//! Doc.\n#[cfg(test)]\nmod tests;\nmod store;\n".to_owned()),
         ("src/kv/tests.rs".to_owned(), long.clone()),
         ("src/kv/tests/more.rs".to_owned(), long.clone()),
+        (
+            "src/kv/store.rs".to_owned(),
+            "//! Doc.\n#[cfg(test)]\n#[path = \"store_tests.rs\"]\nmod tests;\n".to_owned(),
+        ),
+        ("src/kv/store_tests.rs".to_owned(), long.clone()),
         ("tests/integration/kv.rs".to_owned(), long),
     ];
     assert!(check(&files).is_empty());

@@ -11,6 +11,8 @@ pub(super) struct Source {
     pub(super) tokens: Vec<Token>,
     /// Modules of their own file that `#[cfg(test)] mod name;` declares here.
     pub(super) test_modules: Vec<String>,
+    /// Files that `#[cfg(test)]` and `#[path = "…"]` bring in, relative to the package.
+    pub(super) test_files: Vec<String>,
     /// The first line, as it stands.
     pub(super) first_line: String,
     lines: usize,
@@ -46,6 +48,7 @@ impl Source {
             path: path.to_owned(),
             tokens,
             test_modules,
+            test_files: test_files(path, text),
             first_line: text.lines().next().unwrap_or_default().to_owned(),
             lines: text.lines().count(),
         }
@@ -249,6 +252,17 @@ fn mark_tests(tokens: &mut [Token]) -> Vec<String> {
         at = end;
     }
     modules
+}
+
+/// The files that a `#[path]` below `#[cfg(test)]` names, as rustfmt lays them out: one attribute a line.
+fn test_files(path: &str, text: &str) -> Vec<String> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let named = |pair: &[&str]| {
+        let rest = pair[1].strip_prefix("#[path = \"").filter(|_| pair[0] == "#[cfg(test)]")?;
+        Some(format!("{folder}/{}", rest.split_once('"')?.0))
+    };
+    lines.windows(2).filter_map(named).collect()
 }
 
 fn texts_are(tokens: &[Token], texts: &[&str]) -> bool {
