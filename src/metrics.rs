@@ -2,11 +2,10 @@
 //! so nothing here is static.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 /// Handles that other modules resolve once and keep; prometheus itself is used only here.
-pub use prometheus::{IntCounter, IntGauge};
+pub use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 /// Durations from 50 µs to 13 s, doubling.
 const DURATION_BUCKETS_S: [f64; 18] = [

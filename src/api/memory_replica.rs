@@ -11,8 +11,8 @@ use tokio::sync::{Notify, Semaphore};
 use super::Replica;
 use super::replica::Refusal;
 use crate::driver::Status;
+use crate::driver::{Configuration, Member, RoleName};
 use crate::kv::{Answer, Command, Store};
-use crate::raft::{Configuration, Member, RoleName};
 use crate::types::{ClusterId, LogIndex, NodeId, Session, Term};
 
 pub(super) struct MemoryReplica {

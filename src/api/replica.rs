@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::driver::{Handle, ReadError, Status, WriteError};
+pub(super) use crate::driver::{Outcome, Refusal, RefusalReason};
 use crate::kv;
-pub(super) use crate::raft::{Outcome, Refusal, RefusalReason};
 
 /// A running replica, as [`Handle`] is one. A trait so that HTTP is tested without a cluster.
 pub trait Replica: Send + Sync + 'static {

@@ -3,10 +3,8 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::metrics::{Histogram, IntCounter, IntCounterVec, Metrics};
 use axum::http::StatusCode;
-use prometheus::{Histogram, IntCounter, IntCounterVec};
-
-use crate::metrics::Metrics;
 
 /// The routes, as the `route` label names them.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use super::core_thread::{FromPeer, Request};
 use crate::kv;
-use crate::raft::{Configuration, Message, Refusal, RefusalReason, RoleName};
+use crate::raft::Message;
+// What a handle's users need of the core.
+pub use crate::raft::{Configuration, Member, Outcome, Refusal, RefusalReason, RoleName};
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
 /// Beyond a request's own deadline, which the core keeps: only a stuck process is later than that.

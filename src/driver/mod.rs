@@ -30,14 +30,17 @@ use crossbeam_channel::bounded;
 
 use crate::kv;
 use crate::metrics::Metrics;
-use crate::raft::{Configuration, Message};
+use crate::raft::Message;
 use crate::replica::{Apply, Core, Log};
 use crate::storage::StateStore;
 use crate::storage::files::Files;
 use crate::types::{ClusterId, NodeId};
 
 pub use clock::now;
-pub use handle::{Handle, Inbox, ReadError, Status, WriteError};
+pub use handle::{
+    Configuration, Handle, Inbox, Member, Outcome, ReadError, Refusal, RefusalReason, RoleName, Status,
+    WriteError,
+};
 pub use shutdown::{Failure, Running};
 
 /// Jobs that may be on their way to the log, and to apply.

@@ -1,6 +1,6 @@
 //! The store against etcd's rules and against a naive model.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::*;
 
@@ -96,7 +96,7 @@ fn the_hash_tells_states_apart() {
         vec![put("a", "2", Condition::Always), put("b", "1", Condition::Always)],
         vec![put("b", "2", Condition::Always), put("a", "1", Condition::Always)],
     ];
-    let mut hashes = HashMap::new();
+    let mut hashes = BTreeMap::new();
     for state in states {
         let mut store = Store::default();
         for command in state.clone() {

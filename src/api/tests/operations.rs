@@ -1,7 +1,7 @@
 //! Status, health, metrics, the page, and paths that do not exist.
 
 use super::*;
-use crate::raft::RoleName;
+use crate::driver::RoleName;
 use crate::types::LogIndex;
 
 #[tokio::test]
