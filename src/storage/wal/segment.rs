@@ -130,18 +130,19 @@ fn take_ready<F: Files>(files: &F, directory: &Path, bytes: u64) -> Result<Optio
 }
 
 /// A new file of zeros, durable. Real zeros: a write into extents that the file system only reserved makes
-/// every `fdatasync` of the log journal metadata, too.
+/// every `fdatasync` of the log journal metadata, too. Flushed in small steps: the log's own flushes wait behind
+/// what the disk is given here.
 fn zero_filled<F: Files>(files: &F, path: &Path, bytes: u64) -> Result<F::File, StorageError> {
-    const ZEROS_BYTES: u64 = 256 << 10;
+    const ZEROS_BYTES: u64 = 1 << 20;
     let zeros = vec![0; usize::try_from(ZEROS_BYTES).expect("small")];
     let file = files.create(path).map_err(StorageError::disk("create", path))?;
     let mut offset = 0;
     while offset < bytes {
         let part = usize::try_from(ZEROS_BYTES.min(bytes - offset)).expect("small");
         file.write_at(&zeros[..part], offset).map_err(StorageError::disk("write", path))?;
+        file.sync_data().map_err(StorageError::disk("fdatasync", path))?;
         offset += part as u64;
     }
-    file.sync_data().map_err(StorageError::disk("fdatasync", path))?;
     Ok(file)
 }
 
