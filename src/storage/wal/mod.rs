@@ -361,9 +361,10 @@ impl<F: Files> Wal<F> {
         if self.preparation_taken || self.end < active.bytes / 4 {
             return None;
         }
+        let sequence = active.sequence + 1;
         self.preparation_taken = true;
         let bytes = u64::from(self.options.segment_bytes);
-        Some(Preparation::new(self.files.clone(), &self.directory, bytes))
+        Some(Preparation::new(self.files.clone(), &self.directory, sequence, bytes))
     }
 
     /// The segment that records are added to.

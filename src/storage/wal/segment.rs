@@ -6,8 +6,9 @@ use super::format::{HEADER_BLOCK_BYTES, SegmentHeader};
 use crate::storage::StorageError;
 use crate::storage::files::{File, Files};
 
-/// A segment that is made ready, not yet complete.
-const PREPARING: &str = "preparing";
+/// Begin of the name of a segment that is made ready, not yet complete. The rest is the sequence number that it
+/// was begun for: one that is late must not write into the next one's file.
+const PREPARING: &str = "preparing-";
 /// A segment that is ready: zeros, durable.
 const READY: &str = "ready";
 /// A segment that gets its header.
@@ -28,12 +29,13 @@ pub(super) struct Segment<H> {
 pub struct Preparation<F> {
     files: F,
     directory: PathBuf,
+    sequence: u64,
     bytes: u64,
 }
 
 impl<F: Files> Preparation<F> {
-    pub(super) fn new(files: F, directory: &Path, bytes: u64) -> Self {
-        Self { files, directory: directory.to_owned(), bytes }
+    pub(super) fn new(files: F, directory: &Path, sequence: u64, bytes: u64) -> Self {
+        Self { files, directory: directory.to_owned(), sequence, bytes }
     }
 
     /// Writes zeros and flushes them. The log takes the segment from then on.
@@ -41,7 +43,7 @@ impl<F: Files> Preparation<F> {
     /// # Errors
     /// [`StorageError::Disk`]. The log is not harmed: when it needs the segment, it tries itself.
     pub fn run(&self) -> Result<(), StorageError> {
-        let preparing = self.directory.join(PREPARING);
+        let preparing = self.directory.join(format!("{PREPARING}{}", name(self.sequence)));
         zero_filled(&self.files, &preparing, self.bytes)?;
         let ready = self.directory.join(READY);
         self.files.rename(&preparing, &ready).map_err(StorageError::disk("rename", &ready))?;
@@ -71,7 +73,7 @@ pub(super) fn remove_unfinished<F: Files>(
     directory: &Path,
     names: &[String],
 ) -> Result<(), StorageError> {
-    for name in names.iter().filter(|name| *name == PREPARING || *name == STARTING) {
+    for name in names.iter().filter(|name| name.starts_with(PREPARING) || *name == STARTING) {
         let path = directory.join(name);
         files.unlink(&path).map_err(StorageError::disk("unlink", &path))?;
     }
@@ -114,19 +116,18 @@ pub(super) fn sync_directory<F: Files>(files: &F, directory: &Path) -> Result<()
     files.sync_directory(directory).map_err(StorageError::disk("fsync", directory))
 }
 
-/// The segment made ready ahead of need, if there is one and it is large enough.
+/// The segment made ready ahead of need, if there is one and it is large enough. Renamed before it is opened:
+/// a preparation that ends in between replaces the file under the old name.
 fn take_ready<F: Files>(files: &F, directory: &Path, bytes: u64) -> Result<Option<F::File>, StorageError> {
-    let ready = directory.join(READY);
-    let file = match files.open(&ready) {
-        Ok(file) => file,
+    let starting = directory.join(STARTING);
+    match files.rename(&directory.join(READY), &starting) {
+        Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StorageError::disk("open", &ready)(error)),
-    };
-    if file.size_bytes().map_err(StorageError::disk("stat", &ready))? < bytes {
-        return Ok(None);
+        Err(error) => return Err(StorageError::disk("rename", &starting)(error)),
     }
-    files.rename(&ready, &directory.join(STARTING)).map_err(StorageError::disk("rename", &ready))?;
-    Ok(Some(file))
+    let file = files.open(&starting).map_err(StorageError::disk("open", &starting))?;
+    let is_enough = file.size_bytes().map_err(StorageError::disk("stat", &starting))? >= bytes;
+    Ok(is_enough.then_some(file))
 }
 
 /// A new file of zeros, durable. Real zeros: a write into extents that the file system only reserved makes

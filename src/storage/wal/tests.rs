@@ -186,6 +186,28 @@ fn a_prepared_segment_is_taken() {
     assert_eq!(all(&open(&files).unwrap().0).len(), 3);
 }
 
+#[test]
+fn a_late_preparation_does_no_harm() {
+    let files = MemoryFiles::default();
+    let mut wal = create(&files);
+    let mut next = 2;
+    let mut flush = |wal: &mut Wal<MemoryFiles>| {
+        flush_each(wal, &[append(1, None, vec![command(1, next, 16_000)])]);
+        next += 1;
+    };
+    flush(&mut wal);
+    let late = wal.take_preparation().unwrap();
+    flush(&mut wal);
+    let in_time = wal.take_preparation().unwrap();
+    in_time.run().unwrap();
+    files.0.lock().unwrap().before_taking = Some(Box::new(move || late.run().unwrap()));
+    for _ in 0..4 {
+        flush(&mut wal);
+    }
+    assert!(files.0.lock().unwrap().before_taking.is_none());
+    assert_eq!(all(&open(&files).unwrap().0), all(&wal));
+}
+
 /// A log whose last group is `entries`, and the offsets of that group in its segment.
 fn with_last_group(files: &MemoryFiles, entries: Vec<Entry>) -> (String, std::ops::Range<usize>) {
     let (mut wal, _) = open(files).unwrap();

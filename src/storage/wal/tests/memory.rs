@@ -26,7 +26,10 @@ pub(super) enum Operation {
     SyncDirectory,
 }
 
-#[derive(Clone, Default)]
+/// Something that another thread does at a bad moment.
+pub(super) type Interruption = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
 pub(super) struct Disk {
     pub(super) files: BTreeMap<PathBuf, Content>,
     pub(super) writes: usize,
@@ -35,6 +38,8 @@ pub(super) struct Disk {
     pub(super) fail_sync: bool,
     /// Everything done so far, oldest first.
     pub(super) journal: Vec<Operation>,
+    /// What happens when a segment that was made ready is about to be opened or renamed.
+    pub(super) before_taking: Option<Interruption>,
 }
 
 pub(super) struct MemoryFile {
@@ -51,6 +56,13 @@ impl MemoryFiles {
             .iter()
             .map(|(path, content)| (path.clone(), Arc::new(Mutex::new(content.lock().unwrap().clone()))));
         Self(Arc::new(Mutex::new(Disk { files: files.collect(), ..Disk::default() })))
+    }
+
+    fn interrupt(&self, path: &Path) {
+        if path.ends_with("ready") {
+            let interruption = self.0.lock().unwrap().before_taking.take();
+            interruption.into_iter().for_each(|interruption| interruption());
+        }
     }
 
     /// Writes and flushes so far.
@@ -90,6 +102,7 @@ impl Files for MemoryFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<MemoryFile> {
+        self.interrupt(path);
         let content = self.0.lock().unwrap().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
         Ok(MemoryFile { disk: self.0.clone(), content })
     }
@@ -99,6 +112,7 @@ impl Files for MemoryFiles {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.interrupt(from);
         let mut disk = self.0.lock().unwrap();
         let content = disk.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.files.insert(to.to_owned(), content);
