@@ -3,6 +3,16 @@
 //! The log is a file format of its own because sled cuts its own log silently at the first bad byte: harmless
 //! for state that the log can rebuild, fatal for a vote. Nothing here retries a failed flush: after one, what
 //! the kernel still holds of the file is unknown, so the store is poisoned and the process ends.
+//!
+//! # A start, in order
+//! 1. [`DataDir::open`]: lock, identity; an empty directory gets one.
+//! 2. Not in a cluster yet: [`DataDir::record_intent`], [`DataDir::join`].
+//! 3. [`DataDir::into_parts`]: the log is read forward and its torn tail cut; the state's newest checkpoint found.
+//! 4. [`StateStore::restore`] into the state machine, then the entries above the checkpoint up to the known
+//!    commit index from [`wal::Wal::read`].
+//!
+//! Whatever is wrong is a [`StorageError`], whose [`StorageError::exit_code`] tells damage (3), a failed disk (4)
+//! and another's directory (5) apart.
 
 pub mod data_dir;
 mod error;

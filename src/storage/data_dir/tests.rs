@@ -302,12 +302,10 @@ fn a_flipped_bit_in_any_of_sleds_files_is_found_or_harmless() {
         if file.path().is_file() {
             let content = fs::read(file.path()).unwrap();
             let used: Vec<usize> = (0..content.len()).filter(|at| content[*at] != 0).collect();
-            eprintln!("{:?}: {} bytes, {} used", file.file_name(), content.len(), used.len());
             for at in used.iter().step_by((used.len() / 550).max(1)) {
                 flip_and_start(&file.file_name(), *at);
             }
         }
     }
-    eprintln!("{tried} tried, {found} found");
-    assert!(tried >= 500);
+    assert!(tried >= 500 && found > 20, "{tried} tried, {found} found");
 }

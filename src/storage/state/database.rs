@@ -126,8 +126,36 @@ pub(super) fn guarded<T>(path: &Path, operate: impl FnOnce() -> sled::Result<T>)
     }
 }
 
-/// Errors that sled makes up when it cannot understand what it read; the system gives no such ones for a disk.
+/// Errors that sled makes up when it cannot understand what it read, and what the system says to a request that
+/// sled made out of damaged content. A disk that fails or is full gives others.
 fn is_damage(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    error.raw_os_error().is_none() || matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, Other, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | NotFound | Other | UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    fn exit_code(error: sled::Error) -> u8 {
+        guarded::<()>(Path::new("sled"), || Err(error)).unwrap_err().exit_code()
+    }
+
+    #[test]
+    fn a_failed_disk_is_told_from_damage() {
+        const EIO: i32 = 5;
+        const ENOSPC: i32 = 28;
+        for number in [EIO, ENOSPC] {
+            let error = sled::Error::Io(Error::from_raw_os_error(number));
+            assert_eq!(exit_code(error.clone()), 4, "sled hands out copies of its first error");
+            assert_eq!(exit_code(error), 4);
+        }
+        assert_eq!(exit_code(sled::Error::Io(Error::other("crc mismatch"))), 3);
+        assert_eq!(exit_code(sled::Error::Corruption { at: None, bt: () }), 3);
+        let error = guarded::<()>(Path::new("sled"), || panic!("out of order")).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("out of order"), "{error}");
+    }
 }
