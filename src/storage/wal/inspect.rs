@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::format::Record;
 use super::scan::{Seen, scan};
 use super::{Owner, Recovered};
@@ -41,18 +43,18 @@ pub struct LogRecord {
     /// Entries from here on were dropped.
     pub truncate_from: Option<LogIndex>,
     /// Then these were added.
-    pub entries: Vec<EntrySummary>,
+    pub entries: Vec<StoredEntry>,
 }
 
-/// An entry without its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntrySummary {
+/// An entry as it is stored; `Payload::from_parts` makes sense of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntry {
     /// Index and term.
     pub position: LogPosition,
     /// The payload's kind: see [`crate::raft::EntryKind`].
     pub kind: u8,
-    /// Bytes of content.
-    pub bytes: usize,
+    /// The payload's content.
+    pub data: Bytes,
 }
 
 /// Reads the log in `directory` and calls `see` with every record in order. `owner`, if given, is whose it must be.
@@ -84,14 +86,18 @@ impl LogRecord {
             hard_state: header.hard_state,
             commit_index: header.commit_index,
             truncate_from: header.truncate_from,
-            entries: summaries(seen.record),
+            entries: entries(seen.record),
         }
     }
 }
 
-fn summaries(record: &Record) -> Vec<EntrySummary> {
+fn entries(record: &Record) -> Vec<StoredEntry> {
     let views = record.entries().flatten();
     views
-        .map(|view| EntrySummary { position: view.position, kind: view.kind, bytes: view.data.len() })
+        .map(|view| StoredEntry {
+            position: view.position,
+            kind: view.kind,
+            data: Bytes::copy_from_slice(view.data),
+        })
         .collect()
 }

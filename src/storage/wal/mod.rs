@@ -45,7 +45,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use inspect::{EntrySummary, Inspected, LogRecord, inspect};
+pub use inspect::{Inspected, LogRecord, StoredEntry, inspect};
 pub use segment::Preparation;
 
 use self::format::{ALIGNMENT, RecordContent, SegmentHeader};
