@@ -4,14 +4,12 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 
 use super::client::{ClientFlags, Consistency, block_on};
-use super::output::Format;
+use super::output::{Format, Text};
 use super::{CliError, print};
 use crate::api::client::Found;
 use crate::kv::Condition;
@@ -176,23 +174,6 @@ struct Shown {
     revision: Revision,
 }
 
-/// Bytes in JSON: a string where they are UTF-8, else `{"base64": "…"}`.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-enum Text {
-    Utf8(String),
-    Other { base64: String },
-}
-
-impl Text {
-    fn new(bytes: &[u8]) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Utf8(text.to_owned()),
-            Err(_) => Self::Other { base64: BASE64_STANDARD.encode(bytes) },
-        }
-    }
-}
-
 impl Shown {
     fn new(key: &[u8], found: &Found) -> Self {
         Self {
@@ -203,17 +184,5 @@ impl Shown {
             version: found.content.version,
             revision: found.revision,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_that_are_no_text_are_shown_as_base64() {
-        let json = |bytes: &[u8]| serde_json::to_string(&Text::new(bytes)).unwrap();
-        assert_eq!(json("grün".as_bytes()), r#""grün""#);
-        assert_eq!(json(&[0xff, 0]), r#"{"base64":"/wA="}"#);
     }
 }

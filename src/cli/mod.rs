@@ -4,6 +4,7 @@
 
 mod bench;
 mod client;
+mod debug;
 mod dev;
 mod endpoints;
 mod keys;
@@ -18,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Flags};
 use crate::server::ServerError;
+use crate::storage::StorageError;
 
 /// A key-value store replicated by Raft
 #[derive(Debug, Parser)]
@@ -46,6 +48,9 @@ enum Command {
     Status(Box<status::Status>),
     /// Put load on a cluster and measure it
     Bench(Box<bench::Args>),
+    /// Look into a data directory without changing it
+    #[command(subcommand)]
+    Debug(debug::Debug),
 }
 
 /// Why a command did not do what it was asked.
@@ -57,9 +62,9 @@ enum CliError {
     /// It was asked in a way that makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// A data directory is damaged.
-    #[error("{0}")]
-    Damaged(String),
+    /// A data directory cannot be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The settings of a node are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -73,7 +78,7 @@ impl CliError {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
-            Self::Damaged(_) => 3,
+            Self::Storage(error) => error.exit_code(),
             Self::Server(error) => error.exit_code(),
         }
     }
@@ -94,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::Del(args) => keys::del(*args),
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Debug(debug) => debug::run(&debug),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
