@@ -146,13 +146,16 @@ impl<W: Write> Printer<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::kv::{Command, Condition};
-    use crate::raft::Payload;
-    use crate::storage::wal::StoredEntry;
-    use crate::types::{LogIndex, LogPosition, NodeId, Term};
+    use crate::raft::{AppendEntries, Entry as RaftEntry, Payload};
+    use crate::storage::DataDir;
+    use crate::storage::wal::{Options, StoredEntry};
+    use crate::types::{ClusterId, IoId, LogIndex, LogPosition, NodeId, Term};
 
     fn stored(index: u64, payload: &Payload) -> StoredEntry {
         let position = LogPosition { index: LogIndex(index), term: Term(2) };
@@ -219,6 +222,47 @@ mod tests {
         assert_eq!(put["value"]["base64"], "dv8=");
         assert_eq!(put["condition"], "absent");
         assert!(documents[0]["entries"][3]["error"].as_str().unwrap().contains("99"));
+    }
+
+    /// The data directory of a node that wrote two entries; returns its log's segment.
+    fn data_directory(root: &Path) -> PathBuf {
+        let options = Options { segment_bytes: 64 << 10 };
+        let mut data = DataDir::open(root, "one", options, &mut |_| ControlFlow::Break(())).unwrap();
+        let delete = Command::Delete { key: Bytes::from_static(b"gone"), condition: Condition::Present };
+        let entry = |index, payload| RaftEntry { term: Term(2), index: LogIndex(index), payload };
+        let first = AppendEntries {
+            io: IoId(1),
+            truncate_from: None,
+            hard_state: HardState { term: Term(2), voted_for: None },
+            commit_index: LogIndex(1),
+            entries: vec![entry(1, Payload::Noop), entry(2, Payload::Command(delete.encode()))],
+        };
+        data.join(ClusterId(7), Some(&first)).unwrap();
+        std::fs::read_dir(root.join("data/wal")).unwrap().next().unwrap().unwrap().path()
+    }
+
+    #[test]
+    fn a_sound_directory_is_verified_and_a_flipped_bit_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = data_directory(dir.path());
+        let verified = Verified::new(&inspect::verify(dir.path()).unwrap()).text();
+        assert!(
+            verified.contains("cluster 0000000000000007") && verified.contains("entries 1 to 2"),
+            "{verified}"
+        );
+        assert!(verified.ends_with("No damage found.\n"), "{verified}");
+
+        let mut printer = Printer { out: Vec::new(), format: Format::Text, known: None, gone: false };
+        inspect::log(dir.path(), &mut |record| printer.record(record)).unwrap();
+        let text = String::from_utf8(printer.out).unwrap();
+        assert!(text.contains("command        delete gone if present"), "{text}");
+
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let key = bytes.windows(4).position(|window| window == b"gone").unwrap();
+        bytes[key] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let error = CliError::from(inspect::verify(dir.path()).unwrap_err());
+        assert_eq!(error.exit_code(), 3, "{error}");
     }
 
     #[test]

@@ -163,7 +163,7 @@ pub struct Flags {
     )]
     pub(super) log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug or trace, also for parts: info,kuberaft::raft=debug
+    /// What is logged: error, warn, info, debug or trace, also for parts of the program: warn,kuberaft=debug
     #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Process")]
     pub(super) log_level: String,
 

@@ -97,7 +97,7 @@ impl Etcd {
             if status.code() == tonic::Code::Unavailable {
                 self.fail_over();
             }
-            CallError::new(&code_name(status.code())).because(status.message())
+            CallError::new(&code_name(status.code())).because(&status.message())
         })
     }
 }

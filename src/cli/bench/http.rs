@@ -92,7 +92,7 @@ impl Http {
     pub(super) async fn call(&mut self, op: Op, key: u64) -> Result<(), CallError> {
         if let Err(error) = self.connect().await {
             self.fail_over();
-            return Err(CallError::new("connect").because(error));
+            return Err(CallError::new("connect").because(&error));
         }
         match self.exchange(op, key).await {
             Ok(head) if (200..300).contains(&head.status) => {
@@ -111,7 +111,7 @@ impl Http {
             }
             Err(error) => {
                 self.fail_over();
-                Err(CallError::new("connection_lost").because(error))
+                Err(CallError::new("connection_lost").because(&error))
             }
         }
     }

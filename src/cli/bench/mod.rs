@@ -173,7 +173,7 @@ impl CallError {
         Self { code: code.to_owned(), detail: String::new() }
     }
 
-    fn because(mut self, detail: impl ToString) -> Self {
+    fn because(mut self, detail: &dyn std::fmt::Display) -> Self {
         self.detail = detail.to_string();
         self
     }
@@ -421,10 +421,9 @@ async fn drive(
             Turn::Over => return,
         };
         let op = match args.op {
-            Workload::Put => Op::Put,
             Workload::Get => Op::Get,
             Workload::Mixed if random.below(100) < u64::from(args.read_percent) => Op::Get,
-            Workload::Mixed => Op::Put,
+            Workload::Put | Workload::Mixed => Op::Put,
         };
         let done = connection.call(op, random.below(args.keys), args.timeout.0).await;
         let measured = begin >= run.measured_from;

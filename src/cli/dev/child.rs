@@ -93,8 +93,8 @@ impl Running {
         };
         let log = self.node.log.display();
         let tail = File::open(&self.node.log).and_then(tail).unwrap_or_default();
-        let lines: String = tail.iter().map(|line| format!("\n  | {line}")).collect();
-        let colon = if lines.is_empty() { "" } else { ", the end of it:" };
+        let colon = if tail.is_empty() { "" } else { ", the end of it:\n  | " };
+        let lines = tail.join("\n  | ");
         format!("node {} ended {how}; its log is {log}{colon}{lines}", self.node.name)
     }
 }

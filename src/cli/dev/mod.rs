@@ -217,17 +217,16 @@ impl Cluster {
             _ => format!(" --endpoints {}", clients.join(",")),
         };
         let first = self.running().next().map_or(clients[0], |node| &node.node.client);
-        let mut text = format!(
-            "{} of {} nodes run; the leader is node {leader}\n\n",
-            self.running().count(),
-            clients.len()
-        );
-        for Running { node, .. } in &self.nodes {
-            let Node { name, client, log, .. } = node;
-            text += &format!("  node {name}   clients http://{client}   log {}\n", log.display());
-        }
-        text += &format!(
-            "
+        let node = |Running { node, .. }: &Running| {
+            format!("  node {}   clients http://{}   log {}", node.name, node.client, node.log.display())
+        };
+        let nodes: Vec<_> = self.nodes.iter().map(node).collect();
+        format!(
+            "\
+{running} of {count} nodes run; the leader is node {leader}
+
+{nodes}
+
   write  curl -X PUT http://{first}/v1/kv/greeting --data-binary hello
          {program} put greeting hello{endpoints}
   read   curl http://{first}/v1/kv/greeting
@@ -235,11 +234,13 @@ impl Cluster {
   look   http://{first}/ui
          {program} status{endpoints}
 
-Ctrl-C stops all nodes. The data stays in {} for the next time; --fresh deletes it.
+Ctrl-C stops all nodes. The data stays in {dir} for the next time; --fresh deletes it.
 ",
-            args.data_dir.display()
-        );
-        text
+            running = self.running().count(),
+            count = clients.len(),
+            nodes = nodes.join("\n"),
+            dir = args.data_dir.display()
+        )
     }
 }
 
