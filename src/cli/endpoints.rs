@@ -11,7 +11,7 @@ pub(super) const DEFAULT: &str = "127.0.0.1:7001,127.0.0.1:7003,127.0.0.1:7005";
 /// The flag that all client commands share.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Endpoints {
-    /// Client addresses of the cluster's nodes; any of them will do, more survive the loss of one
+    /// Client addresses of the nodes to ask, one after the other
     #[arg(
         long = "endpoints",
         value_name = "HOST:PORT,…",

@@ -29,8 +29,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 data directory damaged, 4 disk failed, \
-     5 refused identity";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 data damaged, 4 disk failed, 5 identity refused";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -127,5 +127,48 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_older_start_command_is_understood() {
+        let line = "kuberaft serve --http_addr=127.0.0.1:7001 --raft_addr=127.0.0.1:7000 --raft_id=1 \
+                    --raft_cluster=1/127.0.0.1:7000,2/127.0.0.1:8000,3/127.0.0.1:9000";
+        assert!(matches!(parse(line).unwrap().command, Command::Serve(_)));
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_wrong() {
+        let check = |line: &str, part: &str| {
+            let error = parse(line).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(part), "{line}: {error}");
+        };
+        check("kuberaft", "Usage: kuberaft <COMMAND>");
+        check("kuberaft sreve", "unrecognized subcommand 'sreve'");
+        check("kuberaft serve --nmae 1", "a similar argument exists: '--name'");
+        check("kuberaft put a", "<VALUE>");
+        check("kuberaft put a b --if-absent --if-revision 1", "cannot be used with");
+        check("kuberaft get a --consistency perhaps", "invalid value 'perhaps'");
+        check("kuberaft get a --endpoints nowhere", "expected host:port");
+        check("kuberaft get a --timeout 5", "a duration is a whole number and a unit");
+        check("kuberaft status -o xml", "[possible values: table, json]");
+        check("kuberaft dev --nodes 8", "8 is not in 1..=7");
+        check("kuberaft bench --clients 0", "0 is not in 1..");
+        check("kuberaft bench --rate 0", "above zero");
+        check("kuberaft bench --read-percent 101", "101 is not in 0..=100");
+        check("kuberaft debug verify", "<DIR>");
+    }
+
+    #[test]
+    fn every_cause_has_its_exit_code() {
+        use crate::storage::Damage;
+        let damage = Damage { path: "wal".into(), offset: None, index: None, what: "odd".to_owned() };
+        assert_eq!(CliError::Failed(String::new()).exit_code(), 1);
+        assert_eq!(CliError::Usage(String::new()).exit_code(), 2);
+        assert_eq!(CliError::from(StorageError::Damaged(damage)).exit_code(), 3);
+        assert_eq!(CliError::from(StorageError::Poisoned).exit_code(), 4);
     }
 }
