@@ -122,7 +122,8 @@ impl<W: Write> Printer<W> {
         for entry in &record.entries {
             let shown = Entry::new(entry);
             let (index, term) = (entry.position.index, entry.position.term);
-            writeln!(self.out, "{index:>10} {term:>6}  {:<13}  {}", shown.kind(), shown.text())?;
+            let line = format!("{index:>10} {term:>6}  {:<13}  {}", shown.kind(), shown.text());
+            writeln!(self.out, "{}", line.trim_end())?;
         }
         Ok(())
     }
@@ -198,7 +199,8 @@ mod tests {
         let expected = "     INDEX   TERM  TYPE           CONTENT
 -- term 2, vote for 000000000000000a  (wal/1, byte 512)
 -- entries from 4 on are dropped
-         4      2  noop           \n         5      2  command        put k = v\\xff (2 bytes) if absent
+         4      2  noop
+         5      2  command        put k = v\\xff (2 bytes) if absent
          6      2  command        not understood: not a command: ";
         let text = printed(Format::Text);
         assert!(text.starts_with(expected), "{text}");

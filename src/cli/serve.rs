@@ -1,6 +1,6 @@
 //! `kuberaft serve`: reads the settings, sets up logging, hands over to the server.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +36,8 @@ fn init_logging(log: &Log) {
     // Checked with the other settings, so the fallback is never met.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Colours are for people; in a file they are noise.
+    let subscriber = subscriber.with_ansi(io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),

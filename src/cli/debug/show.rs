@@ -257,7 +257,7 @@ impl Summary {
         };
         let state = hard_state(&HardState { term: self.term, voted_for: self.voted_for });
         let mut text = format!(
-            "{entries}, {state}, committed up to at least {}; {} records in {} segments",
+            "{entries}, {state}, committed up to at least {}; records: {}, segments: {}",
             self.commit_index, self.records, self.segments
         );
         if let Some(Torn { segment, offset, bytes }) = &self.torn_tail {
