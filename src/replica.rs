@@ -180,7 +180,7 @@ impl<F: Files> Log<F> {
                 }
                 LogInput::Acknowledge { to, promise } => out.sends.push((to, promise.into())),
                 LogInput::Load { peer, from, through, bytes_max } => {
-                    loads.push((peer, from, through, bytes_max))
+                    loads.push((peer, from, through, bytes_max));
                 }
             }
         }
