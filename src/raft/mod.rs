@@ -19,6 +19,8 @@ mod reads;
 mod replication;
 mod role;
 mod settings;
+#[cfg(test)]
+mod testing;
 
 pub use configuration::{Configuration, Member};
 pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};
