@@ -13,7 +13,7 @@ use super::clients::Clients;
 use super::disk::Disk;
 use super::invariants::History;
 use super::trace::{self, Trace, entry_text, name};
-use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId};
+use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId, Term};
 
 /// Steps that follow from one event without time passing; more is a loop.
 const STEPS_MAX: usize = 100_000;
@@ -46,6 +46,8 @@ pub(super) struct Node {
     starts: u64,
     /// Commit index after the latest step.
     commit: LogIndex,
+    /// The latest term it led.
+    led: Term,
 }
 
 /// A message under way.
@@ -95,7 +97,8 @@ impl Cluster {
         }
         let applied = log[..applied].to_vec();
         let disk = Disk::new(hard_state, log);
-        let node = Node { raft: None, disk, applied, first: voters, starts: 0, commit: LogIndex(0) };
+        let node =
+            Node { raft: None, disk, applied, first: voters, starts: 0, commit: LogIndex(0), led: Term(0) };
         self.nodes.insert(id, node);
         self.start(id);
     }
@@ -376,7 +379,9 @@ impl Cluster {
         }
         if status.role == RoleName::Leader {
             errors.extend(self.history.on_leader(status.term, id).err());
-            errors.extend(self.history.check_leader(status.term, id, &node.disk.written).err());
+            if std::mem::replace(&mut node.led, status.term) != status.term {
+                errors.extend(self.history.check_leader(status.term, id, &node.disk.written).err());
+            }
         }
         let before = std::mem::replace(&mut node.commit, status.commit_index);
         for index in before.0 + 1..=status.commit_index.0 {

@@ -1,1 +1,249 @@
-//! walk
+//! Random walks: messages lost, doubled and out of order, nodes that crash and lose what was not flushed, disks
+//! that stall, partitions. The invariants must hold after every step, and once the trouble ends, the cluster must
+//! elect a leader, catch up and answer everybody.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::random::Random;
+use super::super::{Event, HardState, Settings, Signal};
+use super::cluster::{Cluster, Envelope, Founding};
+use super::parse;
+use crate::types::NodeId;
+
+const SEEDS: u64 = 50;
+const STEPS: usize = 2_500;
+const LINES_SHOWN: usize = 200;
+
+#[test]
+fn with_pre_vote_and_check_quorum() {
+    walk_all(true, true);
+}
+
+#[test]
+fn with_pre_vote() {
+    walk_all(true, false);
+}
+
+#[test]
+fn with_check_quorum() {
+    walk_all(false, true);
+}
+
+#[test]
+fn with_neither_pre_vote_nor_check_quorum() {
+    walk_all(false, false);
+}
+
+/// `WALK_SEEDS=1000..2000` walks other seeds than the usual ones.
+fn walk_all(pre_vote: bool, check_quorum: bool) {
+    let range = std::env::var("WALK_SEEDS").ok().and_then(|range| {
+        let (from, to) = range.split_once("..")?;
+        Some(from.parse().ok()?..to.parse().ok()?)
+    });
+    for seed in range.unwrap_or(0..SEEDS) {
+        let walk = |is_traced| {
+            let mut walk = Walk::new(seed, pre_vote, check_quorum, is_traced);
+            let result = catch_unwind(AssertUnwindSafe(|| walk.run()));
+            (walk.cluster, result.map_err(|_| "panic".to_owned()).flatten())
+        };
+        if walk(false).1.is_ok() {
+            continue;
+        }
+        let (mut cluster, result) = walk(true);
+        let lines = cluster.trace.take();
+        let shown = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+        panic!("{shown}\nseed {seed}, pre_vote {pre_vote}, check_quorum {check_quorum}: {result:?}");
+    }
+}
+
+struct Walk {
+    cluster: Cluster,
+    random: Random,
+    writes: u64,
+}
+
+impl Walk {
+    fn new(seed: u64, pre_vote: bool, check_quorum: bool, is_traced: bool) -> Self {
+        let mut random = Random::new(seed);
+        let mut up_to = |max: u64| usize::try_from(1 + random.next_u64() % max).expect("a small number");
+        let settings = Settings {
+            pre_vote,
+            check_quorum,
+            batch_entries: up_to(8),
+            append_bytes_max: up_to(200),
+            window_messages: up_to(4),
+            window_bytes: up_to(400),
+            cache_bytes: up_to(300),
+            uncommitted_bytes_max: 40 + up_to(200),
+            ..Settings::default()
+        };
+        let mut cluster = Cluster::new(settings, seed, is_traced);
+        let voters: Vec<NodeId> = (1..=3 + seed % 3).map(NodeId).collect();
+        for id in voters.clone() {
+            let voters = Some(parse::configuration(&voters));
+            let hard_state = HardState::default();
+            cluster.found(Founding { id, voters, hard_state, log: Vec::new(), applied: 0 });
+        }
+        Self { cluster, random, writes: 0 }
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.random.next_u64() % limit as u64).expect("below a usize")
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        NodeId(1 + self.below(self.cluster.nodes.len()) as u64)
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        for _ in 0..STEPS {
+            self.act();
+            if let Some(violation) = self.cluster.violation.take() {
+                return Err(violation);
+            }
+        }
+        if std::env::var("WALK_STATS").is_ok() { eprintln!("stats committed={} terms={}", self.cluster.history.committed(), self.cluster.raft(NodeId(1)).map_or(0, |r| r.hard_state.term.0)); }
+        self.recover()
+    }
+
+    fn act(&mut self) {
+        let id = self.any_node();
+        match self.below(1000) {
+            0..800 => self.deliver(),
+            800..845 => self.next_timer(),
+            845..855 => {
+                let duration = Duration::from_millis(self.below(40) as u64);
+                self.cluster.advance(duration, false);
+            }
+            855..905 => self.propose(id),
+            905..930 => self.read(id),
+            930..960 => self.disk(id),
+            960..975 => self.lose(),
+            975..983 => self.double(),
+            983..986 => self.cluster.crash(id),
+            986..993 => self.cluster.start(id),
+            993..994 => {
+                let other = self.any_node();
+                self.cluster.cuts.extend([(id, other)]);
+            }
+            994..995 => {
+                let others = self.cluster.nodes.keys().copied().filter(|other| *other != id);
+                self.cluster.cuts.extend(others.flat_map(|other| [(id, other), (other, id)]));
+            }
+            _ => self.cluster.cuts.clear(),
+        }
+    }
+
+    fn deliver(&mut self) {
+        for _ in 0..self.below(4) {
+            let under_way = self.cluster.network.len();
+            if under_way > 0 {
+                let position = if self.below(8) == 0 { self.below(under_way) } else { 0 };
+                self.cluster.deliver(position);
+            }
+        }
+    }
+
+    fn next_timer(&mut self) {
+        let deadline = |id: &NodeId| self.cluster.raft(*id).map(|raft| (raft.next_deadline(), *id));
+        if let Some((_, id)) = self.cluster.nodes.keys().filter_map(deadline).min() {
+            self.cluster.timeout(id);
+        }
+    }
+
+    fn propose(&mut self, id: NodeId) {
+        if self.cluster.raft(id).is_some() {
+            let mut commands = Vec::new();
+            for _ in 0..=self.below(3) {
+                self.writes += 1;
+                commands.push(Bytes::from(format!("w{}", self.writes)));
+            }
+            let within = Duration::from_millis(50 + self.below(2000) as u64);
+            self.cluster.propose(id, commands, within);
+        }
+    }
+
+    fn read(&mut self, id: NodeId) {
+        if self.cluster.raft(id).is_some() {
+            let within = Duration::from_millis(50 + self.below(1000) as u64);
+            let count = 1 + self.below(3);
+            self.cluster.read(id, count, within);
+        }
+    }
+
+    fn disk(&mut self, id: NodeId) {
+        let choice = self.below(6);
+        let Some(node) = self.cluster.nodes.get_mut(&id) else { return };
+        match choice {
+            0 => node.disk.is_held = true,
+            1 => {
+                node.disk.is_held = false;
+                self.cluster.flush(id, usize::MAX);
+            }
+            _ => self.cluster.flush(id, choice),
+        }
+    }
+
+    /// Loses a message; the sender may be told.
+    fn lose(&mut self) {
+        let under_way = self.cluster.network.len();
+        if under_way > 0 {
+            let position = self.below(under_way);
+            let Envelope { from, to, .. } = self.cluster.network.remove(position);
+            if self.below(3) == 0 {
+                self.cluster.step(from, Event::SendDropped { to });
+            }
+        }
+    }
+
+    /// Doubles a message, unless it forwards writes: those rest on a transport that does not repeat them.
+    fn double(&mut self) {
+        let under_way = self.cluster.network.len();
+        if under_way > 0 {
+            let position = self.below(under_way);
+            let copy = self.cluster.network[position].clone();
+            if !matches!(&copy.message, super::super::Message::Signal(Signal::Forward { .. })) {
+                self.cluster.network.push(copy);
+            }
+        }
+    }
+
+    /// The trouble ends: within some seconds there is a leader, everybody has been answered and holds the same log.
+    fn recover(&mut self) -> Result<(), String> {
+        let ids: Vec<NodeId> = self.cluster.nodes.keys().copied().collect();
+        self.cluster.cuts.clear();
+        for id in ids.clone() {
+            self.cluster.start(id);
+            if let Some(node) = self.cluster.nodes.get_mut(&id) {
+                node.disk.is_held = false;
+            }
+            self.cluster.flush(id, usize::MAX);
+        }
+        self.cluster.stabilize();
+        self.cluster.advance(Duration::from_secs(5), true);
+        let before = self.cluster.history.committed();
+        for id in ids.clone() {
+            self.propose(id);
+            self.read(id);
+            self.cluster.stabilize();
+        }
+        self.cluster.advance(Duration::from_secs(3), true);
+        if let Some(violation) = self.cluster.violation.take() {
+            return Err(violation);
+        }
+        if self.cluster.leader().is_none() || self.cluster.history.committed() <= before {
+            return Err("the cluster does not recover".to_owned());
+        }
+        if self.cluster.clients.is_waiting() {
+            return Err("a client waits for ever".to_owned());
+        }
+        let applied = |id: &NodeId| self.cluster.nodes[id].applied.len() as u64;
+        if ids.iter().any(|id| applied(id) != self.cluster.history.committed().0) {
+            return Err("a node lags for ever".to_owned());
+        }
+        Ok(())
+    }
+}
