@@ -45,10 +45,6 @@ impl Raft {
         let role = Role::Candidate(Candidate { election_deadline, own_vote, granted: BTreeSet::new() });
         self.change_role(role, "stands for election", out);
         out.push(Effect::Observe(Observation::ElectionStarted { term }));
-        let request = VoteRequest { term, last: self.log.last() };
-        for to in self.other_voters() {
-            out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
-        }
     }
 
     /// Whether vote requests are ignored because a leader is alive: only with `check_quorum`, since only then
@@ -169,8 +165,9 @@ impl Raft {
         }
     }
 
-    /// A candidate's own vote counts once it is durable: else it could win, crash, forget the vote and give it
-    /// to another in the same term.
+    /// Once a candidate's own vote is durable, it counts, and the others are asked for theirs. Not before: else it
+    /// could crash, forget that it stood for this term, and stand for it again with another log, while votes and
+    /// appends of its first candidacy are still under way.
     pub(super) fn count_own_vote(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let id = self.id;
         let flushed = self.log.flushed_io();
@@ -178,6 +175,10 @@ impl Raft {
             && flushed >= candidate.own_vote
             && candidate.granted.insert(id)
         {
+            let request = VoteRequest { term: self.hard_state.term, last: self.log.last() };
+            for to in self.other_voters() {
+                out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
+            }
             self.count_votes(now, out);
         }
     }
@@ -185,7 +186,8 @@ impl Raft {
     fn count_votes(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let Role::Candidate(candidate) = &self.role else { return };
         let granted = &candidate.granted;
-        if self.log.configuration().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
+        let is_asking = granted.contains(&self.id);
+        if is_asking && self.log.configuration().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
             self.become_leader(now, out);
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct PreCandidate {
 /// Asks for votes (paper, 5.2).
 pub(super) struct Candidate {
     pub(super) election_deadline: Instant,
-    /// Its own vote counts only when this append is durable.
+    /// When this append is durable, its own vote counts and it asks for the others'.
     pub(super) own_vote: IoId,
     pub(super) granted: BTreeSet<NodeId>,
 }
