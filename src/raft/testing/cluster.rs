@@ -137,7 +137,7 @@ impl Cluster {
         self.clients.on_crash(id);
         self.trace.line(|_| match lost {
             0 => format!("{} crashes", name(id)),
-            lost => format!("{} crashes and loses {lost} appends that were not flushed", name(id)),
+            lost => format!("{} crashes; appends not flushed, and lost: {lost}", name(id)),
         });
     }
 
