@@ -139,13 +139,15 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
 
 fn voters<R: Replica>(api: &Api<R>, status: &Status) -> Vec<MemberReport> {
     let voters = status.configuration.voters.iter();
-    voters
+    let mut voters: Vec<MemberReport> = voters
         .map(|(node_id, member)| MemberReport {
             node_id: *node_id,
             name: member.name.clone(),
             client_addr: find(api, status, *node_id).and_then(|peer| peer.client_addr),
         })
-        .collect()
+        .collect();
+    voters.sort_by(|a, b| a.name.cmp(&b.name));
+    voters
 }
 
 fn leader_report<R: Replica>(api: &Api<R>, status: &Status, node_id: NodeId) -> LeaderReport {
