@@ -5,6 +5,8 @@
 //! acknowledgement goes through the log's queue behind the append it rests on, a confirmed read through apply's
 //! queue behind the entries it must see.
 
+pub mod recovery;
+
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::kv::{self, Command, Row};

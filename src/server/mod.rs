@@ -25,6 +25,9 @@ use crate::driver::{self, Failure, Handle, Inbox, Running};
 use crate::membership::{Formed, InitialCluster, InitialClusterError, InitialMember, Local};
 use crate::metrics::Metrics;
 use crate::raft::Configuration;
+use crate::replica::recovery::Recovered;
+use crate::storage::files::OsFiles;
+use crate::storage::state::SledState;
 use crate::storage::wal::Options;
 use crate::storage::{DataDir, Lock, StorageError};
 use crate::transport::{
@@ -259,9 +262,10 @@ impl Server {
         self.api.set_waiting(Some("reading the log".into()));
         let data = records.take().ok_or(ServerError::Ended("the bootstrap"))?;
         let raft = self.config.raft.clone();
-        let recovered =
+        let (recovered, lock) =
             spawn_blocking(move || recovery::recover(data, raft)).await.map_err(io::Error::other)??;
-        self.run_replica(local, &formed, recovered, &service, settings)
+        let running = self.run_replica(local, &formed, recovered, &service, settings)?;
+        Ok((running, lock))
     }
 }
 
@@ -299,10 +303,10 @@ impl Server {
         &self,
         local: Local,
         formed: &Formed,
-        recovered: recovery::Recovered,
+        recovered: Recovered<OsFiles, SledState>,
         service: &PeerService,
         settings: transport::Settings,
-    ) -> Result<(Running, Lock), ServerError> {
+    ) -> Result<Running, ServerError> {
         let inbox: Arc<OnceLock<Inbox>> = Arc::default();
         let node_id = local.node_id;
         let peers = Peers::new(
@@ -344,7 +348,7 @@ impl Server {
         let _ = inbox.set(started);
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
         self.api.start(handle);
-        Ok((running, recovered.lock))
+        Ok(running)
     }
 }
 

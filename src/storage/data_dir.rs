@@ -219,7 +219,10 @@ pub fn free_bytes(path: &Path) -> Result<u64, StorageError> {
 }
 
 /// The log must reach from the state's entry on without a gap, and agree with it on that entry's term.
-pub(super) fn check_fit(data: &Path, log: &Recovered, state: &Checkpoint) -> Result<(), StorageError> {
+///
+/// # Errors
+/// [`StorageError::Damaged`]: one of the two lost its end.
+pub fn check_fit(data: &Path, log: &Recovered, state: &Checkpoint) -> Result<(), StorageError> {
     let applied = state.applied;
     if applied.index < log.before.index {
         let what = format!(

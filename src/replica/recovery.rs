@@ -1,0 +1,138 @@
+//! From what is on disk to a replica that is ready to run: the checkpoint, then the log.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{Apply, ApplyInput, ApplyOutput, Core, Log};
+use crate::kv::Store;
+use crate::raft::{self, Committed, Entry, Raft, SettingsError};
+use crate::storage::files::Files;
+use crate::storage::wal::{self, Wal};
+use crate::storage::{StateStore, StorageError};
+use crate::types::{Instant, LogIndex, NodeId};
+
+/// Entries are read from the log in pieces of this size.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// Why a replica could not be made of what is on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The core's settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+}
+
+/// What is on disk, opened: see [`DataDir::into_parts`](crate::storage::DataDir::into_parts).
+pub struct Disk<F: Files, S> {
+    /// Whose it is.
+    pub node_id: NodeId,
+    /// The log.
+    pub wal: Wal<F>,
+    /// What the log holds.
+    pub found: wal::Recovered,
+    /// The applied state as of its newest checkpoint, not yet read.
+    pub state: S,
+}
+
+/// The parts of a replica, up to date with the disk.
+pub struct Recovered<F: Files, S> {
+    /// Part one.
+    pub core: Core,
+    /// Part two.
+    pub log: Log<F>,
+    /// Part three.
+    pub apply: Apply,
+    /// The state that apply changes.
+    pub store: Arc<RwLock<Store>>,
+    /// Where checkpoints go.
+    pub state: S,
+    /// Last entry that the checkpoint on disk covered.
+    pub checkpoint: LogIndex,
+    /// Last entry applied now: those known to be committed.
+    pub applied: LogIndex,
+}
+
+/// Loads the checkpoint and applies the log's entries that are known to be committed.
+///
+/// `seed` is the core's randomness and must differ between nodes and between starts; `now` is the time of the
+/// clock that the core is driven by.
+///
+/// # Errors
+/// The disk failed or is damaged, or the settings cannot work.
+pub fn recover<F: Files, S: StateStore>(
+    disk: Disk<F, S>,
+    settings: raft::Settings,
+    seed: u64,
+    now: Instant,
+) -> Result<Recovered<F, S>, RecoveryError> {
+    let Disk { node_id, mut wal, found, mut state } = disk;
+    let mut store = Store::default();
+    state.restore(&mut |row| store.restore(row))?;
+    let store = Arc::new(RwLock::new(store));
+    let covered = state.checkpoint();
+    let configuration = (covered.configuration_index, Arc::clone(&covered.configuration));
+    let mut apply = Apply::new(Arc::clone(&store), covered.applied, configuration);
+    let checkpoint = apply.applied();
+    replay(&mut wal, &mut apply, found.commit_index, &mut state)?;
+    let applied = apply.applied();
+    let log = raft::Recovered {
+        last: found.last,
+        runs: found.runs,
+        configurations: found.configurations,
+        applied,
+        tail: read_all(&mut wal, applied, found.last.index)?,
+    };
+    let raft = Raft::new(now, node_id, settings, seed, found.hard_state, log)?;
+    Ok(Recovered {
+        core: Core::new(raft, applied),
+        log: Log::new(wal),
+        apply,
+        store,
+        state,
+        checkpoint,
+        applied,
+    })
+}
+
+/// Applies entries up to `through`, and brings the checkpoint up to there.
+fn replay<F: Files, S: StateStore>(
+    wal: &mut Wal<F>,
+    apply: &mut Apply,
+    through: LogIndex,
+    state: &mut S,
+) -> Result<(), StorageError> {
+    while apply.applied() < through {
+        let entries = wal.read(apply.applied().next(), through, PIECE_BYTES)?;
+        let committed = entries.into_iter().map(|entry| Committed { entry, proposal: None });
+        let mut out = ApplyOutput::default();
+        apply.handle(vec![ApplyInput::Entries(committed.collect())], &mut out);
+        state.write(&out.rows)?;
+        state.commit(apply.checkpoint())?;
+    }
+    Ok(())
+}
+
+fn read_all<F: Files>(
+    wal: &mut Wal<F>,
+    after: LogIndex,
+    through: LogIndex,
+) -> Result<Vec<Entry>, StorageError> {
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let from = entries.last().map_or(after, |entry| entry.index).next();
+        if from > through {
+            return Ok(entries);
+        }
+        entries.extend(wal.read(from, through, PIECE_BYTES)?);
+    }
+}
+
+impl<F: Files, S> Recovered<F, S> {
+    /// Keys that the recovered state holds.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
