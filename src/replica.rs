@@ -239,6 +239,12 @@ impl Apply {
         self.applied.index
     }
 
+    /// Keys in the store.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// What a checkpoint of the state as it is now covers.
     #[must_use]
     pub fn checkpoint(&self) -> Checkpoint {

@@ -29,11 +29,13 @@ pub(super) fn run(
     changes: &Sender<Changes>,
     metrics: &Metrics,
 ) {
+    metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
     while let Ok(job) = jobs.recv() {
         let started = Instant::now();
         let mut out = ApplyOutput::default();
         apply.handle(job.inputs, &mut out);
         metrics.raft_apply_duration_seconds.observe(started.elapsed().as_secs_f64());
+        metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
         let mut answers = out.answers.into_iter().peekable();
         for (id, reply) in job.writers {
             // Both are in the order of the entries; an answer may find its client gone, never the reverse.

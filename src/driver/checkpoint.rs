@@ -6,11 +6,29 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::shutdown::Failure;
 use crate::kv::Row;
-use crate::metrics::Metrics;
+use crate::metrics::{IntGauge, Metrics};
 use crate::storage::{Checkpoint, StateStore};
 
 /// Written earlier than the interval says when this many changes wait.
 const ROWS_MAX: usize = 65_536;
+
+/// One store's part in the gauge of all that is stored.
+pub(super) struct Size<'a> {
+    gauge: &'a IntGauge,
+    bytes: i64,
+}
+
+impl<'a> Size<'a> {
+    pub(super) fn new(gauge: &'a IntGauge) -> Self {
+        Self { gauge, bytes: 0 }
+    }
+
+    pub(super) fn set(&mut self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.gauge.add(bytes - self.bytes);
+        self.bytes = bytes;
+    }
+}
 
 /// What one batch changed, and what a checkpoint after it covers.
 pub(super) struct Changes {
@@ -28,7 +46,9 @@ pub(super) fn run<S: StateStore>(
     let mut rows: Vec<Row> = Vec::new();
     let mut checkpoint: Option<Checkpoint> = None;
     let mut due = Instant::now() + interval;
+    let mut size_bytes = Size::new(&metrics.storage_bytes);
     loop {
+        size_bytes.set(state.size_bytes()?);
         let open = match changes.recv_deadline(due) {
             Ok(mut change) => {
                 rows.append(&mut change.rows);

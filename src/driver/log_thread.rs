@@ -6,6 +6,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Send;
+use super::checkpoint::Size;
 use super::core_thread::Done;
 use super::shutdown::Failure;
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ pub(super) fn run<F: Files>(
 ) -> Result<(), Failure> {
     let send = Arc::clone(send);
     prepare(&mut log, segments);
+    let mut size_bytes = Size::new(&metrics.storage_bytes);
+    size_bytes.set(log.wal().size_bytes());
     while let Ok(mut inputs) = jobs.recv() {
         let mut count = 1;
         while let Ok(more) = jobs.try_recv() {
@@ -51,6 +54,7 @@ pub(super) fn run<F: Files>(
             metrics
                 .storage_flush_entries
                 .observe(f64::from(u32::try_from(flush.entries).unwrap_or(u32::MAX)));
+            size_bytes.set(log.wal().size_bytes());
             prepare(&mut log, segments);
         }
     }

@@ -46,6 +46,11 @@ impl Database {
         Ok(database)
     }
 
+    /// What sled's files take on disk, in bytes.
+    pub(super) fn size_bytes(&self) -> Result<u64, StorageError> {
+        guarded(self.path(), || self.db.size_on_disk())
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -41,6 +41,12 @@ pub trait StateStore: Send {
     /// The newest checkpoint that is durable.
     fn checkpoint(&self) -> &Checkpoint;
 
+    /// What the state takes on disk, in bytes.
+    ///
+    /// # Errors
+    /// As [`StateStore::write`].
+    fn size_bytes(&self) -> Result<u64, StorageError>;
+
     /// Hands out all rows of the newest checkpoint in rising order of revision, and verifies them. What `take`
     /// was given counts only if this returns without an error.
     ///

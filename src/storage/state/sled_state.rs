@@ -78,6 +78,10 @@ impl StateStore for SledState {
         &self.checkpoint
     }
 
+    fn size_bytes(&self) -> Result<u64, StorageError> {
+        self.database.size_bytes()
+    }
+
     fn restore(&self, take: &mut dyn FnMut(Row)) -> Result<(), StorageError> {
         let mut reader = Reader::default();
         let mut pieces = self.tree.range::<&[u8], _>(..);
