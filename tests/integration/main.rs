@@ -6,4 +6,5 @@
     reason = "all of this is test code; clippy sees only what stands in a test function"
 )]
 
+mod process;
 mod tidy;
