@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::cluster::{Cluster, Node};
-use super::load::{Load, Plan, median};
+use super::load::{Load, Plan, median, now};
 use super::{Random, alone, is_quick, report};
 
 #[test]
@@ -18,7 +18,7 @@ fn the_leader_is_killed_twenty_times_in_a_row_under_load_and_no_acknowledged_wri
     for _ in 0..kills {
         load.progress(100);
         let leader = cluster.leader();
-        moments.push(load.now());
+        moments.push(now());
         cluster.nodes[leader].kill();
         load.progress(50);
         cluster.nodes[leader].start();

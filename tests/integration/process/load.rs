@@ -1,8 +1,8 @@
 //! Clients that write and read, and remember what they were told.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::cluster::{Cluster, Node};
-use super::{Random, report, runtime, until};
+use super::{PATIENCE, Random, report, runtime, until};
 
 /// A client's own deadline for one operation, connecting included.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -52,36 +52,29 @@ pub(super) struct Load {
 
 struct Shared {
     plan: Plan,
-    started: std::time::Instant,
     stop: AtomicBool,
     /// Writes that were acknowledged.
     acknowledged: AtomicU64,
-    /// Operations that certainly had no effect.
-    refused: AtomicU64,
+    /// Operations that failed, by how.
+    failures: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Shared {
-    fn now(&self) -> Instant {
-        Instant::default().after(self.started.elapsed())
-    }
+/// The clock of all histories.
+pub(super) fn now() -> Instant {
+    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    Instant::default().after(START.get_or_init(std::time::Instant::now).elapsed())
 }
 
 impl Load {
     pub(super) fn start(plan: &Plan) -> Self {
         let shared = Arc::new(Shared {
             plan: plan.clone(),
-            started: std::time::Instant::now(),
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            failures: Mutex::default(),
         });
-        let client = |id| runtime().spawn(Worker::new(id, Arc::clone(&shared)).run());
+        let client = |_| runtime().spawn(Worker::new(new_client(), Arc::clone(&shared)).run());
         Self { tasks: (0..plan.clients).map(client).collect(), shared }
-    }
-
-    /// On the clock of the history.
-    pub(super) fn now(&self) -> Instant {
-        self.shared.now()
     }
 
     /// Waits until so many more writes are acknowledged.
@@ -98,8 +91,15 @@ impl Load {
         for task in self.tasks {
             operations.extend(runtime().block_on(task).unwrap());
         }
-        History { operations, shared: self.shared }
+        let failures = std::mem::take(&mut *self.shared.failures.lock().unwrap());
+        History { operations, failures }
     }
+}
+
+/// A client's number; no two in this process have the same.
+fn new_client() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One client.
@@ -125,15 +125,14 @@ impl Worker {
         let mut operations = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let (key, call) = self.choose();
-            let invoked_at = self.shared.now();
+            let invoked_at = now();
             let answered = self.perform(&key, &call).await;
-            let at = self.shared.now();
+            let at = now();
             let returned = match answered {
                 Ok(answer) => Some(Returned { at, answer }),
                 Err(error) => {
                     self.move_on(&error).await;
                     if call == Call::Get || error.outcome() == Outcome::NotApplied {
-                        self.shared.refused.fetch_add(1, Ordering::Relaxed);
                         continue;
                     }
                     None
@@ -205,12 +204,30 @@ impl Worker {
         if matches!(error, ClientError::Problem(problem) if problem.status < 500 && problem.status != 429) {
             panic!("the request itself was refused: {error}");
         }
-        if matches!(error, ClientError::Unexpected { .. } | ClientError::Endpoint(_)) {
-            panic!("an answer that is none: {error}");
-        }
+        *self.shared.failures.lock().unwrap().entry(failure(error)).or_default() += 1;
         self.connection = None;
         self.node = (self.node + 1) % self.shared.plan.addresses.len();
         sleep(REFUSED_PAUSE).await;
+    }
+}
+
+/// What a failure is counted under.
+fn failure(error: &ClientError) -> String {
+    match error {
+        ClientError::Problem(problem) => {
+            let outcome = problem.outcome.map(|outcome| match outcome {
+                Outcome::NotApplied => "not applied",
+                Outcome::Unknown => "unknown",
+            });
+            format!("{} {} ({})", problem.status, problem.code, outcome.unwrap_or("no outcome"))
+        }
+        ClientError::Connect { .. } => "no connection".into(),
+        ClientError::NotSent(_) => "not sent".into(),
+        ClientError::Broken(_) => "broken".into(),
+        ClientError::Timeout { .. } => "no answer".into(),
+        ClientError::Endpoint(_) | ClientError::TargetTooLong | ClientError::Unexpected { .. } => {
+            panic!("no answer that a client of these nodes should get: {error}")
+        }
     }
 }
 
@@ -218,15 +235,7 @@ impl Worker {
 async fn perform(client: &mut Client, key: &[u8], call: &Call) -> Result<Answer, ClientError> {
     let written = |revision| Answer::Written { mod_revision: Some(revision) };
     let result = match call {
-        Call::Get => {
-            return Ok(match client.get(key, Consistency::Linearizable).await? {
-                Some(found) => Answer::Found {
-                    value: found.content.value,
-                    mod_revision: Some(found.content.mod_revision),
-                },
-                None => Answer::Missing,
-            });
-        }
+        Call::Get => return read(client, key, Consistency::Linearizable).await,
         Call::Put { value, condition } => {
             client.put(key, value.clone(), *condition).await.map(|done| written(done.revision))
         }
@@ -239,51 +248,53 @@ async fn perform(client: &mut Client, key: &[u8], call: &Call) -> Result<Answer,
     }
 }
 
+async fn read(client: &mut Client, key: &[u8], consistency: Consistency) -> Result<Answer, ClientError> {
+    Ok(client.get(key, consistency).await?.map_or(Answer::Missing, |found| Answer::Found {
+        value: found.content.value,
+        mod_revision: Some(found.content.mod_revision),
+    }))
+}
+
 /// What clients saw.
 pub(super) struct History {
     pub(super) operations: Vec<Operation>,
-    shared: Arc<Shared>,
+    /// Operations that failed, by how: for problems status, code and outcome.
+    pub(super) failures: BTreeMap<String, u64>,
 }
 
 impl History {
-    /// Goes on where this history ends.
+    /// Goes on with what was seen later.
     pub(super) fn append(&mut self, later: Self) {
-        let shift = self.shared.now().since(later.shared.now());
-        self.operations.extend(later.operations.into_iter().map(|mut operation| {
-            operation.invoked_at = operation.invoked_at.after(shift);
-            operation.returned = operation
-                .returned
-                .map(|returned| Returned { at: returned.at.after(shift), answer: returned.answer });
-            operation
-        }));
+        self.operations.extend(later.operations);
+        for (failure, count) in later.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
     }
 
     /// Reads every key of the history at each of the nodes, and adds that to it.
     pub(super) fn read_back<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>) {
+        let keys = self.keys();
+        for node in nodes {
+            self.operations.extend(read_all(node, &keys, Consistency::Linearizable));
+        }
+    }
+
+    /// All keys in it.
+    pub(super) fn keys(&self) -> Arc<Vec<Bytes>> {
         let mut keys: Vec<_> = self.operations.iter().map(|operation| operation.key.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
-        let keys = Arc::new(keys);
-        for node in nodes {
-            let read = |reader| {
-                let (keys, shared) = (Arc::clone(&keys), Arc::clone(&self.shared));
-                runtime().spawn(read_share(node.client.address(), keys, reader, shared))
-            };
-            let readers: Vec<_> = (0..READERS).map(read).collect();
-            for reader in readers {
-                self.operations.extend(runtime().block_on(reader).unwrap());
-            }
-        }
+        Arc::new(keys)
     }
 
     /// Shows what it is made of, and fails unless all of it can be explained.
     pub(super) fn check(&self) {
         let unknown = self.operations.iter().filter(|operation| operation.returned.is_none()).count();
         report(format!(
-            "{} operations in the history, {} writes acknowledged, {unknown} of unknown outcome; {} refused",
+            "{} operations, {} writes acknowledged, {unknown} writes of unknown outcome; failures {:?}",
             self.operations.len(),
-            self.shared.acknowledged.load(Ordering::Relaxed),
-            self.shared.refused.load(Ordering::Relaxed),
+            self.operations.iter().filter_map(written_at).count(),
+            self.failures,
         ));
         if let Err(violation) = checker::check(&self.operations) {
             panic!("{violation}");
@@ -310,32 +321,46 @@ fn written_at(operation: &Operation) -> Option<Instant> {
     matches!(returned.answer, Answer::Written { .. }).then_some(returned.at)
 }
 
-/// One reader's part of the keys.
-async fn read_share(
-    address: String,
-    keys: Arc<Vec<Bytes>>,
-    reader: usize,
-    shared: Arc<Shared>,
-) -> Vec<Operation> {
-    let mut client = Client::connect(&address).await.unwrap();
-    let mut operations = Vec::new();
-    for key in keys.iter().skip(reader).step_by(READERS) {
-        let invoked_at = shared.now();
-        let answer = loop {
-            match perform(&mut client, key, &Call::Get).await {
-                Ok(answer) => break answer,
-                // Leadership may move at any time; reading back can wait.
-                Err(ClientError::Problem(problem)) if matches!(problem.status, 429 | 503 | 504) => {
-                    sleep(REFUSED_PAUSE).await;
-                }
-                Err(error) => panic!("cannot read {} back: {error}", key.escape_ascii()),
+/// Reads all of these keys at one node, in no particular order.
+pub(super) fn read_all(node: &Node, keys: &Arc<Vec<Bytes>>, consistency: Consistency) -> Vec<Operation> {
+    let client = new_client();
+    let read = |reader| {
+        let (address, keys) = (node.client.address(), Arc::clone(keys));
+        runtime().spawn(async move {
+            let mut connection = Client::connect(&address).await.unwrap();
+            let mut operations = Vec::new();
+            for key in keys.iter().skip(reader).step_by(READERS) {
+                let invoked_at = now();
+                let answer = read_patiently(&mut connection, key, consistency).await;
+                let returned = Some(Returned { at: now(), answer });
+                operations.push(Operation {
+                    client,
+                    key: key.clone(),
+                    call: Call::Get,
+                    invoked_at,
+                    returned,
+                });
             }
-        };
-        let returned = Some(Returned { at: shared.now(), answer });
-        let client = shared.plan.clients + 1;
-        operations.push(Operation { client, key: key.clone(), call: Call::Get, invoked_at, returned });
+            operations
+        })
+    };
+    let readers: Vec<_> = (0..READERS).map(read).collect();
+    readers.into_iter().flat_map(|reader| runtime().block_on(reader).unwrap()).collect()
+}
+
+/// Leadership may move at any time; reading back can wait.
+async fn read_patiently(client: &mut Client, key: &[u8], consistency: Consistency) -> Answer {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match read(client, key, consistency).await {
+            Ok(answer) => return answer,
+            Err(ClientError::Problem(problem)) if matches!(problem.status, 429 | 503 | 504) => {
+                assert!(std::time::Instant::now() < deadline, "no service for {PATIENCE:?}: {problem}");
+                sleep(REFUSED_PAUSE).await;
+            }
+            Err(error) => panic!("cannot read {} back: {error}", key.escape_ascii()),
+        }
     }
-    operations
 }
 
 /// The middle one of some durations.

@@ -2,9 +2,14 @@
 //! what its clients saw judged by the linearizability checker.
 
 mod cluster;
+mod emptied;
+mod forward;
 mod kills;
 mod load;
+mod pause;
+mod quorum;
 mod start;
+mod stop;
 
 use std::fmt::Display;
 use std::io::Write;
