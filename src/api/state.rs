@@ -12,8 +12,6 @@ use crate::types::NodeId;
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// Its identity, once the data directory is open.
-    pub node_id: Option<NodeId>,
     /// Where clients reach it, `host:port`.
     pub client_addr: Option<String>,
 }
@@ -38,6 +36,7 @@ pub struct Api<R> {
     pub(super) metrics: Metrics,
     pub(super) directory: Directory,
     pub(super) requests: RequestMetrics,
+    node_id: OnceLock<NodeId>,
     replica: OnceLock<R>,
     waiting: RwLock<Option<String>>,
 }
@@ -48,7 +47,13 @@ impl<R: Replica> Api<R> {
     pub fn new(node: Node, settings: Settings, metrics: Metrics, directory: Directory) -> Self {
         let requests = RequestMetrics::new(&metrics);
         let waiting = RwLock::new(Some("the replica does not run yet".into()));
-        Self { node, settings, metrics, directory, requests, replica: OnceLock::new(), waiting }
+        let (node_id, replica) = (OnceLock::new(), OnceLock::new());
+        Self { node, settings, metrics, directory, requests, node_id, replica, waiting }
+    }
+
+    /// Tells this node's identity from now on: the data directory is open. Later calls change nothing.
+    pub fn identify(&self, node_id: NodeId) {
+        let _ = self.node_id.set(node_id);
     }
 
     /// Serves keys from `replica` from now on. The first call counts; later ones change nothing.
@@ -65,6 +70,10 @@ impl<R: Replica> Api<R> {
 
     pub(super) fn waiting(&self) -> Option<String> {
         self.waiting.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn node_id(&self) -> Option<NodeId> {
+        self.node_id.get().copied()
     }
 
     pub(super) fn running(&self) -> Option<&R> {

@@ -108,7 +108,7 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
     let reasons = reasons(api, status.as_ref());
     let mut report = StatusReport {
         cluster_id: None,
-        node_id: api.node.node_id,
+        node_id: api.node_id(),
         name: api.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         role: "follower".into(),

@@ -150,11 +150,7 @@ impl Server {
         };
         let metrics = new_metrics()?;
         let directory = PeerDirectory::default();
-        let node = api::Node {
-            name: config.name.to_string(),
-            node_id: None,
-            client_addr: Some(client_addr.clone()),
-        };
+        let node = api::Node { name: config.name.to_string(), client_addr: Some(client_addr.clone()) };
         let api = Api::new(node, api_settings(&config), metrics.clone(), peer_lookup(directory.clone()));
         let api = Arc::new(api);
         let http_stop = watch::Sender::new(false);
@@ -248,6 +244,7 @@ impl Server {
         self.api.set_waiting(Some("opening the data directory".into()));
         let data = self.open_data_dir().await?;
         let (node_id, standing) = standing(&data);
+        self.api.identify(node_id);
         let name = self.config.name.to_string();
         let local = Local { node_id, name, client_addr: self.client_addr.clone() };
         let records = BootstrapRecords::new(data);

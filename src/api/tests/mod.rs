@@ -41,12 +41,12 @@ impl Server {
     pub(super) async fn start_without_replica(settings: Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let node =
-            Node { name: "kuberaft-0".into(), node_id: Some(NodeId(1)), client_addr: Some("one:80".into()) };
+        let node = Node { name: "kuberaft-0".into(), client_addr: Some("one:80".into()) };
         let directory = Arc::new(|id| {
             (id == NodeId(2)).then(|| Peer { name: "kuberaft-1".into(), client_addr: Some("two:80".into()) })
         });
         let api = Arc::new(Api::new(node, settings, Metrics::new(), directory));
+        api.identify(NodeId(1));
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve(listener, api.clone(), async {
             let _ = stopped.await;
