@@ -14,7 +14,7 @@ use super::peers::PeersContext;
 use super::proto::{self, peer_client::PeerClient};
 use super::settings::Settings;
 use crate::membership::Local;
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 /// From a member's name to its present address, `host:port`; asked before each dial, the host is then looked
 /// up. None: not known now.
@@ -39,8 +39,11 @@ pub(super) enum DialError {
         "{address} answers as node {found} instead of {expected}: another node, or its data directory was emptied"
     )]
     WrongNode { address: String, expected: NodeId, found: NodeId },
-    #[error("{address} belongs to cluster {found:016x}, not to this one")]
-    WrongCluster { address: String, found: u64 },
+    #[error(
+        "{address} belongs to cluster {found}, this node to {own}: one of the two has another cluster's data \
+         directory, or the address is wrong"
+    )]
+    WrongCluster { address: String, own: ClusterId, found: ClusterId },
     #[error("the answer has no route or introduction")]
     Incomplete,
     #[error("the peer ended the stream")]
@@ -193,13 +196,14 @@ async fn introduce(target: &Target) -> Result<(PeerClient<Channel>, proto::Frame
     let (Some(answered), Some(peer)) = (answer.route, answer.sender) else {
         return Err(DialError::Incomplete);
     };
+    // An empty node has none yet; the stream will make it a member.
+    if answered.cluster_id != 0 && answered.cluster_id != cluster_id.0 {
+        let found = ClusterId(answered.cluster_id);
+        return Err(DialError::WrongCluster { address, own: *cluster_id, found });
+    }
     if answered.from != target.id.0 {
         let found = NodeId(answered.from);
         return Err(DialError::WrongNode { address, expected: target.id, found });
-    }
-    // An empty node has none yet; the stream will make it a member.
-    if answered.cluster_id != 0 && answered.cluster_id != cluster_id.0 {
-        return Err(DialError::WrongCluster { address, found: answered.cluster_id });
     }
     directory.record(target.id, &peer);
     let first = proto::Frame { route: Some(route), introduction: Some(introduction), messages: Vec::new() };
