@@ -113,9 +113,14 @@ impl Node {
     /// Waits until it has ended by itself.
     pub(super) fn ended(&mut self) -> ExitStatus {
         let name = self.name.clone();
-        let status = until(format!("node {name} ends"), || self.child.as_mut().unwrap().try_wait().unwrap());
+        until(format!("node {name} ends"), || self.has_ended())
+    }
+
+    /// How it ended, if it has by itself.
+    pub(super) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
         self.child = None;
-        status
+        Some(status)
     }
 
     /// The id of its process.

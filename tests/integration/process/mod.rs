@@ -2,8 +2,11 @@
 //! what its clients saw judged by the linearizability checker.
 
 mod cluster;
+mod damage;
 mod emptied;
+mod flush;
 mod forward;
+mod input;
 mod kills;
 mod load;
 mod pause;
@@ -58,7 +61,7 @@ fn report(figure: impl Display) {
     let _ = writeln!(std::io::stderr(), "    {figure}");
 }
 
-/// Numbers that look random and are the same in every run (SplitMix64).
+/// Numbers that look random and are the same in every run (`SplitMix64`).
 struct Random(u64);
 
 impl Random {
