@@ -132,12 +132,15 @@ fn one_fdatasync_a_group_commit_no_sync_file_range_and_nothing_acknowledged_befo
     let entries = metric(node, "kuberaft_storage_flush_entries_sum");
     write_one_by_one(node);
     let flushes = metric(node, "kuberaft_storage_flush_duration_seconds_count");
-    let ended = format!("{} +++ exited", node.process_id());
+    let process = node.process_id().to_string();
+    let is_last = |line: &str| {
+        line.split_once(' ').is_some_and(|(id, event)| id == process && event.trim_start().starts_with("+++"))
+    };
     node.signal(Signal::TERM);
     assert_eq!(node.ended().code(), Some(0));
     let trace = until("the trace is complete", || {
         let text = fs::read_to_string(&trace).ok()?;
-        text.lines().any(|line| line.starts_with(&ended)).then_some(text)
+        text.lines().any(is_last).then_some(text)
     });
 
     assert!(!trace.contains("sync_file_range("), "sled's flush is replaced");

@@ -74,3 +74,30 @@ fn a_writing_node_is_killed_at_random_moments_and_opens_with_every_acknowledged_
     report(format!("killed {kills} times"));
     history.check();
 }
+
+#[test]
+fn a_node_killed_while_its_log_goes_on_in_a_new_segment_keeps_every_acknowledged_write() {
+    // A segment has 64 MiB, and the next one is made ready when a quarter of it is used.
+    const VALUE_BYTES: usize = 128 << 10;
+    let _alone = alone();
+    let mut cluster = Cluster::start(1);
+    let load = Load::start(&Plan { clients: 4, value_bytes: VALUE_BYTES, ..Plan::new(&cluster) });
+    let segments = |cluster: &Cluster| {
+        let wal = std::fs::read_dir(cluster.nodes[0].data().join("data/wal")).unwrap();
+        wal.filter(|entry| entry.as_ref().unwrap().file_name().len() == 16).count()
+    };
+    let mut random = Random(11);
+    while segments(&cluster) < 2 {
+        load.progress(20 + random.below(20));
+        cluster.nodes[0].kill();
+        cluster.nodes[0].start();
+        cluster.ready();
+    }
+    load.progress(20);
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    cluster.ready();
+    let mut history = load.stop();
+    history.read_back(&cluster.nodes);
+    history.check();
+}

@@ -77,11 +77,14 @@ impl Load {
         Self { tasks: (0..plan.clients).map(client).collect(), shared }
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until so many more writes are acknowledged; each may take its time.
     pub(super) fn progress(&self, writes: u64) {
         let count = || self.shared.acknowledged.load(Ordering::Relaxed);
-        let goal = count() + writes;
-        until(format!("{writes} more writes are acknowledged"), || (count() >= goal).then_some(()));
+        let (mut reached, goal) = (count(), count() + writes);
+        while reached < goal {
+            let more = || Some(count()).filter(|count| *count > reached);
+            reached = until(format!("one more write is acknowledged; {} are wanted", goal - reached), more);
+        }
     }
 
     /// Lets the clients finish what they are at.

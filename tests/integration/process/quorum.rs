@@ -8,8 +8,8 @@ use kuberaft::api::{Consistency, Problem};
 use super::cluster::{Cluster, Node};
 use super::{alone, until};
 
-/// `--request-timeout` by default.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// That of the flag below.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a busy machine may add.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -53,7 +53,7 @@ fn check_survivor(node: &Node) {
 }
 
 fn check_loss_of_two(survivor_leads: bool) {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start_with(3, &["--request-timeout=2s"]);
     cluster.nodes[0].put("kept", "before").unwrap();
     for node in &cluster.nodes {
         // A linearizable read has this node apply the write.
