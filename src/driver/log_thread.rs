@@ -40,6 +40,13 @@ pub(super) fn run<F: Files>(
             let _ = done.send(Done::LogFailed);
             return Err(error.into());
         }
+        if let Some(flush) = out.flush {
+            // Counted before anyone hears of it.
+            metrics.storage_flush_duration_seconds.observe(started.elapsed().as_secs_f64());
+            metrics
+                .storage_flush_entries
+                .observe(f64::from(u32::try_from(flush.entries).unwrap_or(u32::MAX)));
+        }
         let mut events = out.events;
         for (to, message) in out.sends {
             if !send(to, message) {
@@ -49,14 +56,8 @@ pub(super) fn run<F: Files>(
         if done.send(Done::Log { jobs: count, events }).is_err() {
             return Ok(());
         }
-        if let Some(flush) = out.flush {
-            metrics.storage_flush_duration_seconds.observe(started.elapsed().as_secs_f64());
-            metrics
-                .storage_flush_entries
-                .observe(f64::from(u32::try_from(flush.entries).unwrap_or(u32::MAX)));
-            size_bytes.set(log.wal().size_bytes());
-            prepare(&mut log, segments);
-        }
+        size_bytes.set(log.wal().size_bytes());
+        prepare(&mut log, segments);
     }
     Ok(())
 }
