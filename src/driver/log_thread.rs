@@ -40,7 +40,7 @@ pub(super) fn run<F: Files>(
             let _ = done.send(Done::LogFailed);
             return Err(error.into());
         }
-        if let Some(flush) = out.flush {
+        if let Some(flush) = out.flush.filter(|flush| flush.bytes > 0) {
             // Counted before anyone hears of it.
             metrics.storage_flush_duration_seconds.observe(started.elapsed().as_secs_f64());
             metrics
