@@ -503,14 +503,7 @@ impl Cluster {
             proposals.push(Proposal { id: proposal, command, deadline });
         }
         self.trace.line(|_| {
-            let one = |p: &Proposal| {
-                let command = String::from_utf8_lossy(&p.command);
-                if p.command.len() > 40 {
-                    format!("p{} ({} bytes)", p.id, p.command.len())
-                } else {
-                    format!("p{} {command}", p.id)
-                }
-            };
+            let one = |p: &Proposal| format!("p{} {}", p.id, trace::command_text(&p.command));
             format!("{} ← client {}", name(id), proposals.iter().map(one).collect::<Vec<_>>().join(", "))
         });
         self.step(id, Event::Propose { proposals });

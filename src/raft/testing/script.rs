@@ -2,7 +2,7 @@
 //!
 //! | command | does |
 //! | --- | --- |
-//! | `cluster nodes=3` | starts n1 to n3 with empty disks. `voters='n1 n2'`: who they take for voters (else all); a node that is not among them knows no configuration. `seed=1`, and any of the settings, sizes in bytes |
+//! | `cluster nodes=3` | starts n1 to n3 with empty disks. `voters='n1 n2'`: who they take for voters (else all); a node that is not among them knows no configuration. `only='n3'`: only these run, the script plays the others. `seed=1`, and any of the settings, sizes in bytes |
 //! | `disk N log='1 1 2'` | starts the node anew with this on its disk: entries of these terms; `term=3 vote=n2 applied=2 voters='n1 n2'`: the rest of its state |
 //! | `timeout N…` | fires the node's timer: time passes to its deadline |
 //! | `advance T` | time passes, timers fire, messages stay under way |
@@ -143,9 +143,10 @@ fn new_cluster(args: &mut ArgumentConsumer) -> Result<Cluster> {
     let count: u64 = args.take_key("nodes").ok_or("nodes=?")?.parse()?;
     let all: Vec<NodeId> = (1..=count).map(NodeId).collect();
     let voters = args.take_key("voters").map_or(Ok(all.clone()), parse::nodes)?;
+    let only = args.take_key("only").map_or(Ok(all), parse::nodes)?;
     let seed = args.take_key("seed").map_or(Ok(1), str::parse)?;
     let mut cluster = Cluster::new(settings(args)?, seed, true);
-    for id in all {
+    for id in only {
         let voters = voters.contains(&id).then(|| parse::configuration(&voters));
         cluster.found(Founding { id, voters, hard_state: HardState::default(), log: Vec::new(), applied: 0 });
     }
@@ -286,10 +287,11 @@ fn log_line(cluster: &Cluster, id: NodeId) -> String {
     let (committed, rest): (Vec<_>, Vec<_>) = node.disk.written.iter().partition(is_committed);
     let strip = |entries: Vec<&Entry>| entries_text(entries).trim_matches(['[', ']']).to_owned();
     let mut line = format!("{} {} | {}", name(id), strip(committed), strip(rest));
+    line.truncate(line.trim_end().len());
     if node.disk.has_pending() {
         line.push_str(&format!(" (durable: {})", node.disk.last_durable()));
     }
-    line.trim_end().to_owned()
+    line
 }
 
 fn message_lines(cluster: &mut Cluster) -> Vec<String> {

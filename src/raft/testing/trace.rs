@@ -87,7 +87,7 @@ impl Trace {
                 format!("RoundEcho term={term} round={round}{}", session_text(*session))
             }
             Signal::Forward { proposals } => {
-                let writes = proposals.iter().map(|(id, command)| format!("p{id} {}", text(command)));
+                let writes = proposals.iter().map(|(id, command)| format!("p{id} {}", command_text(command)));
                 format!("Forward {}", writes.collect::<Vec<_>>().join(", "))
             }
             Signal::Forwarded { answers } => {
@@ -137,8 +137,12 @@ pub(super) fn names(ids: impl IntoIterator<Item = NodeId>) -> String {
     ids.into_iter().map(name).collect::<Vec<_>>().join(" ")
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// A command, or its size if it is long.
+pub(super) fn command_text(command: &[u8]) -> String {
+    match command.len() {
+        0..=40 => String::from_utf8_lossy(command).into_owned(),
+        bytes => format!("({bytes} bytes)"),
+    }
 }
 
 fn session_text(session: Session) -> String {
@@ -173,8 +177,7 @@ pub(super) fn entry_text(entry: &Entry) -> String {
     match &entry.payload {
         Payload::Noop => format!("{position} no-op"),
         Payload::Command(command) if command.is_empty() => position.to_string(),
-        Payload::Command(command) if command.len() > 40 => format!("{position} {} bytes", command.len()),
-        Payload::Command(command) => format!("{position} {}", text(command)),
+        Payload::Command(command) => format!("{position} {}", command_text(command)),
         Payload::Configuration(configuration) => format!("{position} {}", configuration_text(configuration)),
     }
 }
