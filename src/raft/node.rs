@@ -372,15 +372,11 @@ impl Raft {
             }
             let mut committed = Vec::with_capacity(entries.len());
             for entry in entries {
-                let proposal = match self.proposals.resolve(&entry) {
-                    None => None,
-                    Some(Ok(id)) => Some(id),
-                    Some(Err(id)) => {
-                        let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
-                        out.push(Effect::ProposalFailed { id, refusal });
-                        None
-                    }
-                };
+                let (proposal, superseded) = self.proposals.resolve(&entry);
+                for id in superseded {
+                    let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
+                    out.push(Effect::ProposalFailed { id, refusal });
+                }
                 committed.push(Committed { entry, proposal });
             }
             out.push(Effect::Apply { entries: committed });

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::{Entry, Outcome, Proposal, Refusal, RefusalReason};
-use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Term};
+use crate::types::{Instant, LogPosition, NodeId, ProposalId, Term};
 
 /// Who asked for a queued write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ enum Stage {
     Queued,
     /// Sent to the leader; the command is kept in case the leader refuses it.
     Forwarded(Bytes),
-    Appended(LogIndex),
+    Appended(LogPosition),
 }
 
 #[derive(Default)]
@@ -43,8 +43,8 @@ pub(super) struct Proposals {
     queue_bytes: usize,
     /// Local clients' writes that have no outcome yet.
     waiting: BTreeMap<ProposalId, Stage>,
-    /// Those of `waiting` whose place in the log is known.
-    appended: BTreeMap<LogIndex, (Term, ProposalId)>,
+    /// Those of `waiting` whose place in the log is known; of several with one index, at most one is committed.
+    appended: BTreeMap<LogPosition, ProposalId>,
     /// In order of arrival; deadlines never fall, since each is raised to the one before it.
     deadlines: VecDeque<(Instant, ProposalId)>,
 }
@@ -115,8 +115,8 @@ impl Proposals {
     /// A local client's write is in the log (of this node or of the leader) at this position.
     pub(super) fn on_appended(&mut self, id: ProposalId, position: LogPosition) {
         if let Some(stage) = self.waiting.get_mut(&id) {
-            *stage = Stage::Appended(position.index);
-            self.appended.insert(position.index, (position.term, id));
+            *stage = Stage::Appended(position);
+            self.appended.insert(position, id);
         }
     }
 
@@ -138,8 +138,8 @@ impl Proposals {
 
     /// Ends a write's wait.
     pub(super) fn finish(&mut self, id: ProposalId) {
-        if let Some(Stage::Appended(index)) = self.waiting.remove(&id) {
-            self.appended.remove(&index);
+        if let Some(Stage::Appended(position)) = self.waiting.remove(&id) {
+            self.appended.remove(&position);
         }
         self.trim();
     }
@@ -171,12 +171,23 @@ impl Proposals {
         ids
     }
 
-    /// Who waits for this committed entry here, and, if its place went to another, who can stop waiting.
-    pub(super) fn resolve(&mut self, entry: &Entry) -> Option<Result<ProposalId, ProposalId>> {
-        let (term, id) = self.appended.remove(&entry.index)?;
-        self.waiting.remove(&id);
-        self.trim();
-        Some(if term == entry.term { Ok(id) } else { Err(id) })
+    /// Takes the writes that wait for the entry at this index, which is now committed: the one that it is, and
+    /// those whose place went to it.
+    pub(super) fn resolve(&mut self, entry: &Entry) -> (Option<ProposalId>, Vec<ProposalId>) {
+        let first = LogPosition { index: entry.index, term: Term(0) };
+        let waiting = self.appended.range(first..).take_while(|(position, _)| position.index == entry.index);
+        let (mut applied, mut superseded) = (None, Vec::new());
+        for (position, id) in waiting {
+            if position.term == entry.term {
+                applied = Some(*id);
+            } else {
+                superseded.push(*id);
+            }
+        }
+        for id in applied.iter().chain(&superseded) {
+            self.finish(*id);
+        }
+        (applied, superseded)
     }
 
     /// When the oldest waiting write gives up.
