@@ -141,7 +141,14 @@ impl Raft {
         }
     }
 
-    pub(super) fn on_read_index_at(&mut self, id: ReadId, term: Term, index: LogIndex) {
+    pub(super) fn on_read_index_at(
+        &mut self,
+        now: Instant,
+        id: ReadId,
+        term: Term,
+        index: LogIndex,
+        out: &mut Vec<Effect>,
+    ) {
         let Role::Follower(follower) = &self.role else { return };
         let verified = follower.verified;
         if let Some(reads) = self.reads.take_answered(id) {
@@ -149,6 +156,8 @@ impl Raft {
             if term == self.hard_state.term {
                 self.log.commit_to(index.min(verified));
             }
+            // Those that came after the question was sent need one of their own.
+            self.move_reads(now, out);
         }
     }
 }

@@ -278,7 +278,7 @@ impl Raft {
             Message::Signal(Signal::Forwarded { answers }) => self.on_forwarded(answers, out),
             Message::Signal(Signal::ReadIndex { id }) => self.on_read_index(now, from, id, out),
             Message::Signal(Signal::ReadIndexAt { id, term, index }) => {
-                self.on_read_index_at(id, term, index);
+                self.on_read_index_at(now, id, term, index, out);
             }
             Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.forget_question(Some(id)),
         }
