@@ -40,7 +40,7 @@ pub(super) struct Reads {
     confirming: Option<Confirming>,
     asking: Option<Asking>,
     /// Confirmed; they wait until everything up to the index has been handed to apply.
-    ready: VecDeque<(LogIndex, Vec<ReadId>)>,
+    ready: VecDeque<(LogIndex, Vec<LocalReads>)>,
 }
 
 impl Reads {
@@ -120,19 +120,19 @@ impl Reads {
     }
 
     pub(super) fn add_ready(&mut self, index: LogIndex, local: Vec<LocalReads>) {
-        let ids: Vec<ReadId> = local.into_iter().flat_map(|reads| reads.ids).collect();
-        if !ids.is_empty() {
-            self.ready.push_back((index, ids));
+        if !local.is_empty() {
+            self.ready.push_back((index, local));
         }
     }
 
     /// Takes confirmed reads whose index is at most `handed`.
     pub(super) fn take_ready(&mut self, handed: LogIndex) -> Option<(LogIndex, Vec<ReadId>)> {
         let position = self.ready.iter().position(|(index, _)| *index <= handed)?;
-        self.ready.remove(position)
+        let (index, local) = self.ready.remove(position)?;
+        Some((index, local.into_iter().flat_map(|reads| reads.ids).collect()))
     }
 
-    /// When the oldest read that waits for a leader, a round or an answer gives up.
+    /// When the oldest read gives up.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.pending().map(|reads| reads.deadline).min()
     }
@@ -140,7 +140,8 @@ impl Reads {
     fn pending(&self) -> impl Iterator<Item = &LocalReads> {
         let confirming = self.confirming.iter().flat_map(|confirming| &confirming.local);
         let asking = self.asking.iter().flat_map(|asking| &asking.local);
-        self.waiting.iter().chain(confirming).chain(asking)
+        let ready = self.ready.iter().flat_map(|(_, local)| local);
+        self.waiting.iter().chain(confirming).chain(asking).chain(ready)
     }
 
     /// Takes reads whose deadline has come.
@@ -160,6 +161,10 @@ impl Reads {
         if let Some(asking) = &mut self.asking {
             asking.local.retain_mut(&mut keep);
         }
+        for (_, local) in &mut self.ready {
+            local.retain_mut(&mut keep);
+        }
+        self.ready.retain(|(_, local)| !local.is_empty());
         expired
     }
 }
