@@ -27,7 +27,7 @@ impl Raft {
         }
         let leader = Leader {
             progress,
-            next_heartbeat: now,
+            next_heartbeat: now.after(self.settings.heartbeat_interval),
             round: 0,
             rounds_sent: VecDeque::new(),
             noop_index: last.next(),
@@ -138,6 +138,9 @@ impl Raft {
             self.become_follower(now, self.hard_state.term, None, "no majority answers", out);
             return;
         }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
+        }
         self.start_round(now, out);
     }
 
@@ -165,7 +168,6 @@ impl Raft {
     pub(super) fn start_round(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.round += 1;
-        leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
         leader.rounds_sent.push_back((leader.round, now));
         if leader.rounds_sent.len() > ROUNDS_REMEMBERED {
             leader.rounds_sent.pop_front();
