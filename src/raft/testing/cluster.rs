@@ -316,8 +316,12 @@ impl Cluster {
             node.applied.push(entry);
         }
         let index = LogIndex(node.applied.len() as u64);
-        lines.into_iter().for_each(|line| self.trace.line(|_| line));
-        errors.into_iter().for_each(|error| self.note(Err(error)));
+        for line in lines {
+            self.trace.line(|_| line);
+        }
+        for error in errors {
+            self.note(Err(error));
+        }
         todo.push_back((Event::Applied { index }, None));
     }
 
@@ -387,7 +391,9 @@ impl Cluster {
         for index in before.0 + 1..=status.commit_index.0 {
             errors.extend(self.check_committed(id, LogIndex(index)).err());
         }
-        errors.into_iter().for_each(|error| self.note(Err(error)));
+        for error in errors {
+            self.note(Err(error));
+        }
     }
 
     fn check_committed(&mut self, id: NodeId, index: LogIndex) -> Result<(), String> {

@@ -85,7 +85,7 @@ impl Leader {
         match random.next_u64() % 4 {
             0 => {
                 let id = ProposalId(random.next_u64());
-                let deadline = Instant(0).after(Duration::from_secs(3600));
+                let deadline = Instant(0).after(Duration::from_hours(1));
                 let proposal = Proposal { id, command: Bytes::from_static(b"x"), deadline };
                 self.step(Event::Propose { proposals: vec![proposal] });
             }

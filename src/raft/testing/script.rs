@@ -22,6 +22,7 @@
 //! | `message N N Kind name=value…` | the second node gets this message as if the first had sent it |
 //! | `status [N…]`, `log [N…]`, `messages` | shows the nodes; their logs, `\|` after what they know to be committed; what is under way |
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -289,7 +290,7 @@ fn log_line(cluster: &Cluster, id: NodeId) -> String {
     let mut line = format!("{} {} | {}", name(id), strip(committed), strip(rest));
     line.truncate(line.trim_end().len());
     if node.disk.has_pending() {
-        line.push_str(&format!(" (durable: {})", node.disk.last_durable()));
+        let _ = write!(line, " (durable: {})", node.disk.last_durable());
     }
     line
 }

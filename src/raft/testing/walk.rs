@@ -105,13 +105,6 @@ impl Walk {
                 return Err(violation);
             }
         }
-        if std::env::var("WALK_STATS").is_ok() {
-            eprintln!(
-                "stats committed={} terms={}",
-                self.cluster.history.committed(),
-                self.cluster.raft(NodeId(1)).map_or(0, |r| r.hard_state.term.0)
-            );
-        }
         self.recover()
     }
 
