@@ -20,6 +20,7 @@ pub mod driver;
 pub mod kv;
 pub mod membership;
 pub mod metrics;
+pub mod plant;
 pub mod raft;
 pub mod replica;
 pub mod server;

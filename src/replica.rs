@@ -10,6 +10,7 @@ pub mod recovery;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::kv::{self, Command, Row};
+use crate::plant::Plant;
 use crate::raft::{
     AppendEntries, Committed, Configuration, Effect, Event, HaltReason, Message, Observation, Payload,
     Promise, Raft, Refusal,
@@ -118,7 +119,10 @@ impl Core {
         match effect {
             Effect::Append(append) => out.log.push(LogInput::Append(append)),
             Effect::Send { to, signal } => out.sends.push((to, signal.into())),
-            Effect::Acknowledge { to, promise, after } if after <= self.durable => {
+            Effect::Acknowledge { to, promise, after }
+                if after <= self.durable
+                    || self.raft.settings().planted.is(Plant::AcknowledgeBeforeFlush) =>
+            {
                 out.sends.push((to, promise.into()));
             }
             Effect::Acknowledge { to, promise, .. } => out.log.push(LogInput::Acknowledge { to, promise }),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::role::{Candidate, PreCandidate, Role};
 use super::{Effect, HardState, Observation, Promise, Raft, Signal, VoteAnswer, VoteRequest};
+use crate::plant::Plant;
 use crate::types::{Instant, NodeId, Term};
 
 impl Raft {
@@ -45,6 +46,9 @@ impl Raft {
         let role = Role::Candidate(Candidate { election_deadline, own_vote, granted: BTreeSet::new() });
         self.change_role(role, "stands for election", out);
         out.push(Effect::Observe(Observation::ElectionStarted { term }));
+        if self.settings.planted.is(Plant::AskBeforeOwnVote) {
+            self.ask_for_votes(out);
+        }
     }
 
     /// Whether vote requests are ignored because a leader is alive: only with `check_quorum`, since only then
@@ -83,7 +87,7 @@ impl Raft {
         }));
         let signal = match answer {
             VoteAnswer::Granted => Signal::PreVoteGranted { term: request.term },
-            _ => Signal::VoteRefused { term: self.hard_state.term, pre_vote: true },
+            _ => self.refusal(request, true),
         };
         out.push(Effect::Send { to: from, signal });
     }
@@ -105,12 +109,12 @@ impl Raft {
             answer,
         }));
         if answer != VoteAnswer::Granted {
-            out.push(Effect::Send { to: from, signal: Signal::VoteRefused { term, pre_vote: false } });
+            out.push(Effect::Send { to: from, signal: self.refusal(request, false) });
             return;
         }
-        if self.hard_state.voted_for.is_none() {
+        if self.hard_state.voted_for != Some(from) {
             self.hard_state.voted_for = Some(from);
-            self.hard_state_changed = true;
+            self.hard_state_changed = !self.settings.planted.is(Plant::VoteNotPersisted);
         }
         let deadline = self.draw_election_deadline(now);
         if let Role::Follower(follower) = &mut self.role {
@@ -128,12 +132,23 @@ impl Raft {
             VoteAnswer::OldTerm
         } else if request.term == term
             && (voted_for.is_some_and(|id| id != from) || self.leader().is_some_and(|id| id != from))
+            && !self.settings.planted.is(Plant::TwoVotesATerm)
         {
             VoteAnswer::VotedForAnother
-        } else if (request.last.term, request.last.index) < (last.term, last.index) {
+        } else if (request.last.term, request.last.index) < (last.term, last.index)
+            && !self.settings.planted.is(Plant::VoteWithoutLogCheck)
+        {
             VoteAnswer::LogBehind
         } else {
             VoteAnswer::Granted
+        }
+    }
+
+    fn refusal(&self, request: &VoteRequest, pre_vote: bool) -> Signal {
+        let silent = self.settings.planted.is(Plant::RefusalWithoutTerm);
+        Signal::VoteRefused {
+            term: if silent { request.term.prev() } else { self.hard_state.term },
+            pre_vote,
         }
     }
 
@@ -175,18 +190,24 @@ impl Raft {
             && flushed >= candidate.own_vote
             && candidate.granted.insert(id)
         {
-            let request = VoteRequest { term: self.hard_state.term, last: self.log.last() };
-            for to in self.other_voters() {
-                out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
+            if !self.settings.planted.is(Plant::AskBeforeOwnVote) {
+                self.ask_for_votes(out);
             }
             self.count_votes(now, out);
+        }
+    }
+
+    fn ask_for_votes(&self, out: &mut Vec<Effect>) {
+        let request = VoteRequest { term: self.hard_state.term, last: self.log.last() };
+        for to in self.other_voters() {
+            out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
         }
     }
 
     fn count_votes(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let Role::Candidate(candidate) = &self.role else { return };
         let granted = &candidate.granted;
-        let is_asking = granted.contains(&self.id);
+        let is_asking = granted.contains(&self.id) || self.settings.planted.is(Plant::AskBeforeOwnVote);
         if is_asking && self.log.configuration().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
             self.become_leader(now, out);
         }

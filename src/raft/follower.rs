@@ -2,6 +2,7 @@
 
 use super::role::{Follower, Role};
 use super::{Append, Effect, Entry, ForwardAnswer, Promise, Raft, Refusal, RefusalReason, Signal};
+use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Term};
 
 impl Follower {
@@ -57,12 +58,15 @@ impl Raft {
 
     /// Appends what the log does not hold yet; a conflicting tail is replaced (paper, 5.3).
     fn take_entries(&mut self, mut entries: Vec<Entry>, out: &mut Vec<Effect>) {
-        let known = entries.iter().take_while(|entry| self.log.matches(entry.position())).count();
+        let keep = self.settings.planted.is(Plant::KeepConflict);
+        let last = self.log.last().index;
+        let is_known = |entry: &&Entry| self.log.matches(entry.position()) || (keep && entry.index <= last);
+        let known = entries.iter().take_while(is_known).count();
         let new = entries.split_off(known);
         let Some(first) = new.first() else { return };
         let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
         if let Some(from) = truncate_from {
-            self.log.truncate_from(from);
+            self.log.truncate_from(from, self.settings.planted.is(Plant::ReplacedCountsDurable));
             if let Role::Follower(follower) = &mut self.role {
                 follower.verified = follower.verified.min(from.prev());
             }
@@ -77,7 +81,9 @@ impl Raft {
     fn advance_follower_commit(&mut self, match_index: LogIndex, commit_index: LogIndex) {
         if let Role::Follower(follower) = &mut self.role {
             follower.verified = follower.verified.max(match_index);
-            self.log.commit_to(commit_index.min(follower.verified));
+            let unverified = self.settings.planted.is(Plant::CommitUnverified);
+            let known = if unverified { self.log.last().index } else { follower.verified };
+            self.log.commit_to(commit_index.min(known));
         }
     }
 
@@ -151,7 +157,8 @@ impl Raft {
     ) {
         let Role::Follower(follower) = &self.role else { return };
         let verified = follower.verified;
-        if let Some(reads) = self.reads.take_answered(id) {
+        let mixed_up = self.settings.planted.is(Plant::ReadAnswerMixedUp);
+        if let Some(reads) = self.reads.take_answered(id, mixed_up) {
             self.reads.add_ready(index, reads);
             if term == self.hard_state.term {
                 self.log.commit_to(index.min(verified));

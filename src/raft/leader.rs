@@ -9,6 +9,7 @@ use super::proposals::{Origin, Queued};
 use super::replication::{Outgoing, send_heartbeat, send_waiting};
 use super::role::{Batch, Leader, Role};
 use super::{Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal};
+use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Session, Term};
 
 /// Batches on their way before writes are held back to share one.
@@ -270,19 +271,23 @@ impl Raft {
     /// Commits what a majority holds durably, if it is of this term (paper, 5.4.2): earlier terms' entries are
     /// committed with it. The leader's own log counts only as far as it is durable.
     pub(super) fn advance_commit(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let planted = self.settings.planted;
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(configuration) = self.log.configuration() else { return };
         let durable = |id: &NodeId| {
             if *id == self.id {
-                self.log.durable()
+                let unflushed = planted.is(Plant::CountUnflushed);
+                if unflushed { self.log.last().index } else { self.log.durable() }
             } else {
                 leader.progress.get(id).map_or(LogIndex(0), |progress| progress.match_index)
             }
         };
         let mut indexes: Vec<LogIndex> = configuration.voters.keys().map(durable).collect();
         indexes.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(candidate) = indexes.get(indexes.len() / 2).copied() else { return };
-        if self.log.term_at(candidate) != Some(self.hard_state.term) || !self.log.commit_to(candidate) {
+        let majority = if planted.is(Plant::CommitWithoutQuorum) { 0 } else { indexes.len() / 2 };
+        let Some(candidate) = indexes.get(majority).copied() else { return };
+        let own_term = self.log.term_at(candidate) == Some(self.hard_state.term);
+        if !(own_term || planted.is(Plant::CommitEarlierTerm)) || !self.log.commit_to(candidate) {
             return;
         }
         let mut oldest = None;

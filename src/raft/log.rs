@@ -180,7 +180,8 @@ impl Log {
     }
 
     /// Removes the entry at `from` and all after it. Appends on their way no longer make those durable.
-    pub(super) fn truncate_from(&mut self, from: LogIndex) {
+    /// `forget_pending` plants the bug of leaving out the latter.
+    pub(super) fn truncate_from(&mut self, from: LogIndex, forget_pending: bool) {
         assert!(
             from > self.commit,
             "truncation from {from} would remove committed entries, up to {}",
@@ -196,7 +197,7 @@ impl Log {
         self.runs.retain(|run| run.index <= kept);
         self.configurations.retain(|(index, _)| *index <= kept);
         self.durable = self.durable.min(kept);
-        for (_, last_index) in &mut self.pending {
+        for (_, last_index) in self.pending.iter_mut().filter(|_| !forget_pending) {
             *last_index = (*last_index).min(kept);
         }
     }
@@ -235,8 +236,9 @@ impl Log {
     }
 
     /// Takes the next entries to apply: committed, durable here, not handed out before.
-    pub(super) fn hand_out(&mut self, entries_max: usize) -> Vec<Entry> {
-        let through = self.commit.min(self.durable);
+    /// `uncommitted` plants the bug of not looking at the first.
+    pub(super) fn hand_out(&mut self, entries_max: usize, uncommitted: bool) -> Vec<Entry> {
+        let through = if uncommitted { self.durable } else { self.commit.min(self.durable) };
         if self.handed >= through {
             return Vec::new();
         }
@@ -299,7 +301,7 @@ mod tests {
     fn a_replaced_entry_does_not_make_its_successor_durable() {
         let mut log = log_of(&[1, 1, 1]);
         let first = log.begin_io();
-        log.truncate_from(LogIndex(2));
+        log.truncate_from(LogIndex(2), false);
         log.push(Entry { term: Term(2), index: LogIndex(2), payload: Payload::Noop });
         let second = log.begin_io();
         log.on_durable(first);
@@ -312,12 +314,12 @@ mod tests {
     fn only_what_is_committed_and_durable_is_handed_out() {
         let mut log = log_of(&[1, 1, 1]);
         log.commit_to(LogIndex(3));
-        assert!(log.hand_out(10).is_empty());
+        assert!(log.hand_out(10, false).is_empty());
         let io = log.begin_io();
         log.on_durable(io);
-        assert_eq!(log.hand_out(2).len(), 2);
-        assert_eq!(log.hand_out(2).len(), 1);
-        assert!(log.hand_out(2).is_empty());
+        assert_eq!(log.hand_out(2, false).len(), 2);
+        assert_eq!(log.hand_out(2, false).len(), 1);
+        assert!(log.hand_out(2, false).is_empty());
     }
 
     #[test]
@@ -326,7 +328,7 @@ mod tests {
         let configuration = Arc::new(Configuration::default());
         log.push(Entry { term: Term(1), index: LogIndex(2), payload: Payload::Configuration(configuration) });
         assert!(log.configuration().is_some());
-        log.truncate_from(LogIndex(2));
+        log.truncate_from(LogIndex(2), false);
         assert!(log.configuration().is_none());
         assert_eq!(log.last(), at(1, 1));
     }

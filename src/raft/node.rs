@@ -14,6 +14,7 @@ use super::{
     Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
     Signal,
 };
+use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, NodeId, ReadId, Term};
 
 /// Entries handed to apply in one effect, and how many may be handed out but not applied.
@@ -155,6 +156,12 @@ impl Raft {
         clients.into_iter().flatten().fold(role, Instant::min)
     }
 
+    /// Timing and limits.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The state as of the last step.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
@@ -258,7 +265,11 @@ impl Raft {
                 self.on_pre_vote_granted(now, from, term, out);
             }
             // A refusal tells only the term, which was looked at above.
-            Message::Signal(Signal::VoteRefused { .. }) => {}
+            Message::Signal(Signal::VoteRefused { term, pre_vote }) => {
+                if self.settings.planted.is(Plant::RefusalCountsAsVote) && !pre_vote {
+                    self.on_vote_granted(now, from, term, out);
+                }
+            }
             Message::Promise(Promise::VoteGranted { term }) => self.on_vote_granted(now, from, term, out),
             Message::Signal(Signal::Append(append)) => self.on_append(now, from, append, out),
             Message::Promise(Promise::Appended { term, session, match_index, round }) => {
@@ -366,7 +377,8 @@ impl Raft {
 
     fn hand_out(&mut self, out: &mut Vec<Effect>) {
         while self.log.handed().0 - self.log.applied().0 < UNAPPLIED_ENTRIES_MAX {
-            let entries = self.log.hand_out(APPLY_ENTRIES_MAX);
+            let uncommitted = self.settings.planted.is(Plant::ApplyBeforeCommit);
+            let entries = self.log.hand_out(APPLY_ENTRIES_MAX, uncommitted);
             if entries.is_empty() {
                 break;
             }
@@ -448,6 +460,9 @@ impl Raft {
 
     /// Another leader leads: whether the one before appended what was sent to it will not be told any more.
     fn give_up_forwarded(&mut self, out: &mut Vec<Effect>) {
+        if self.settings.planted.is(Plant::ForwardTwice) {
+            self.proposals.requeue_forwarded();
+        }
         let refusal = Refusal::unknown(RefusalReason::LeadershipLost);
         for id in self.proposals.take_forwarded() {
             out.push(Effect::ProposalFailed { id, refusal });

@@ -136,6 +136,14 @@ impl Proposals {
         }
     }
 
+    /// Sends all forwarded writes again, whatever became of them: a bug to plant.
+    pub(super) fn requeue_forwarded(&mut self) {
+        let ids: Vec<ProposalId> = self.waiting.keys().copied().collect();
+        for id in ids {
+            self.requeue(id);
+        }
+    }
+
     /// Ends a write's wait.
     pub(super) fn finish(&mut self, id: ProposalId) {
         if let Some(Stage::Appended(position)) = self.waiting.remove(&id) {

@@ -3,6 +3,7 @@
 use super::reads::Confirming;
 use super::role::Role;
 use super::{Effect, Raft, Signal};
+use crate::plant::Plant;
 use crate::types::{Instant, NodeId, ReadId};
 
 impl Raft {
@@ -11,7 +12,10 @@ impl Raft {
         match &self.role {
             Role::Leader(leader) => {
                 // Until its no-op is committed, a leader does not know what earlier leaders committed.
-                if self.reads.wants_round() && self.log.commit() >= leader.noop_index {
+                if self.reads.wants_round()
+                    && (self.log.commit() >= leader.noop_index
+                        || self.settings.planted.is(Plant::ReadBeforeNoop))
+                {
                     let (round, index) = (leader.round + 1, self.log.commit());
                     self.reads.start_round(round, index);
                     self.start_round(now, out);
@@ -42,7 +46,9 @@ impl Raft {
         let echoed = |id: NodeId| {
             id == self.id || leader.progress.get(&id).is_some_and(|progress| progress.echoed_round >= round)
         };
-        if !self.log.configuration().is_some_and(|configuration| configuration.has_quorum(echoed)) {
+        let confirmed =
+            self.log.configuration().is_some_and(|configuration| configuration.has_quorum(echoed));
+        if !(confirmed || self.settings.planted.is(Plant::ReadWithoutRound)) {
             return;
         }
         if let Some(Confirming { index, local, remote, .. }) = self.reads.take_confirmed() {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::plant::Planted;
+
 /// Timing and limits of the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -28,6 +30,8 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// Uncommitted and waiting writes of a leader in bytes; past it they are refused as overloaded.
     pub uncommitted_bytes_max: usize,
+    /// A bug to show that it is found; none in a normal build.
+    pub planted: Planted,
 }
 
 impl Default for Settings {
@@ -44,6 +48,7 @@ impl Default for Settings {
             window_bytes: 8 << 20,
             cache_bytes: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
+            planted: Planted::default(),
         }
     }
 }

@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use super::*;
 use crate::kv::Row;
+use crate::plant::Planted;
 use crate::raft::{Entry, HardState, Payload};
 use crate::storage::inspect;
 use crate::types::{IoId, LogIndex, LogPosition, Revision, Term};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
-const OPTIONS: Options = Options { segment_bytes: 64 << 10 };
+const OPTIONS: Options = Options { segment_bytes: 64 << 10, planted: Planted::NONE };
 
 /// What a test does to `data`.
 type Change = fn(&Path);

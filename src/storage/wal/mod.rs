@@ -54,6 +54,7 @@ use self::scan::Scan;
 use self::segment::Segment;
 use super::StorageError;
 use super::files::{File, Files};
+use crate::plant::{Plant, Planted};
 use crate::raft::{AppendEntries, Configuration, Entry, HardState};
 use crate::types::{ClusterId, LogIndex, LogPosition, NodeId};
 
@@ -77,11 +78,13 @@ impl fmt::Display for Owner {
 pub struct Options {
     /// Size of new segments in bytes; a group of records that is larger gets a segment of its own size.
     pub segment_bytes: u32,
+    /// A bug to show that it is found; none in a normal build.
+    pub planted: Planted,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self { segment_bytes: 64 << 20, planted: Planted::default() }
     }
 }
 
@@ -379,6 +382,7 @@ impl<F: Files> Wal<F> {
     fn write_pending(&mut self, may_roll: bool) -> Result<FlushStats, StorageError> {
         let bytes_max =
             format::record_bytes_max(&self.pending.entries).expect("groups are below 4 GiB") as u64;
+        let planted = self.options.planted;
         let room = self.active().bytes - self.end;
         if bytes_max > room {
             assert!(may_roll, "the first record is larger than a segment");
@@ -389,13 +393,18 @@ impl<F: Files> Wal<F> {
             number: self.next_record,
             hard_state: self.hard_state,
             commit_index: self.commit_index,
-            truncate_from: self.pending.truncate_from,
+            truncate_from: self.pending.truncate_from.filter(|_| !planted.is(Plant::TruncationNotWritten)),
             entries: &self.pending.entries,
             previous: self.previous,
         };
         let crc = format::encode_record(&content, self.end, active.salt, &mut self.buffer);
         active.file.write_at(&self.buffer, self.end).map_err(StorageError::disk("write", &active.path))?;
-        active.file.sync_data().map_err(StorageError::disk("fdatasync", &active.path))?;
+        if !planted.is(Plant::NoFlush) {
+            let flushed = active.file.sync_data();
+            // The second attempt finds nothing to write any more and says so.
+            let flushed = if planted.is(Plant::RetriedFlush) { flushed.or(Ok(())) } else { flushed };
+            flushed.map_err(StorageError::disk("fdatasync", &active.path))?;
+        }
 
         let stats = FlushStats { entries: self.pending.entries.len(), bytes: self.buffer.len() };
         if let Some(first) = self.pending.entries.first() {

@@ -9,11 +9,12 @@ use bytes::Bytes;
 
 use self::memory::MemoryFiles;
 use super::*;
+use crate::plant::Planted;
 use crate::raft::{Member, Payload};
 use crate::types::{IoId, Session, Term};
 
 const OWNER: Owner = Owner { node_id: NodeId(0x1234_5678_9abc_def0), cluster_id: ClusterId(77) };
-const SEGMENT: Options = Options { segment_bytes: 24 << 10 };
+const SEGMENT: Options = Options { segment_bytes: 24 << 10, planted: Planted::NONE };
 
 fn directory() -> PathBuf {
     PathBuf::from("/data/wal")

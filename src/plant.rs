@@ -1,0 +1,144 @@
+//! Bugs that can be planted, to show that the simulator finds them. Without the cargo feature `planted-bugs` every
+//! question of [`Planted::is`] is false at compile time, and nothing of this is in the program.
+
+/// A bug of a class that others have shipped, or that is easily made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plant {
+    /// A vote is given before it is durable, and not written.
+    VoteNotPersisted,
+    /// A second candidate gets a vote in the same term.
+    TwoVotesATerm,
+    /// Votes are given to candidates whose log is behind.
+    VoteWithoutLogCheck,
+    /// A refused vote counts as granted.
+    RefusalCountsAsVote,
+    /// A candidate asks for votes, and can win, before its own vote is durable.
+    AskBeforeOwnVote,
+    /// Refusals do not carry the term to the candidate.
+    RefusalWithoutTerm,
+    /// Entries of earlier terms are committed by counting.
+    CommitEarlierTerm,
+    /// One durable copy commits.
+    CommitWithoutQuorum,
+    /// The leader's own log counts before it is durable.
+    CountUnflushed,
+    /// A follower commits up to the leader's commit index without knowing that its entries are the leader's.
+    CommitUnverified,
+    /// What is durable is applied, committed or not.
+    ApplyBeforeCommit,
+    /// Followers acknowledge before they flush.
+    AcknowledgeBeforeFlush,
+    /// A conflicting tail is kept.
+    KeepConflict,
+    /// Truncations are not written to the log.
+    TruncationNotWritten,
+    /// The flush of a replaced entry makes its successor durable.
+    ReplacedCountsDurable,
+    /// The log is written but never flushed.
+    NoFlush,
+    /// A failed flush is tried again and then believed.
+    RetriedFlush,
+    /// Reads are served without a round of heartbeats.
+    ReadWithoutRound,
+    /// A new leader serves reads before its no-op is committed.
+    ReadBeforeNoop,
+    /// Any answer to a question for a read index is taken for the latest one's.
+    ReadAnswerMixedUp,
+    /// A forwarded write whose fate is unknown is sent again.
+    ForwardTwice,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::VoteNotPersisted,
+        Self::TwoVotesATerm,
+        Self::VoteWithoutLogCheck,
+        Self::RefusalCountsAsVote,
+        Self::AskBeforeOwnVote,
+        Self::RefusalWithoutTerm,
+        Self::CommitEarlierTerm,
+        Self::CommitWithoutQuorum,
+        Self::CountUnflushed,
+        Self::CommitUnverified,
+        Self::ApplyBeforeCommit,
+        Self::AcknowledgeBeforeFlush,
+        Self::KeepConflict,
+        Self::TruncationNotWritten,
+        Self::ReplacedCountsDurable,
+        Self::NoFlush,
+        Self::RetriedFlush,
+        Self::ReadWithoutRound,
+        Self::ReadBeforeNoop,
+        Self::ReadAnswerMixedUp,
+        Self::ForwardTwice,
+    ];
+
+    /// As written on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VoteNotPersisted => "vote-not-persisted",
+            Self::TwoVotesATerm => "two-votes-a-term",
+            Self::VoteWithoutLogCheck => "vote-without-log-check",
+            Self::RefusalCountsAsVote => "refusal-counts-as-vote",
+            Self::AskBeforeOwnVote => "ask-before-own-vote",
+            Self::RefusalWithoutTerm => "refusal-without-term",
+            Self::CommitEarlierTerm => "commit-earlier-term",
+            Self::CommitWithoutQuorum => "commit-without-quorum",
+            Self::CountUnflushed => "count-unflushed",
+            Self::CommitUnverified => "commit-unverified",
+            Self::ApplyBeforeCommit => "apply-before-commit",
+            Self::AcknowledgeBeforeFlush => "acknowledge-before-flush",
+            Self::KeepConflict => "keep-conflict",
+            Self::TruncationNotWritten => "truncation-not-written",
+            Self::ReplacedCountsDurable => "replaced-counts-durable",
+            Self::NoFlush => "no-flush",
+            Self::RetriedFlush => "retried-flush",
+            Self::ReadWithoutRound => "read-without-round",
+            Self::ReadBeforeNoop => "read-before-noop",
+            Self::ReadAnswerMixedUp => "read-answer-mixed-up",
+            Self::ForwardTwice => "forward-twice",
+        }
+    }
+}
+
+/// The bug that is planted, if any. Handed down with the settings of each part, so that it is no global switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    #[cfg(feature = "planted-bugs")]
+    plant: Option<Plant>,
+}
+
+impl Planted {
+    /// No bug.
+    pub const NONE: Self = Self {
+        #[cfg(feature = "planted-bugs")]
+        plant: None,
+    };
+
+    /// Plants `plant`.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn new(plant: Plant) -> Self {
+        Self { plant: Some(plant) }
+    }
+
+    /// Whether this bug is planted.
+    #[must_use]
+    #[inline]
+    #[cfg_attr(
+        not(feature = "planted-bugs"),
+        expect(clippy::unused_self, reason = "there is none to ask for")
+    )]
+    pub fn is(self, plant: Plant) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        let planted = self.plant == Some(plant);
+        #[cfg(not(feature = "planted-bugs"))]
+        let planted = {
+            let _ = plant;
+            false
+        };
+        planted
+    }
+}
