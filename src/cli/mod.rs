@@ -11,6 +11,7 @@ mod keys;
 mod output;
 mod print;
 mod serve;
+mod sim;
 mod status;
 
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Status(Box<status::Status>),
     /// Put load on a cluster and measure it
     Bench(Box<bench::Args>),
+    /// Search the deterministic simulator for seeds that break a rule
+    Sim(Box<sim::Sim>),
     /// Look into a data directory without changing it
     #[command(subcommand)]
     Debug(debug::Debug),
@@ -99,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Del(args) => keys::del(*args),
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::sim(&args),
         Command::Debug(debug) => debug::run(&debug),
     };
     match done {

@@ -1,4 +1,30 @@
-//! Finding faults by running histories and clusters that never were. So far: the checker that judges what
-//! clients saw. The deterministic cluster on virtual time will stand beside it.
+//! Finding faults by running clusters that never were: the very code that production runs, on virtual time,
+//! network and disks, with clients whose history is judged.
+//!
+//! 1. [`cluster`]: the events, the nodes and what can be done to them
+//! 2. [`disk`], [`network`], [`clock`]: what the nodes stand on
+//! 3. [`clients`]: who asks, and what they were told; [`checker`] judges it
+//! 4. [`invariants`]: what must hold at every step
+//! 5. [`trace`]: what happened
+//! 6. [`faults`], [`run`]: a seed from begin to verdict
 
 pub mod checker;
+pub mod clients;
+mod clock;
+pub mod cluster;
+pub mod disk;
+pub mod faults;
+mod files;
+pub mod invariants;
+pub mod network;
+mod node;
+mod parts;
+mod random;
+mod requests;
+pub mod run;
+pub mod setup;
+mod state;
+pub mod trace;
+
+#[cfg(test)]
+mod tests;

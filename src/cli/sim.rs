@@ -1,0 +1,251 @@
+//! `kuberaft sim`: runs seeds of the deterministic simulator, over all cores, until one breaks a rule.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::CliError;
+use crate::config::Span;
+use crate::sim::faults::FaultKind;
+use crate::sim::run::{Failure, Outcome, Plan, run, shrink};
+
+/// Time between two lines of progress.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Arguments of `kuberaft sim`.
+#[derive(Debug, Args)]
+pub(super) struct Sim {
+    /// Seeds to run, the last one not included
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds, conflicts_with = "replay", default_value = "0..1000")]
+    seeds: (u64, u64),
+    /// Run one seed and print everything that happens
+    #[arg(long, value_name = "SEED")]
+    replay: Option<u64>,
+    /// Time of faults in each seed, in the simulation's time
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    time: Span,
+    /// Nodes [default: 3, and 5 for every fourth seed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+    nodes: Option<u8>,
+    /// Clients [default: as each seed says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    clients: Option<u16>,
+    /// Kinds of faults that do not happen
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = parse_fault)]
+    without: Vec<FaultKind>,
+    /// Seeds run at once [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Print a line for each seed
+    #[arg(long)]
+    verbose: bool,
+}
+
+fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
+    let expected = "two numbers are expected, as in 0..1000";
+    let (first, end) = text.split_once("..").ok_or(expected)?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| expected.to_owned());
+    let (first, end) = (number(first)?, number(end)?);
+    if first < end { Ok((first, end)) } else { Err("there is no seed in this range".to_owned()) }
+}
+
+fn parse_fault(text: &str) -> Result<FaultKind, String> {
+    let found = FaultKind::ALL.iter().find(|(_, name)| *name == text).map(|(kind, _)| *kind);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = FaultKind::ALL.iter().map(|(_, name)| *name).collect();
+        format!("the kinds of faults are {}", names.join(", "))
+    })
+}
+
+/// Runs the seeds, or replays one.
+pub(super) fn sim(args: &Sim) -> Result<(), CliError> {
+    match args.replay {
+        Some(seed) => replay(&args.plan(seed)),
+        None => run_seeds(args),
+    }
+}
+
+impl Sim {
+    fn plan(&self, seed: u64) -> Plan {
+        Plan {
+            seed,
+            nodes: self.nodes.map_or_else(|| Plan::nodes_of(seed), usize::from),
+            time: self.time.0,
+            clients: self.clients.map(usize::from),
+            without: self.without.iter().copied().collect(),
+        }
+    }
+}
+
+fn replay(plan: &Plan) -> Result<(), CliError> {
+    let outcome = run(plan, true);
+    for (at, happening) in &outcome.happenings {
+        println!("{:>12.6}  {happening}", Duration::from_micros(at.0).as_secs_f64());
+    }
+    println!("{}", told(plan.seed, &outcome));
+    match &outcome.failure {
+        None => Ok(()),
+        Some(failure) => Err(CliError::Failed(failure_text(plan.seed, failure))),
+    }
+}
+
+fn failure_text(seed: u64, failure: &Failure) -> String {
+    let at = Duration::from_micros(failure.at.0).as_secs_f64();
+    format!("seed {seed}, {at:.6} s: {} broken: {}", failure.rule, failure.what)
+}
+
+fn told(seed: u64, outcome: &Outcome) -> String {
+    let Outcome { hash, events, elections, committed, operations, faults, undecided, .. } = outcome;
+    let mark = if *undecided { ", history undecided" } else { "" };
+    format!(
+        "seed {seed}: {:.1} s, {events} events, {faults} faults, {elections} elections, {committed} entries, \
+         {operations} operations{mark}, trace {hash:016x}",
+        outcome.simulated.as_secs_f64()
+    )
+}
+
+/// What all seeds came to so far.
+#[derive(Default)]
+struct Tally {
+    seeds: AtomicU64,
+    events: AtomicU64,
+    simulated_millis: AtomicU64,
+    undecided: AtomicU64,
+    operations: AtomicU64,
+}
+
+impl Tally {
+    fn add(&self, outcome: &Outcome) {
+        let millis = u64::try_from(outcome.simulated.as_millis()).unwrap_or(0);
+        self.seeds.fetch_add(1, Ordering::Relaxed);
+        self.events.fetch_add(outcome.events, Ordering::Relaxed);
+        self.simulated_millis.fetch_add(millis, Ordering::Relaxed);
+        self.undecided.fetch_add(u64::from(outcome.undecided), Ordering::Relaxed);
+        self.operations.fetch_add(outcome.operations as u64, Ordering::Relaxed);
+    }
+
+    #[allow(clippy::cast_precision_loss)] // for people to read
+    fn told(&self, took: Duration) -> String {
+        let took = took.as_secs_f64().max(0.001);
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+        format!(
+            "{} seeds in {took:.1} s: {:.1} seeds/s, {:.0} events/s, {:.0} simulated seconds per second, {} operations, \
+             {} histories undecided",
+            self.seeds.load(Ordering::Relaxed),
+            of(&self.seeds) / took,
+            of(&self.events) / took,
+            of(&self.simulated_millis) / 1000.0 / took,
+            self.operations.load(Ordering::Relaxed),
+            self.undecided.load(Ordering::Relaxed),
+        )
+    }
+}
+
+fn run_seeds(args: &Sim) -> Result<(), CliError> {
+    let (first, end) = args.seeds;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = args.jobs.map_or(cores, usize::from);
+    let (next, tally) = (AtomicU64::new(first), Tally::default());
+    let (found, is_over) = (Mutex::new(None::<(Plan, Failure)>), AtomicBool::new(false));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= end {
+                            return;
+                        }
+                        let plan = args.plan(seed);
+                        let outcome = run(&plan, false);
+                        tally.add(&outcome);
+                        if args.verbose {
+                            println!("{}", told(seed, &outcome));
+                        }
+                        if let Some(failure) = outcome.failure {
+                            is_over.store(true, Ordering::Relaxed);
+                            keep_first(&found, plan, failure);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut reported = started;
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            std::thread::sleep(Duration::from_millis(20));
+            if reported.elapsed() >= REPORT_INTERVAL {
+                reported = Instant::now();
+                println!("{}", tally.told(started.elapsed()));
+            }
+        }
+    });
+    println!("{}", tally.told(started.elapsed()));
+    let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match found {
+        None => Ok(()),
+        Some((plan, failure)) => Err(CliError::Failed(explain(plan, failure))),
+    }
+}
+
+/// Of several seeds that failed at once, the smallest is shown.
+fn keep_first(found: &Mutex<Option<(Plan, Failure)>>, plan: Plan, failure: Failure) {
+    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if found.as_ref().is_none_or(|(first, _)| plan.seed < first.seed) {
+        *found = Some((plan, failure));
+    }
+}
+
+/// The failure, and how to see it again with as little beside it as was found.
+fn explain(plan: Plan, failure: Failure) -> String {
+    println!("{}", failure_text(plan.seed, &failure));
+    println!("replay: {}", command(&plan));
+    println!("looking for a smaller run that fails as well …");
+    let (plan, failure) = shrink(plan, failure);
+    format!("{}\nreplay: {}", failure_text(plan.seed, &failure), command(&plan))
+}
+
+/// The command that replays a plan.
+fn command(plan: &Plan) -> String {
+    let Plan { seed, nodes, time, clients, without } = plan;
+    let mut command = format!("kuberaft sim --replay {seed} --nodes {nodes} --time {}", Span(*time));
+    if let Some(clients) = clients {
+        command.push_str(&format!(" --clients {clients}"));
+    }
+    if !without.is_empty() {
+        let names: Vec<&str> = without.iter().map(|kind| kind.name()).collect();
+        command.push_str(&format!(" --without {}", names.join(",")));
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_a_range() {
+        assert_eq!(parse_seeds("3..5"), Ok((3, 5)));
+        for text in ["3", "3..3", "5..3", "a..b", ".."] {
+            assert!(parse_seeds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_repeats_the_plan() {
+        let plan = Plan {
+            seed: 7,
+            nodes: 3,
+            time: Duration::from_millis(1500),
+            clients: Some(2),
+            without: BTreeSet::from([FaultKind::Kill, FaultKind::BitFlip]),
+        };
+        assert_eq!(
+            command(&plan),
+            "kuberaft sim --replay 7 --nodes 3 --time 1500ms --clients 2 --without kill,bit-flip"
+        );
+    }
+}

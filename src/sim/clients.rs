@@ -1,0 +1,303 @@
+//! Clients: each asks for one thing at a time, thinks, asks again, and remembers what it was told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::checker::{Answer, Call, Operation, Returned};
+use super::random::Random;
+use crate::kv::{self, Command, Condition};
+use crate::raft::{Outcome, Refusal};
+use crate::types::{Instant, Revision};
+
+/// A client's question: whose, and the how-manieth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token {
+    /// The client.
+    pub client: usize,
+    /// Its questions count up.
+    pub number: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// Keys in use.
+    pub keys: u64,
+    /// Mean time between an answer and the next question, in microseconds.
+    pub think: u64,
+    /// Of a thousand operations, how many are reads.
+    pub reads: u32,
+    /// Of a thousand reads, how many are content with an old state.
+    pub stale: u32,
+    /// Of a thousand writes, how many have a condition.
+    pub conditional: u32,
+    /// Of a thousand writes, how many delete.
+    pub deletes: u32,
+    /// Longest value in bytes.
+    pub value_bytes: u64,
+    /// How long a node may take.
+    pub timeout: Duration,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The key.
+    pub key: Bytes,
+    /// What is asked of it.
+    pub call: Call,
+    /// A read that any state may answer.
+    pub stale: bool,
+}
+
+/// How a question ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With an answer.
+    Answered(Answer),
+    /// Certainly without effect.
+    NotApplied,
+    /// Nobody knows.
+    Unknown,
+}
+
+struct Client {
+    number: u64,
+    asking: Option<(Question, Instant)>,
+    /// Where it asks, until it changes its mind.
+    node: usize,
+    /// The last revision of each key it saw, for conditions.
+    seen: BTreeMap<Bytes, Revision>,
+    /// Questions answered since the last look.
+    served: u64,
+}
+
+/// All clients and what they remember.
+pub struct Clients {
+    random: Random,
+    clients: Vec<Client>,
+    history: Vec<Operation>,
+    /// What became of questions asked by hand.
+    endings: BTreeMap<Token, Ending>,
+    /// Those below this number ask by themselves.
+    automatic: usize,
+    /// What they do.
+    pub workload: Workload,
+}
+
+impl Clients {
+    /// `automatic` clients that ask by themselves, and one more for questions asked by hand.
+    #[must_use]
+    pub(super) fn new(automatic: usize, workload: Workload, random: Random) -> Self {
+        let client = |_| Client { number: 0, asking: None, node: 0, seen: BTreeMap::new(), served: 0 };
+        Self {
+            random,
+            clients: (0..=automatic).map(client).collect(),
+            history: Vec::new(),
+            endings: BTreeMap::new(),
+            automatic,
+            workload,
+        }
+    }
+
+    /// How many ask by themselves.
+    #[must_use]
+    pub fn automatic(&self) -> usize {
+        self.automatic
+    }
+
+    /// Everything that was asked and may have had an effect or an answer.
+    #[must_use]
+    pub fn history(&self) -> &[Operation] {
+        &self.history
+    }
+
+    /// Adds operations that are still open: their outcome is not known.
+    pub fn close(&mut self) {
+        for client in 0..self.clients.len() {
+            let token = Token { client, number: self.clients[client].number };
+            self.end(Instant(0), token, Ending::Unknown);
+        }
+    }
+
+    /// How many questions of each client that asks by itself were answered since the last call.
+    pub fn take_served(&mut self) -> Vec<u64> {
+        self.clients[..self.automatic].iter_mut().map(|client| std::mem::take(&mut client.served)).collect()
+    }
+
+    /// Whether each client that asks by itself was answered since then.
+    #[must_use]
+    pub fn all_served(&self) -> bool {
+        self.clients[..self.automatic].iter().all(|client| client.served > 0)
+    }
+
+    /// Whether a client waits for an answer.
+    #[must_use]
+    pub fn is_asking(&self, client: usize) -> bool {
+        self.clients[client].asking.is_some()
+    }
+
+    /// How a question asked by hand ended, once it has.
+    pub fn take_ending(&mut self, token: Token) -> Option<Ending> {
+        self.endings.remove(&token)
+    }
+
+    /// When a client asks next, as a time to wait.
+    pub(super) fn think(&mut self) -> u64 {
+        self.random.around(self.workload.think)
+    }
+
+    /// Draws a question and whom to ask.
+    pub(super) fn draw(&mut self, client: usize, nodes: usize) -> (Question, usize) {
+        let Workload { keys, reads, stale, conditional, deletes, value_bytes, .. } = self.workload;
+        let random = &mut self.random;
+        let this = &mut self.clients[client];
+        if random.chance(200) {
+            this.node = random.index(nodes);
+        }
+        let key = Bytes::from(format!("k{}", random.below(keys)));
+        if random.chance(reads) {
+            return (Question { key, call: Call::Get, stale: random.chance(stale) }, this.node);
+        }
+        let condition = if random.chance(conditional) {
+            match (random.below(4), this.seen.get(&key)) {
+                (0, _) => Condition::Absent,
+                (1, _) => Condition::Present,
+                (_, Some(revision)) => Condition::ModRevision(*revision),
+                (_, None) => Condition::Always,
+            }
+        } else {
+            Condition::Always
+        };
+        let call = if random.chance(deletes) {
+            Call::Delete { condition }
+        } else {
+            let mut value = format!("{client}-{}", this.number + 1).into_bytes();
+            let bytes = if random.chance(20) { value_bytes } else { value_bytes / 16 };
+            value.resize(value.len().max(usize::try_from(random.below(bytes + 1)).unwrap_or(0)), b'.');
+            Call::Put { value: value.into(), condition }
+        };
+        (Question { key, call, stale: false }, this.node)
+    }
+
+    /// Notes that `client` asks `question` now.
+    pub(super) fn ask(&mut self, now: Instant, client: usize, question: Question) -> Token {
+        let this = &mut self.clients[client];
+        this.number += 1;
+        this.asking = Some((question, now));
+        Token { client, number: this.number }
+    }
+
+    /// The question, while it waits.
+    pub(super) fn question(&self, token: Token) -> Option<&Question> {
+        let client = &self.clients[token.client];
+        client.asking.as_ref().filter(|_| client.number == token.number).map(|(question, _)| question)
+    }
+
+    /// Notes how a question ended. False if it had ended before.
+    pub(super) fn end(&mut self, now: Instant, token: Token, ending: Ending) -> bool {
+        let client = &mut self.clients[token.client];
+        if client.number != token.number {
+            return false;
+        }
+        let Some((Question { key, call, stale }, invoked_at)) = client.asking.take() else { return false };
+        match &ending {
+            Ending::Answered(
+                Answer::Found { mod_revision: Some(revision), .. }
+                | Answer::Written { mod_revision: Some(revision) },
+            ) => {
+                client.seen.insert(key.clone(), *revision);
+            }
+            _ => {}
+        }
+        client.served += u64::from(matches!(ending, Ending::Answered(_)));
+        if token.client >= self.automatic {
+            self.endings.insert(token, ending.clone());
+        }
+        let returned = match ending {
+            Ending::Answered(answer) => Some(Returned { at: now, answer }),
+            Ending::NotApplied => return true,
+            Ending::Unknown => None,
+        };
+        // A read that may be old is checked by itself; one without an answer says nothing.
+        if !stale && !(call == Call::Get && returned.is_none()) {
+            let client = token.client as u64;
+            self.history.push(Operation { client, key, call, invoked_at, returned });
+        }
+        true
+    }
+}
+
+impl Question {
+    /// The command that a write puts into the log; `None` for a read.
+    #[must_use]
+    pub fn command(&self) -> Option<Bytes> {
+        let key = self.key.clone();
+        let command = match &self.call {
+            Call::Get => return None,
+            Call::Put { value, condition } => {
+                Command::Put { key, value: value.clone(), condition: *condition }
+            }
+            Call::Delete { condition } => Command::Delete { key, condition: *condition },
+        };
+        Some(command.encode())
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.escape_ascii();
+        match &self.call {
+            Call::Get if self.stale => write!(f, "get {key}, any state"),
+            Call::Get => write!(f, "get {key}"),
+            Call::Put { value, condition } => {
+                let shown = value.escape_ascii().to_string();
+                write!(f, "put {key} = {:.20}, {condition:?}", shown)
+            }
+            Call::Delete { condition } => write!(f, "delete {key}, {condition:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(Answer::Found { value, mod_revision }) => {
+                let shown = value.escape_ascii().to_string();
+                let revision = mod_revision.unwrap_or_default();
+                write!(f, "{:.20}, revision {revision}", shown)
+            }
+            Self::Answered(Answer::Missing) => write!(f, "not there"),
+            Self::Answered(Answer::Written { mod_revision }) => {
+                write!(f, "done, revision {}", mod_revision.unwrap_or_default())
+            }
+            Self::Answered(Answer::Refused) => write!(f, "condition not met"),
+            Self::NotApplied => write!(f, "not applied"),
+            Self::Unknown => write!(f, "unknown"),
+        }
+    }
+}
+
+impl From<kv::Answer> for Ending {
+    fn from(answer: kv::Answer) -> Self {
+        Self::Answered(match answer {
+            kv::Answer::Put { revision, .. } | kv::Answer::Deleted { revision } => {
+                Answer::Written { mod_revision: Some(revision) }
+            }
+            kv::Answer::KeyNotFound { .. } => Answer::Missing,
+            kv::Answer::PreconditionFailed { .. } => Answer::Refused,
+        })
+    }
+}
+
+impl From<Refusal> for Ending {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.outcome {
+            Outcome::NotApplied => Self::NotApplied,
+            Outcome::Unknown => Self::Unknown,
+        }
+    }
+}

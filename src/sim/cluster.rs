@@ -1,0 +1,564 @@
+//! A cluster in virtual time: one queue of events, nodes that run the code that production runs, and the controls
+//! by which faults or a script act on it. Everything is decided by the seed and the calls made.
+//!
+//! [`Cluster::step`] takes the next event. Scripts use the rest: cut links, crash, pause, time a node out, ask as
+//! a client, and [`Cluster::run_until`] something holds; [`Trace::take`] then tells what happened.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::checker::Call;
+use super::clients::{Clients, Ending, Question, Token};
+use super::clock::Clock;
+use super::disk::{Crash, Disk};
+use super::files::SimFiles;
+use super::invariants::{Broken, Checked, Invariants};
+use super::network::Network;
+use super::node::Machine;
+use super::random::Random;
+use super::setup::Setup;
+use super::state::SharedState;
+use super::trace::{Happening, Trace};
+use crate::kv::{Condition, KeyValue};
+use crate::raft::{
+    AppendEntries, Configuration, Entry, HardState, Member, Message, Payload, RoleName, Status,
+};
+use crate::storage::wal::{Options, Owner, Wal};
+use crate::types::{ClusterId, Instant, IoId, LogIndex, NodeId, Session, Term};
+
+/// Where a node keeps its log.
+pub(super) const DIRECTORY: &str = "/wal";
+const CLUSTER: ClusterId = ClusterId(1);
+
+/// Something that will happen. `incarnation` names the process that it is for.
+pub(super) enum Event {
+    Deliver { from: usize, to: usize, message: Box<Message> },
+    SendDropped { node: usize, incarnation: u64, to: NodeId },
+    Turn { node: usize, incarnation: u64 },
+    Timer { node: usize, incarnation: u64 },
+    LogDone { node: usize, incarnation: u64 },
+    ApplyDone { node: usize, incarnation: u64 },
+    Checkpoint { node: usize, incarnation: u64 },
+    PreparationFailed { node: usize, incarnation: u64, why: String },
+    Started { node: usize, incarnation: u64 },
+    ReadStore { node: usize, incarnation: u64, token: Token },
+    Restart { node: usize },
+    Request { node: usize, token: Token },
+    Reply { token: Token, ending: Ending },
+    GiveUp { token: Token },
+    Think { client: usize },
+}
+
+/// Events by time; those of one time in the order they were added.
+#[derive(Default)]
+struct Agenda {
+    heap: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    slots: Vec<Option<Event>>,
+    free: Vec<usize>,
+    sequence: u64,
+}
+
+impl Agenda {
+    fn add(&mut self, at: Instant, event: Event) {
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[slot] = Some(event);
+        self.sequence += 1;
+        self.heap.push(Reverse((at, self.sequence, slot)));
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    fn take(&mut self) -> Option<(Instant, Event)> {
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at, self.slots[slot].take()?))
+    }
+}
+
+/// A rule was broken: what and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The simulation's time.
+    pub at: Instant,
+    /// Which rule, and how.
+    pub broken: Broken,
+}
+
+/// Nodes, network, clients, and what is known of them.
+pub struct Cluster {
+    pub(super) setup: Setup,
+    pub(super) now: Instant,
+    agenda: Agenda,
+    pub(super) machines: Vec<Machine>,
+    /// Links between nodes.
+    pub network: Network,
+    /// Clients and their history.
+    pub clients: Clients,
+    /// What is checked at every step.
+    pub invariants: Invariants,
+    /// What happened.
+    pub trace: Trace,
+    pub(super) random: Random,
+    violation: Option<Violation>,
+    events: u64,
+    /// Clients ask by themselves.
+    pub(super) clients_run: bool,
+    /// Of a thousand answers to clients, how many are lost.
+    pub(super) lost_replies: u32,
+}
+
+impl Cluster {
+    /// A cluster whose nodes have just been formed and start now.
+    ///
+    /// # Panics
+    /// Never for 1 to 7 nodes: an empty disk takes a new log.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        let seed = setup.seed;
+        let ids: Vec<NodeId> = (1..=setup.nodes as u64).map(NodeId).collect();
+        let first = founding_record(&ids);
+        let machines = ids.iter().map(|id| new_machine(*id, &setup, &first)).collect();
+        let mut cluster = Self {
+            now: Instant(0),
+            agenda: Agenda::default(),
+            machines,
+            network: Network::new(setup.nodes, Random::new(seed, 2), setup.network),
+            clients: Clients::new(setup.clients, setup.workload, Random::new(seed, 3)),
+            invariants: Invariants::new(ids, &first),
+            trace: Trace::default(),
+            random: Random::new(seed, 4),
+            violation: None,
+            events: 0,
+            clients_run: true,
+            lost_replies: 0,
+            setup,
+        };
+        for node in 0..cluster.machines.len() {
+            cluster.start(node);
+        }
+        for client in 0..cluster.clients.automatic() {
+            cluster.think(client);
+        }
+        cluster
+    }
+
+    /// The simulation's time, in microseconds since its begin.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What the cluster is made of.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Events taken so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The first rule that was broken, if one was.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// When the next event comes.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Instant> {
+        self.agenda.next_at()
+    }
+
+    /// Takes the next event. False if there is none.
+    pub fn step(&mut self) -> bool {
+        let Some((at, event)) = self.agenda.take() else { return false };
+        self.now = self.now.max(at);
+        self.events += 1;
+        self.dispatch(event);
+        true
+    }
+
+    /// Goes on until `until`, all events at that time included, or until a rule is broken.
+    pub fn run_to(&mut self, until: Instant) {
+        while self.violation.is_none() && self.next_at().is_some_and(|at| at <= until) {
+            self.step();
+        }
+        if self.violation.is_none() {
+            self.now = self.now.max(until);
+        }
+    }
+
+    /// Goes on until `holds` says true, at most to `limit`. Whether it held.
+    pub fn run_until(&mut self, limit: Instant, holds: impl Fn(&Self) -> bool) -> bool {
+        while self.violation.is_none() {
+            if holds(self) {
+                return true;
+            }
+            if self.next_at().is_none_or(|at| at > limit) {
+                self.now = self.now.max(limit);
+                return false;
+            }
+            self.step();
+        }
+        false
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Request { node, token } => self.on_request(node, token),
+            Event::Reply { token, ending } => self.on_reply(token, ending),
+            Event::GiveUp { token } => self.on_reply(token, Ending::Unknown),
+            Event::Think { client } => self.on_think(client),
+            Event::Restart { node } => self.restart_planned(node),
+            Event::SendDropped { node, incarnation, .. }
+            | Event::Turn { node, incarnation }
+            | Event::Timer { node, incarnation }
+            | Event::LogDone { node, incarnation }
+            | Event::ApplyDone { node, incarnation }
+            | Event::Checkpoint { node, incarnation }
+            | Event::PreparationFailed { node, incarnation, .. }
+            | Event::Started { node, incarnation }
+            | Event::ReadStore { node, incarnation, .. } => {
+                let machine = &self.machines[node];
+                if machine.incarnation != incarnation || machine.process.is_none() {
+                    return;
+                }
+                let until = machine.paused_until;
+                if until > self.now {
+                    self.add(until, event);
+                } else {
+                    self.dispatch_to(node, event);
+                }
+            }
+        }
+    }
+
+    fn dispatch_to(&mut self, node: usize, event: Event) {
+        match event {
+            Event::SendDropped { to, .. } => self.on_send_dropped(node, to),
+            Event::Turn { .. } => self.on_turn(node),
+            Event::Timer { .. } => self.on_timer(node),
+            Event::LogDone { .. } => self.on_log_done(node),
+            Event::ApplyDone { .. } => self.on_apply_done(node),
+            Event::Checkpoint { .. } => self.on_checkpoint(node),
+            Event::PreparationFailed { why, .. } => self.halt(node, why),
+            Event::Started { .. } => self.on_started(node),
+            Event::ReadStore { token, .. } => self.on_read_store(node, token),
+            _ => unreachable!("not an event of a process"),
+        }
+    }
+
+    pub(super) fn add(&mut self, at: Instant, event: Event) {
+        self.agenda.add(at.max(self.now), event);
+    }
+
+    pub(super) fn add_in(&mut self, micros: u64, event: Event) {
+        self.agenda.add(Instant(self.now.0 + micros), event);
+    }
+
+    /// Keeps the first rule that was broken.
+    pub(super) fn check(&mut self, checked: Checked) {
+        if let Err(broken) = checked
+            && self.violation.is_none()
+        {
+            self.violation = Some(Violation { at: self.now, broken });
+        }
+    }
+
+    /// Reports what only the one who drives the cluster can see.
+    pub fn report(&mut self, rule: &'static str, what: String) {
+        self.check(Err(Broken { rule, what }));
+    }
+
+    pub(super) fn index_of(id: NodeId) -> usize {
+        usize::try_from(id.0 - 1).expect("nodes are numbered from 1")
+    }
+
+    /// Notes something done from outside.
+    pub fn tell(&mut self, what: impl FnOnce() -> String) {
+        self.trace.note(self.now, [99, 0, 0], || Happening::Fault { what: what() });
+    }
+
+    // --- looking
+
+    /// A running node's consensus state.
+    #[must_use]
+    pub fn status(&self, node: usize) -> Option<Status> {
+        let machine = &self.machines[node];
+        let process = machine.process.as_ref().filter(|process| process.runs)?;
+        Some(process.core.raft().status(machine.clock.local(self.now)))
+    }
+
+    /// Last index that a running node has applied.
+    #[must_use]
+    pub fn applied(&self, node: usize) -> Option<LogIndex> {
+        self.machines[node].process.as_ref().map(|process| process.applied())
+    }
+
+    /// A digest of a running node's state.
+    #[must_use]
+    pub fn state_hash(&self, node: usize) -> Option<u64> {
+        self.machines[node].process.as_ref().map(|process| process.store().hash())
+    }
+
+    /// What a running node's state holds under a key now.
+    #[must_use]
+    pub fn value(&self, node: usize, key: &[u8]) -> Option<KeyValue> {
+        self.machines[node].process.as_ref()?.store().get(key).cloned()
+    }
+
+    /// Whether a node runs.
+    #[must_use]
+    pub fn is_running(&self, node: usize) -> bool {
+        self.machines[node].process.as_ref().is_some_and(|process| process.runs)
+    }
+
+    /// Whether a node's disk was found damaged, so that it stays out.
+    #[must_use]
+    pub fn is_lost(&self, node: usize) -> bool {
+        self.machines[node].lost
+    }
+
+    /// The running leader of the highest term.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let led = |node| self.status(node).filter(|status| status.role == RoleName::Leader);
+        (0..self.machines.len()).filter_map(|node| Some((led(node)?.term, node))).max().map(|(_, node)| node)
+    }
+
+    /// Whether a bit of a node's disk was changed.
+    #[must_use]
+    pub fn is_flipped(&self, node: usize) -> bool {
+        self.machines[node].flipped
+    }
+
+    /// Whether all running nodes follow one leader that a majority answers.
+    #[must_use]
+    pub fn is_led(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let id = self.machines[leader].id;
+        let mut running = (0..self.machines.len()).filter(|node| self.machines[*node].process.is_some());
+        self.status(leader).is_some_and(|status| status.has_quorum)
+            && running.all(|node| self.status(node).is_some_and(|status| status.leader == Some(id)))
+    }
+
+    /// Whether nobody asks anything, and all running nodes have applied all that the leader's log holds.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let Some(last) = self.leader().and_then(|leader| self.status(leader)) else { return false };
+        let mut running = (0..self.machines.len()).filter_map(|node| self.applied(node));
+        let is_idle = (0..=self.clients.automatic()).all(|client| !self.clients.is_asking(client));
+        is_idle && running.all(|applied| applied == last.last_log_index)
+    }
+
+    /// The nodes' states in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let of = |node: usize| match self.status(node) {
+            Some(status) => format!(
+                "n{} {} term {} last {} commit {} applied {}",
+                node + 1,
+                status.role.as_str(),
+                status.term,
+                status.last_log_index,
+                status.commit_index,
+                self.applied(node).unwrap_or_default()
+            ),
+            None => format!("n{} down", node + 1),
+        };
+        (0..self.machines.len()).map(of).collect::<Vec<_>>().join("; ")
+    }
+
+    // --- acting
+
+    /// A node that was told to crash after some effects no longer does.
+    pub fn defuse(&mut self, node: usize) {
+        self.machines[node].fuse = None;
+    }
+
+    /// A node that does not run is not started any more but by [`Cluster::restart`].
+    pub fn keep_down(&mut self, node: usize) {
+        self.machines[node].stays_down = true;
+    }
+
+    /// Of a thousand answers to clients, `of_thousand` are lost from now on.
+    pub fn lose_replies(&mut self, of_thousand: u32) {
+        self.lost_replies = of_thousand;
+    }
+
+    /// A node's process ends. With [`Crash::PowerLost`] its disk keeps only what was flushed for certain.
+    pub fn crash(&mut self, node: usize, crash: Crash, why: &str) {
+        self.end_process(node, crash, why);
+    }
+
+    /// Starts a node that does not run, unless its disk is damaged.
+    pub fn restart(&mut self, node: usize) {
+        self.machines[node].stays_down = false;
+        self.restart_planned(node);
+    }
+
+    fn restart_planned(&mut self, node: usize) {
+        if !self.machines[node].stays_down
+            && self.machines[node].process.is_none()
+            && !self.machines[node].lost
+        {
+            self.start(node);
+        }
+    }
+
+    /// Nothing of a node's process runs for so long; its disk goes on.
+    pub fn pause(&mut self, node: usize, micros: u64) {
+        let until = Instant(self.now.0 + micros);
+        let machine = &mut self.machines[node];
+        machine.paused_until = machine.paused_until.max(until);
+    }
+
+    /// Ends a pause.
+    pub fn resume(&mut self, node: usize) {
+        self.machines[node].paused_until = self.now;
+        self.wake(node);
+    }
+
+    /// A node's process is killed after so many more effects: hand-overs to log and apply, sends, answers.
+    pub fn crash_after(&mut self, node: usize, effects: u32) {
+        self.machines[node].fuse = Some(effects);
+    }
+
+    /// A node's election timer (or whatever it waits for next) fires now: its clock jumps there.
+    pub fn time_out(&mut self, node: usize) {
+        let now = self.now;
+        let machine = &mut self.machines[node];
+        let Some(process) = machine.process.as_mut().filter(|process| process.runs) else { return };
+        let wait = process.core.raft().next_deadline().since(machine.clock.local(now));
+        machine.clock.jump(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX / 2));
+        let held = std::mem::take(&mut machine.holds_elections);
+        process.turn_at = None;
+        self.on_turn(node);
+        self.machines[node].holds_elections = held;
+    }
+
+    /// Whether a node starts elections only by [`Cluster::time_out`].
+    pub fn hold_elections(&mut self, node: usize, hold: bool) {
+        self.machines[node].holds_elections = hold;
+        self.wake(node);
+    }
+
+    /// A node's clock jumps forward.
+    pub fn jump_clock(&mut self, node: usize, micros: u64) {
+        self.machines[node].clock.jump(micros);
+        self.wake(node);
+    }
+
+    /// A node's clock runs at `rate` microseconds in a million from now on.
+    pub fn set_clock_rate(&mut self, node: usize, rate: u64) {
+        let now = self.now;
+        self.machines[node].clock.set_rate(now, rate);
+        self.wake(node);
+    }
+
+    /// A node's disk, to make it fail.
+    pub fn with_disk<T>(&mut self, node: usize, act: impl FnOnce(&mut Disk) -> T) -> T {
+        act(&mut self.machines[node].files.disk())
+    }
+
+    /// Changes a stored bit of a node that does not run. Whether there was one.
+    pub fn flip_bit(&mut self, node: usize) -> bool {
+        let Some((path, at)) = self.with_disk(node, Disk::flip_bit) else { return false };
+        self.machines[node].flipped = true;
+        self.tell(|| format!("a bit flips on n{}'s disk: {}, byte {at}", node + 1, path.display()));
+        true
+    }
+
+    /// Asks a node by hand; [`Clients::take_ending`] has the answer once it came.
+    pub fn ask(&mut self, node: usize, question: Question) -> Token {
+        let client = self.clients.automatic();
+        self.ask_as(client, node, question)
+    }
+
+    /// Sets a key by hand.
+    pub fn put(&mut self, node: usize, key: &str, value: &str) -> Token {
+        let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
+        let call = Call::Put { value, condition: Condition::Always };
+        self.ask(node, Question { key, call, stale: false })
+    }
+
+    /// Reads a key by hand, linearizably.
+    pub fn get(&mut self, node: usize, key: &str) -> Token {
+        self.ask(node, Question { key: Bytes::from(key.to_owned()), call: Call::Get, stale: false })
+    }
+
+    /// Whether clients ask by themselves.
+    pub fn run_clients(&mut self, run: bool) {
+        let ran = std::mem::replace(&mut self.clients_run, run);
+        if run && !ran {
+            for client in 0..self.clients.automatic() {
+                if !self.clients.is_asking(client) {
+                    self.think(client);
+                }
+            }
+        }
+    }
+}
+
+/// As the server writes it: the configuration, as if a leader of term 1 had sent it.
+fn founding_record(ids: &[NodeId]) -> AppendEntries {
+    let member = |id: &NodeId| (*id, Member { name: format!("n{}", id.0), session: Session(1) });
+    let configuration = Configuration { voters: ids.iter().map(member).collect::<BTreeMap<_, _>>() };
+    let payload = Payload::Configuration(Arc::new(configuration));
+    AppendEntries {
+        io: IoId(0),
+        truncate_from: None,
+        hard_state: HardState { term: Term(1), voted_for: None },
+        commit_index: LogIndex(0),
+        entries: vec![Entry { term: Term(1), index: LogIndex(1), payload }],
+    }
+}
+
+fn new_machine(id: NodeId, setup: &Setup, first: &AppendEntries) -> Machine {
+    let mut random = Random::new(setup.seed, 16 + id.0);
+    let files = SimFiles::new(Disk::new(Random::new(setup.seed, 32 + id.0), setup.disk));
+    let directory = Path::new(DIRECTORY);
+    drop(
+        Wal::create(files.clone(), directory, owner(id), options(setup), Some(first))
+            .expect("a new disk takes a new log"),
+    );
+    let end = files.disk().end();
+    files.disk().begin(end);
+    let clock = Clock::new(Instant(random.below(1 << 40)));
+    Machine {
+        id,
+        files,
+        state: SharedState::default(),
+        clock,
+        random,
+        process: None,
+        incarnation: 0,
+        paused_until: Instant(0),
+        fuse: None,
+        flipped: false,
+        lost: false,
+        stays_down: false,
+        holds_elections: false,
+    }
+}
+
+pub(super) fn owner(node_id: NodeId) -> Owner {
+    Owner { node_id, cluster_id: CLUSTER }
+}
+
+pub(super) fn options(setup: &Setup) -> Options {
+    Options { segment_bytes: setup.segment_bytes }
+}

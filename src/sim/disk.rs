@@ -1,0 +1,412 @@
+//! One node's disk in virtual time, as a process, a kill and a power cut see it.
+//!
+//! The code under test calls it and gets its answer at once, but every operation has a time at which it begins
+//! and one at which it is done, one after the other as a disk does them. Whoever runs that code lets it go on
+//! only when the last operation is done ([`Disk::end`]), so a crash may come at any moment of it:
+//! [`Disk::crash`] takes back what had not begun by then. What was written but not flushed is in the kernel's
+//! memory: a killed process finds it again, after a power cut any part of it is there.
+//!
+//! Assumed of disks: a flush that succeeded is true; of a sector, a prefix is written; names change in the order
+//! in which they were changed (a journal). A failed flush leaves any part of what was written on the disk, and
+//! the kernel takes all of it for written: flushing again does not repeat it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::random::Random;
+use crate::types::Instant;
+
+const BLOCK_BYTES: usize = 4096;
+const SECTOR_BYTES: usize = 512;
+
+/// How long operations take, in microseconds, and what fails.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskTraits {
+    /// A write to the kernel's memory: from 1 to this.
+    pub write_micros: u64,
+    /// A flush: from a quarter of this to this.
+    pub flush_micros: u64,
+    /// Of a thousand flushes, how many take twenty times as long.
+    pub slow_of_thousand: u32,
+}
+
+impl Default for DiskTraits {
+    fn default() -> Self {
+        Self { write_micros: 10, flush_micros: 400, slow_of_thousand: 5 }
+    }
+}
+
+/// How a node's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed; the kernel keeps what was written.
+    Killed,
+    /// The machine loses power; only what was flushed is sure to be there.
+    PowerLost,
+}
+
+/// The disk's content and what is on its way to it.
+pub struct Disk {
+    random: Random,
+    /// Speed.
+    pub traits: DiskTraits,
+    files: Vec<Content>,
+    /// Files that hold writes which are not known to be on the disk.
+    dirty: Vec<usize>,
+    /// As processes see them.
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    /// In order; not durable yet.
+    renamed: Vec<NameChange>,
+    /// When everything asked for so far is done.
+    free_at: Instant,
+    /// Nothing is flushed before this.
+    stalled_until: Instant,
+    /// The next flush fails.
+    fail_flush: bool,
+    /// The next write fails.
+    fail_write: bool,
+    /// Files cannot grow.
+    full: bool,
+}
+
+#[derive(Default)]
+struct Content {
+    /// As processes see it.
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    /// In order.
+    written: Vec<Written>,
+}
+
+/// A write that is not known to be on the disk.
+struct Written {
+    begun: Instant,
+    /// When a flush ended that covers it, and whether it failed.
+    flushed: Option<(Instant, bool)>,
+    offset: usize,
+    data: Vec<u8>,
+    /// What it replaced, to take it back.
+    before: Vec<u8>,
+    old_length: usize,
+}
+
+struct NameChange {
+    begun: Instant,
+    flushed: Option<Instant>,
+    change: Change,
+}
+
+enum Change {
+    Create(PathBuf, usize),
+    Rename(PathBuf, PathBuf),
+    Unlink(PathBuf),
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Create(path, file) => drop(names.insert(path.clone(), *file)),
+            Self::Rename(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+            Self::Unlink(path) => drop(names.remove(path)),
+        }
+    }
+}
+
+/// Writes `data` at `offset`, and makes the file longer where needed.
+fn put(content: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    if content.len() < offset + data.len() {
+        content.resize(offset + data.len(), 0);
+    }
+    content[offset..offset + data.len()].copy_from_slice(data);
+}
+
+fn failed() -> io::Error {
+    io::Error::other("input/output error")
+}
+
+impl Disk {
+    /// An empty disk.
+    #[must_use]
+    pub(super) fn new(random: Random, traits: DiskTraits) -> Self {
+        Self {
+            random,
+            traits,
+            files: Vec::new(),
+            dirty: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            renamed: Vec::new(),
+            free_at: Instant(0),
+            stalled_until: Instant(0),
+            fail_flush: false,
+            fail_write: false,
+            full: false,
+        }
+    }
+
+    /// Work on the disk begins now.
+    pub fn begin(&mut self, now: Instant) {
+        self.settle(now);
+        self.free_at = self.free_at.max(now);
+    }
+
+    /// What comes next does not begin before `at`.
+    pub fn delay_to(&mut self, at: Instant) {
+        self.free_at = self.free_at.max(at);
+    }
+
+    /// When all work asked for is done.
+    #[must_use]
+    pub fn end(&self) -> Instant {
+        self.free_at
+    }
+
+    /// Whether everything written and renamed is durable once [`Disk::end`] has come.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        let written =
+            |file: &usize| self.files[*file].written.iter().all(|w| w.flushed.is_some_and(|f| !f.1));
+        self.dirty.iter().all(written) && self.renamed.iter().all(|change| change.flushed.is_some())
+    }
+
+    /// Flushes wait until `until`.
+    pub fn stall(&mut self, until: Instant) {
+        self.stalled_until = self.stalled_until.max(until);
+    }
+
+    /// The next flush fails; with `write`, the next write does.
+    pub fn fail_next(&mut self, write: bool) {
+        if write {
+            self.fail_write = true;
+        } else {
+            self.fail_flush = true;
+        }
+    }
+
+    /// Whether files can no longer grow.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    /// Nothing is wrong with the disk any more.
+    pub fn repair(&mut self) {
+        (self.stalled_until, self.fail_flush, self.fail_write, self.full) = (Instant(0), false, false, false);
+    }
+
+    fn spend(&mut self, micros: u64) -> Instant {
+        let begun = self.free_at;
+        self.free_at = Instant(begun.0 + micros);
+        begun
+    }
+
+    fn flush_time(&mut self) -> u64 {
+        let DiskTraits { flush_micros, slow_of_thousand, .. } = self.traits;
+        let slow = if self.random.chance(slow_of_thousand) { 20 } else { 1 };
+        let wait = self.stalled_until.0.saturating_sub(self.free_at.0);
+        wait + slow * self.random.between(flush_micros / 4, flush_micros)
+    }
+
+    /// Moves to the disk what has been flushed by `now`.
+    fn settle(&mut self, now: Instant) {
+        let (files, random) = (&mut self.files, &mut self.random);
+        self.dirty.retain(|file| {
+            let Content { written, durable, .. } = &mut files[*file];
+            let done = written.iter().take_while(|w| w.flushed.is_some_and(|(at, _)| at <= now)).count();
+            for Written { flushed, offset, data, .. } in written.drain(..done) {
+                match flushed {
+                    Some((_, true)) => put_any_part(durable, offset, &data, random),
+                    _ => put(durable, offset, &data),
+                }
+            }
+            !written.is_empty()
+        });
+        let done = self.renamed.iter().take_while(|c| c.flushed.is_some_and(|at| at <= now)).count();
+        for NameChange { change, .. } in self.renamed.drain(..done) {
+            change.apply(&mut self.durable_names);
+        }
+    }
+
+    /// What the process did stops at `now`; then it is killed or power is lost.
+    pub fn crash(&mut self, now: Instant, crash: Crash) {
+        for file in &self.dirty {
+            let Content { written, cached, .. } = &mut self.files[*file];
+            while written.last().is_some_and(|w| w.begun > now) {
+                if let Some(Written { offset, before, old_length, .. }) = written.pop() {
+                    put(cached, offset, &before);
+                    cached.truncate(old_length);
+                }
+            }
+            for write in written.iter_mut() {
+                write.flushed = write.flushed.filter(|(at, _)| *at <= now);
+            }
+        }
+        self.renamed.retain(|change| change.begun <= now);
+        for change in &mut self.renamed {
+            change.flushed = change.flushed.filter(|at| *at <= now);
+        }
+        self.settle(now);
+        if crash == Crash::PowerLost {
+            self.lose_power();
+        }
+        self.names = self.durable_names.clone();
+        for change in &self.renamed {
+            change.change.apply(&mut self.names);
+        }
+        self.free_at = now;
+    }
+
+    fn lose_power(&mut self) {
+        let share = self.random.pick(&[0, 100, 500, 900, 1000]);
+        for file in std::mem::take(&mut self.dirty) {
+            let Content { written, durable, .. } = &mut self.files[file];
+            for Written { offset, data, .. } in written.drain(..) {
+                put_some(durable, offset, &data, share, &mut self.random);
+            }
+        }
+        let kept = self.random.index(self.renamed.len() + 1);
+        for NameChange { change, .. } in self.renamed.drain(..).take(kept) {
+            change.apply(&mut self.durable_names);
+        }
+        for content in &mut self.files {
+            content.cached.clone_from(&content.durable);
+        }
+    }
+
+    /// Flips one bit of what is stored under a name, if anything is. Returns where.
+    pub fn flip_bit(&mut self) -> Option<(PathBuf, usize)> {
+        let candidates: Vec<(PathBuf, usize)> = self
+            .names
+            .iter()
+            .filter(|(_, file)| !self.files[**file].durable.is_empty())
+            .map(|(path, file)| (path.clone(), *file))
+            .collect();
+        let (path, file) = candidates.get(self.random.index(candidates.len()))?.clone();
+        let content = &mut self.files[file];
+        let used = content.durable.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        let at = self.random.index(used);
+        let bit = 1 << self.random.below(8);
+        content.durable[at] ^= bit;
+        if let Some(byte) = content.cached.get_mut(at) {
+            *byte ^= bit;
+        }
+        Some((path, at))
+    }
+
+    pub(super) fn list(&self, directory: &Path) -> Vec<String> {
+        let within = self.names.keys().filter(|path| path.parent() == Some(directory));
+        within.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
+    }
+
+    pub(super) fn create(&mut self, path: &Path) -> io::Result<usize> {
+        if self.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let file = self.files.len();
+        self.files.push(Content::default());
+        self.rename_with(Change::Create(path.to_owned(), file));
+        Ok(file)
+    }
+
+    fn rename_with(&mut self, change: Change) {
+        let begun = self.spend(5);
+        change.apply(&mut self.names);
+        self.renamed.push(NameChange { begun, flushed: None, change });
+    }
+
+    pub(super) fn open(&self, path: &Path) -> io::Result<usize> {
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.open(from)?;
+        self.rename_with(Change::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn unlink(&mut self, path: &Path) -> io::Result<()> {
+        self.open(path)?;
+        self.rename_with(Change::Unlink(path.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn sync_directory(&mut self) -> io::Result<()> {
+        let time = self.flush_time();
+        self.spend(time);
+        if std::mem::take(&mut self.fail_flush) {
+            return Err(failed());
+        }
+        for change in &mut self.renamed {
+            change.flushed = change.flushed.or(Some(self.free_at));
+        }
+        Ok(())
+    }
+
+    pub(super) fn length(&self, file: usize) -> usize {
+        self.files[file].cached.len()
+    }
+
+    pub(super) fn read(&self, file: usize, buffer: &mut [u8], offset: usize) -> io::Result<()> {
+        let content = &self.files[file].cached;
+        let part = content.get(offset..offset + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(part);
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, file: usize, data: &[u8], offset: usize) -> io::Result<()> {
+        let micros = self.random.between(1, self.traits.write_micros.max(1));
+        let begun = self.spend(micros);
+        let old_length = self.files[file].cached.len();
+        if self.full && offset + data.len() > old_length {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let fails = std::mem::take(&mut self.fail_write);
+        let data = if fails { &data[..self.random.index(data.len() + 1)] } else { data };
+        let Content { cached, written, .. } = &mut self.files[file];
+        let before = cached[offset.min(old_length)..(offset + data.len()).min(old_length)].to_vec();
+        put(cached, offset, data);
+        if written.is_empty() {
+            self.dirty.push(file);
+        }
+        written.push(Written { begun, flushed: None, offset, data: data.to_vec(), before, old_length });
+        if fails { Err(failed()) } else { Ok(()) }
+    }
+
+    pub(super) fn sync(&mut self, file: usize) -> io::Result<()> {
+        let time = self.flush_time();
+        self.spend(time);
+        let fails = std::mem::take(&mut self.fail_flush);
+        for write in &mut self.files[file].written {
+            write.flushed = write.flushed.or(Some((self.free_at, fails)));
+        }
+        if fails { Err(failed()) } else { Ok(()) }
+    }
+}
+
+/// What a failed flush leaves.
+fn put_any_part(content: &mut Vec<u8>, offset: usize, data: &[u8], random: &mut Random) {
+    let share = random.pick(&[0, 500, 1000]);
+    put_some(content, offset, data, share, random);
+}
+
+/// Writes about `share` of a thousand blocks or sectors, and sometimes a part of one.
+fn put_some(content: &mut Vec<u8>, offset: usize, data: &[u8], share: u32, random: &mut Random) {
+    let unit = random.pick(&[BLOCK_BYTES, SECTOR_BYTES]);
+    let mut done = 0;
+    while done < data.len() {
+        let part = (unit - (offset + done) % unit).min(data.len() - done);
+        if random.chance(share) {
+            put(content, offset + done, &data[done..done + part]);
+        } else if random.chance(100) {
+            // A write that was cut: what came before is there, of one sector a prefix.
+            let torn = random.index(part + 1);
+            put(content, offset + done, &data[done..done + torn]);
+        }
+        done += part;
+    }
+}

@@ -1,0 +1,347 @@
+//! What goes wrong in a run, drawn from its seed: which kinds of faults at all (swarm testing: Groce and others,
+//! 2012), how often, for how long; the mix changes as the run goes on.
+//!
+//! Never more than Raft and disks allow: what was flushed stays, unless a bit of it flips, and such a node may
+//! stay out for ever, so only a minority of disks gets that.
+
+use std::collections::BTreeSet;
+
+use super::cluster::Cluster;
+use super::disk::Crash;
+use super::random::Random;
+use crate::types::Instant;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A process is killed.
+    Kill,
+    /// A machine loses power.
+    PowerCut,
+    /// All machines lose power at once.
+    Blackout,
+    /// A process is killed between two effects.
+    CrashAtEffect,
+    /// A process stops for a while and goes on.
+    Pause,
+    /// A clock jumps forward.
+    ClockJump,
+    /// A clock runs fast or slow.
+    ClockRate,
+    /// The network splits in two.
+    Partition,
+    /// One direction of one link is cut.
+    OneWay,
+    /// A link is slow.
+    SlowLink,
+    /// Messages are lost, doubled, late.
+    Lossy,
+    /// A disk hangs.
+    DiskStall,
+    /// A flush fails.
+    FlushFails,
+    /// A write fails.
+    WriteFails,
+    /// A disk is full.
+    DiskFull,
+    /// Power is cut and a bit flips.
+    BitFlip,
+    /// Answers to clients are lost.
+    LostReplies,
+}
+
+impl FaultKind {
+    /// All of them, with the names they have on the command line.
+    pub const ALL: [(Self, &'static str); 17] = [
+        (Self::Kill, "kill"),
+        (Self::PowerCut, "power-cut"),
+        (Self::Blackout, "blackout"),
+        (Self::CrashAtEffect, "crash-at-effect"),
+        (Self::Pause, "pause"),
+        (Self::ClockJump, "clock-jump"),
+        (Self::ClockRate, "clock-rate"),
+        (Self::Partition, "partition"),
+        (Self::OneWay, "one-way"),
+        (Self::SlowLink, "slow-link"),
+        (Self::Lossy, "lossy"),
+        (Self::DiskStall, "disk-stall"),
+        (Self::FlushFails, "flush-fails"),
+        (Self::WriteFails, "write-fails"),
+        (Self::DiskFull, "disk-full"),
+        (Self::BitFlip, "bit-flip"),
+        (Self::LostReplies, "lost-replies"),
+    ];
+
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
+}
+
+/// What ends a fault.
+#[derive(Clone, Copy, Debug)]
+enum Remedy {
+    Restart(usize),
+    Mend,
+    MendLink(usize, usize),
+    CalmNetwork,
+    ClockRate(usize),
+    EmptyDisk(usize),
+    KeepReplies,
+}
+
+/// The faults of one run.
+pub struct Faults {
+    random: Random,
+    off: BTreeSet<FaultKind>,
+    /// Kinds of this epoch; those drawn twice come twice as often.
+    mix: Vec<FaultKind>,
+    mean: u64,
+    next_at: Instant,
+    epoch_ends: Instant,
+    remedies: Vec<(Instant, Remedy)>,
+    struck: u64,
+}
+
+impl Faults {
+    /// What `seed` says, but for the kinds in `off`.
+    #[must_use]
+    pub fn new(seed: u64, off: BTreeSet<FaultKind>) -> Self {
+        let mut faults = Self {
+            random: Random::new(seed, 5),
+            off,
+            mix: Vec::new(),
+            mean: 1,
+            next_at: Instant(0),
+            epoch_ends: Instant(0),
+            remedies: Vec::new(),
+            struck: 0,
+        };
+        faults.begin_epoch(Instant(0));
+        faults
+    }
+
+    /// Faults so far.
+    #[must_use]
+    pub fn struck(&self) -> u64 {
+        self.struck
+    }
+
+    fn begin_epoch(&mut self, now: Instant) {
+        let share = self.random.pick(&[100, 300, 600]);
+        self.mix.clear();
+        for (kind, _) in FaultKind::ALL {
+            let times = u32::from(self.random.chance(share)) * self.random.pick(&[1, 2, 5]);
+            for _ in 0..times {
+                self.mix.push(kind);
+            }
+        }
+        self.mean = self.random.pick(&[50_000, 300_000, 1_000_000, 3_000_000]);
+        self.epoch_ends = Instant(now.0 + self.random.between(2_000_000, 15_000_000));
+        self.next_at = Instant(now.0 + self.random.around(self.mean));
+    }
+
+    /// When to call [`Faults::strike`] next.
+    #[must_use]
+    pub fn next_at(&self) -> Instant {
+        self.remedies.iter().map(|(at, _)| *at).fold(self.next_at.min(self.epoch_ends), Instant::min)
+    }
+
+    /// Does what is due.
+    pub fn strike(&mut self, cluster: &mut Cluster) {
+        let now = cluster.now();
+        while let Some(at) = self.remedies.iter().position(|(at, _)| *at <= now) {
+            let (_, remedy) = self.remedies.remove(at);
+            self.remedy(cluster, remedy);
+        }
+        if now >= self.epoch_ends {
+            self.begin_epoch(now);
+        }
+        if now >= self.next_at {
+            self.next_at = Instant(now.0 + self.random.around(self.mean));
+            if self.mix.is_empty() {
+                return;
+            }
+            let kind = self.random.pick(&self.mix);
+            // What follows draws from a stream of its own, so that a kind that is off changes nothing else.
+            let mut random = Random::new(self.random.next_u64(), 0);
+            if !self.off.contains(&kind) {
+                self.struck += 1;
+                self.inflict(cluster, kind, &mut random);
+            }
+        }
+    }
+
+    fn later(&mut self, cluster: &Cluster, micros: u64, remedy: Remedy) {
+        self.remedies.push((Instant(cluster.now().0 + micros), remedy));
+    }
+
+    fn inflict(&mut self, cluster: &mut Cluster, kind: FaultKind, random: &mut Random) {
+        let nodes = cluster.setup().nodes;
+        let node = match cluster.leader() {
+            Some(leader) if random.chance(350) => leader,
+            _ => random.index(nodes),
+        };
+        let lasts = random.around(random.pick_duration());
+        match kind {
+            FaultKind::Kill => self.end(cluster, node, Crash::Killed, lasts),
+            FaultKind::PowerCut => self.end(cluster, node, Crash::PowerLost, lasts),
+            FaultKind::Blackout => {
+                for node in 0..nodes {
+                    let lasts = random.around(lasts);
+                    self.end(cluster, node, Crash::PowerLost, lasts);
+                }
+            }
+            FaultKind::CrashAtEffect => {
+                cluster.crash_after(node, u32::try_from(random.below(40)).unwrap_or(0));
+                self.later(cluster, lasts, Remedy::Restart(node));
+            }
+            FaultKind::Pause => {
+                cluster.tell(|| format!("n{} pauses for {lasts} µs", node + 1));
+                cluster.pause(node, lasts);
+            }
+            FaultKind::ClockJump => {
+                let jump = random.around(300_000);
+                cluster.tell(|| format!("n{}'s clock jumps by {jump} µs", node + 1));
+                cluster.jump_clock(node, jump);
+            }
+            FaultKind::ClockRate => {
+                let rate = random.pick(&[500_000, 900_000, 990_000, 1_010_000, 1_100_000, 2_000_000]);
+                cluster.tell(|| format!("n{}'s clock runs at {rate} of a million", node + 1));
+                cluster.set_clock_rate(node, rate);
+                self.later(cluster, lasts, Remedy::ClockRate(node));
+            }
+            FaultKind::BitFlip => self.flip_bit(cluster, node, lasts),
+            FaultKind::Partition | FaultKind::OneWay | FaultKind::SlowLink | FaultKind::Lossy => {
+                self.trouble_network(cluster, kind, node, lasts, random);
+            }
+            FaultKind::DiskStall | FaultKind::FlushFails | FaultKind::WriteFails | FaultKind::DiskFull => {
+                self.trouble_disk(cluster, kind, node, lasts);
+            }
+            FaultKind::LostReplies => {
+                cluster.tell(|| "answers to clients get lost".to_owned());
+                cluster.lose_replies(random.pick(&[100, 500]));
+                self.later(cluster, lasts, Remedy::KeepReplies);
+            }
+        }
+    }
+
+    fn trouble_network(
+        &mut self,
+        cluster: &mut Cluster,
+        kind: FaultKind,
+        node: usize,
+        lasts: u64,
+        random: &mut Random,
+    ) {
+        let nodes = cluster.setup().nodes;
+        let other = (node + 1 + random.index(nodes.max(2) - 1)) % nodes;
+        match kind {
+            FaultKind::Partition => {
+                let mut first = vec![false; nodes];
+                first[node] = true;
+                if random.chance(500) {
+                    first.iter_mut().for_each(|side| *side |= random.chance(400));
+                }
+                cluster.tell(|| format!("the network splits: {first:?}"));
+                cluster.network.split(|node| first[node]);
+                self.later(cluster, lasts, Remedy::Mend);
+            }
+            FaultKind::OneWay => {
+                cluster.tell(|| format!("nothing gets from n{} to n{}", node + 1, other + 1));
+                cluster.network.set_cut(node, other, true);
+                self.later(cluster, lasts, Remedy::MendLink(node, other));
+            }
+            FaultKind::SlowLink => {
+                let slow = random.around(200_000);
+                cluster.tell(|| format!("{slow} µs more from n{} to n{}", node + 1, other + 1));
+                cluster.network.set_slow(node, other, slow);
+                self.later(cluster, lasts, Remedy::MendLink(node, other));
+            }
+            _ => {
+                let traits = &mut cluster.network.traits;
+                traits.loss = random.pick(&[0, 10, 100, 400]);
+                traits.duplication = random.pick(&[0, 10, 300]);
+                traits.straggling = random.pick(&[0, 10, 100]);
+                let (loss, duplication, straggling) = (traits.loss, traits.duplication, traits.straggling);
+                cluster.tell(|| {
+                    format!("of 1000 messages {loss} are lost, {duplication} doubled, {straggling} late")
+                });
+                self.later(cluster, lasts, Remedy::CalmNetwork);
+            }
+        }
+    }
+
+    fn trouble_disk(&mut self, cluster: &mut Cluster, kind: FaultKind, node: usize, lasts: u64) {
+        cluster.tell(|| format!("n{}'s disk: {}, {lasts} µs", node + 1, kind.name()));
+        let until = Instant(cluster.now().0 + lasts);
+        cluster.with_disk(node, |disk| match kind {
+            FaultKind::DiskStall => disk.stall(until),
+            FaultKind::FlushFails => disk.fail_next(false),
+            FaultKind::WriteFails => disk.fail_next(true),
+            _ => disk.set_full(true),
+        });
+        if kind == FaultKind::DiskFull {
+            self.later(cluster, lasts, Remedy::EmptyDisk(node));
+        }
+    }
+
+    fn end(&mut self, cluster: &mut Cluster, node: usize, crash: Crash, lasts: u64) {
+        cluster.crash(node, crash, "told to");
+        self.later(cluster, lasts, Remedy::Restart(node));
+    }
+
+    fn flip_bit(&mut self, cluster: &mut Cluster, node: usize, lasts: u64) {
+        let nodes = cluster.setup().nodes;
+        let others = (0..nodes).filter(|other| *other != node && cluster.is_flipped(*other)).count();
+        self.end(cluster, node, Crash::PowerLost, lasts);
+        if others < (nodes - 1) / 2 {
+            cluster.flip_bit(node);
+        }
+    }
+
+    fn remedy(&mut self, cluster: &mut Cluster, remedy: Remedy) {
+        match remedy {
+            Remedy::Restart(node) => cluster.restart(node),
+            Remedy::Mend => {
+                cluster.tell(|| "the network is whole again".to_owned());
+                cluster.network.mend();
+            }
+            Remedy::MendLink(from, to) => {
+                cluster.tell(|| format!("the way from n{} to n{} is well again", from + 1, to + 1));
+                cluster.network.set_cut(from, to, false);
+                cluster.network.set_slow(from, to, 0);
+            }
+            Remedy::CalmNetwork => {
+                cluster.network.calm();
+                cluster.tell(|| "messages arrive again".to_owned());
+            }
+            Remedy::ClockRate(node) => cluster.set_clock_rate(node, 1_000_000),
+            Remedy::EmptyDisk(node) => cluster.with_disk(node, |disk| disk.set_full(false)),
+            Remedy::KeepReplies => cluster.lose_replies(0),
+        }
+    }
+
+    /// Nothing goes wrong any more: ends what lasts, but starts no node.
+    pub fn stop(&mut self, cluster: &mut Cluster) {
+        self.remedies.clear();
+        cluster.tell(|| "no more faults".to_owned());
+        cluster.network.mend();
+        cluster.network.calm();
+        cluster.lose_replies(0);
+        for node in 0..cluster.setup().nodes {
+            cluster.with_disk(node, super::disk::Disk::repair);
+            cluster.set_clock_rate(node, 1_000_000);
+            cluster.defuse(node);
+            cluster.resume(node);
+        }
+    }
+}
+
+impl Random {
+    /// How long things last, in microseconds.
+    fn pick_duration(&self) -> u64 {
+        self.clone().pick(&[5_000, 100_000, 500_000, 2_000_000])
+    }
+}

@@ -1,0 +1,554 @@
+//! What must hold at every step, whatever fails (paper, figure 3), checked from outside of the nodes: from what
+//! a core gives its log, sends and applies, and from what its disk is known to hold.
+//!
+//! | rule | how it is seen |
+//! | --- | --- |
+//! | election safety | one winner for each term |
+//! | leader append-only | no truncation by the leader of the record's term |
+//! | log matching | an (index, term) has one content and one predecessor, on all nodes |
+//! | leader completeness | the winner of a term holds all that was committed in earlier ones |
+//! | state-machine safety | one list of committed entries; each node commits and applies along it |
+//! | acknowledged is durable | a promise is compared with the sender's disk as it is sent; an entry that is committed first is on a majority's disks |
+//! | one vote a term | votes that left a node, across its restarts |
+//! | monotonic | term, commit index, applied index |
+//! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
+//! | one state | rows by revision are equal on all nodes |
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::kv::Row;
+use crate::raft::{
+    AppendEntries, Committed, Entry, HardState, Message, Observation, Payload, Promise, RoleName, Status,
+};
+use crate::types::{IoId, LogIndex, LogPosition, NodeId, Revision, Term};
+
+/// What went against a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Which rule.
+    pub rule: &'static str,
+    /// Who did what, at which index and term.
+    pub what: String,
+}
+
+/// A check's result.
+pub type Checked = Result<(), Broken>;
+
+fn broken(rule: &'static str, what: String) -> Checked {
+    Err(Broken { rule, what })
+}
+
+/// An entry, as far as two logs are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    term: Term,
+    digest: u64,
+}
+
+impl Mark {
+    fn of(entry: &Entry) -> Self {
+        let digest = match &entry.payload {
+            Payload::Noop => 1,
+            Payload::Command(data) => digest(2, data),
+            Payload::Configuration(configuration) => digest(3, &configuration.encode()),
+        };
+        Self { term: entry.term, digest }
+    }
+}
+
+fn digest(kind: u64, bytes: &[u8]) -> u64 {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..tail.len()].copy_from_slice(tail);
+    let mix = |state: u64, word: u64| {
+        let mixed = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    };
+    let state = words.iter().fold(mix(kind, bytes.len() as u64), |s, w| mix(s, u64::from_le_bytes(*w)));
+    mix(state, u64::from_le_bytes(last))
+}
+
+/// A log as a list of marks, with what must be remembered beside it.
+#[derive(Clone, Debug, Default)]
+struct MarkedLog {
+    marks: Vec<Mark>,
+    hard_state: HardState,
+}
+
+impl MarkedLog {
+    fn take(&mut self, write: &Write) {
+        self.hard_state = write.hard_state;
+        if let Some(from) = write.truncate_from {
+            self.marks.truncate(place(from));
+        }
+        self.marks.extend_from_slice(&write.marks);
+    }
+
+    fn has(&self, index: LogIndex, mark: Mark) -> bool {
+        self.marks.get(place(index)) == Some(&mark)
+    }
+
+    fn last(&self) -> LogPosition {
+        let term = self.marks.last().map_or(Term(0), |mark| mark.term);
+        LogPosition { index: LogIndex(self.marks.len() as u64), term }
+    }
+}
+
+/// The place of an entry in a list of marks.
+fn place(index: LogIndex) -> usize {
+    usize::try_from(index.0.saturating_sub(1)).expect("logs fit into memory")
+}
+
+/// One append, handed to the log.
+#[derive(Clone, Debug)]
+struct Write {
+    io: IoId,
+    truncate_from: Option<LogIndex>,
+    hard_state: HardState,
+    marks: Vec<Mark>,
+}
+
+#[derive(Default)]
+struct Node {
+    /// As the core sees its log.
+    memory: MarkedLog,
+    /// As the disk is known to hold it.
+    durable: MarkedLog,
+    /// Handed to the log, not known to be durable.
+    queued: VecDeque<Write>,
+    /// How many of `queued` the log is writing.
+    writing: usize,
+    role: Option<RoleName>,
+    term: Term,
+    commit: LogIndex,
+    applied: LogIndex,
+}
+
+/// An entry that was committed, and the term whose leader did it.
+#[derive(Clone, Copy)]
+struct Agreed {
+    mark: Mark,
+    committed_in: Term,
+}
+
+/// Everything that is remembered of a run to check the next step against.
+pub struct Invariants {
+    ids: Vec<NodeId>,
+    nodes: Vec<Node>,
+    agreed: Vec<Agreed>,
+    rows: Vec<Row>,
+    winners: BTreeMap<Term, usize>,
+    /// Votes that left: by voter and term.
+    votes: BTreeMap<(usize, Term), NodeId>,
+    /// For each index the first mark seen there, with the term before it.
+    seen: Vec<(Mark, Term)>,
+    /// Others at the same index.
+    seen_too: BTreeMap<LogPosition, (u64, Term)>,
+}
+
+impl Invariants {
+    /// For these nodes, whose logs hold `first`.
+    #[must_use]
+    pub fn new(ids: Vec<NodeId>, first: &AppendEntries) -> Self {
+        let marks: Vec<Mark> = first.entries.iter().map(Mark::of).collect();
+        let log = MarkedLog { marks: marks.clone(), hard_state: first.hard_state };
+        let node = |_: &NodeId| Node { memory: log.clone(), durable: log.clone(), ..Node::default() };
+        Self {
+            nodes: ids.iter().map(node).collect(),
+            agreed: Vec::new(),
+            rows: Vec::new(),
+            winners: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            seen: marks.into_iter().map(|mark| (mark, Term(0))).collect(),
+            seen_too: BTreeMap::new(),
+            ids,
+        }
+    }
+
+    /// Entries committed so far.
+    #[must_use]
+    pub fn committed(&self) -> LogIndex {
+        LogIndex(self.agreed.len() as u64)
+    }
+
+    /// The last entry that a node's disk is known to hold.
+    #[must_use]
+    pub fn durable(&self, node: usize) -> LogPosition {
+        self.nodes[node].durable.last()
+    }
+
+    /// Who won a term's election.
+    #[must_use]
+    pub fn winner(&self, term: Term) -> Option<usize> {
+        self.winners.get(&term).copied()
+    }
+
+    /// Elections won so far.
+    #[must_use]
+    pub fn elections(&self) -> usize {
+        self.winners.len()
+    }
+
+    /// A core told something of itself.
+    ///
+    /// # Errors
+    /// Two winners of one term; one that voted for another; one that lacks committed entries.
+    pub fn observed(&mut self, node: usize, observation: &Observation) -> Checked {
+        let Observation::ElectionWon { term } = observation else { return Ok(()) };
+        if let Some(other) = self.winners.insert(*term, node)
+            && other != node
+        {
+            let what = format!("n{} and n{} both won term {term}", other + 1, node + 1);
+            return broken("election safety", what);
+        }
+        self.vote(node, *term, self.ids[node])
+    }
+
+    /// A node gave its vote away.
+    fn vote(&mut self, node: usize, term: Term, to: NodeId) -> Checked {
+        match self.votes.insert((node, term), to) {
+            Some(other) if other != to => broken(
+                "one vote a term",
+                format!("n{} voted for n{} and for n{} in term {term}", node + 1, other.0, to.0),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// A core gave its log something to write.
+    ///
+    /// # Errors
+    /// A leader that truncates; an entry that contradicts another node's.
+    pub fn appending(&mut self, node: usize, append: &AppendEntries) -> Checked {
+        let term = append.hard_state.term;
+        if let Some(from) = append.truncate_from
+            && self.winners.get(&term) == Some(&node)
+        {
+            let what = format!("n{}, leader of term {term}, drops its log from {from} on", node + 1);
+            return broken("leader append-only", what);
+        }
+        let write = Write {
+            io: append.io,
+            truncate_from: append.truncate_from,
+            hard_state: append.hard_state,
+            marks: append.entries.iter().map(Mark::of).collect(),
+        };
+        let this = &mut self.nodes[node];
+        this.memory.take(&write);
+        let mut index = LogIndex((this.memory.marks.len() - write.marks.len()) as u64);
+        let mut before = match index.0 {
+            0 => Term(0),
+            _ => this.memory.marks[place(index)].term,
+        };
+        if let Some(entry) = append.entries.first().filter(|entry| entry.index != index.next()) {
+            let what = format!("n{} appends {} behind {index}", node + 1, entry.position());
+            return broken("log matching", what);
+        }
+        for mark in &write.marks {
+            index = index.next();
+            self.matches(node, index, *mark, before)?;
+            before = mark.term;
+        }
+        self.nodes[node].queued.push_back(write);
+        Ok(())
+    }
+
+    fn matches(&mut self, node: usize, index: LogIndex, mark: Mark, before: Term) -> Checked {
+        let at = place(index);
+        if at == self.seen.len() {
+            self.seen.push((mark, before));
+            return Ok(());
+        }
+        let equal = match self.seen.get(at) {
+            Some((first, first_before)) if first.term == mark.term => {
+                first.digest == mark.digest && *first_before == before
+            }
+            _ => {
+                let position = LogPosition { index, term: mark.term };
+                *self.seen_too.entry(position).or_insert((mark.digest, before)) == (mark.digest, before)
+            }
+        };
+        if equal {
+            return Ok(());
+        }
+        let what = format!(
+            "entry {index}@{} of n{}, behind one of term {before}, differs from another node's",
+            mark.term,
+            node + 1
+        );
+        broken("log matching", what)
+    }
+
+    /// The log took everything up to `io` and writes it.
+    pub fn writing(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.writing = this.queued.len();
+    }
+
+    /// What the log was writing is done; `flushed` says whether the disk holds nothing that was not flushed.
+    ///
+    /// # Errors
+    /// The log says so although it is not true.
+    pub fn written(&mut self, node: usize, io: Option<IoId>, flushed: bool) -> Checked {
+        let this = &mut self.nodes[node];
+        let writes: Vec<Write> = this.queued.drain(..this.writing).collect();
+        this.writing = 0;
+        let Some(last) = writes.last() else { return Ok(()) };
+        if !flushed || io != Some(last.io) {
+            let what = format!(
+                "n{} takes append {} for durable, the disk does not hold all of it",
+                node + 1,
+                last.io
+            );
+            return broken("acknowledged is durable", what);
+        }
+        for write in &writes {
+            this.durable.take(write);
+        }
+        Ok(())
+    }
+
+    /// A message leaves a node.
+    ///
+    /// # Errors
+    /// A promise that does not rest on the sender's disk; a second vote.
+    pub fn sending(&mut self, node: usize, to: NodeId, message: &Message) -> Checked {
+        let Message::Promise(promise) = message else { return Ok(()) };
+        let MarkedLog { marks, hard_state } = &self.nodes[node].durable;
+        let term = match promise {
+            Promise::VoteGranted { term } | Promise::Appended { term, .. } => *term,
+        };
+        let is_kept = match promise {
+            // The disk is ahead where a later record was flushed with the one it rests on.
+            _ if hard_state.term > term => true,
+            Promise::VoteGranted { .. } => *hard_state == HardState { term, voted_for: Some(to) },
+            Promise::Appended { match_index, .. } => {
+                hard_state.term == term && marks.len() as u64 >= match_index.0
+            }
+        };
+        if !is_kept {
+            let what = format!(
+                "n{} promises n{} {promise:?}; its disk holds term {}, {} entries",
+                node + 1,
+                to.0,
+                hard_state.term,
+                marks.len()
+            );
+            return broken("acknowledged is durable", what);
+        }
+        if let Promise::VoteGranted { term } = promise {
+            self.vote(node, *term, to)?;
+        }
+        Ok(())
+    }
+
+    /// A core's turn is over.
+    ///
+    /// # Errors
+    /// A term or commit index that went back; a commit against an earlier one, or of what no majority holds; a
+    /// leader that lacks committed entries.
+    pub fn turned(&mut self, node: usize, status: &Status) -> Checked {
+        let this = &mut self.nodes[node];
+        if status.term < this.term || status.commit_index < this.commit {
+            let what = format!(
+                "n{} went from term {}, commit {} to term {}, commit {}",
+                node + 1,
+                this.term,
+                this.commit,
+                status.term,
+                status.commit_index
+            );
+            return broken("monotonic", what);
+        }
+        let old = std::mem::replace(&mut this.commit, status.commit_index);
+        let became_leader = status.role == RoleName::Leader
+            && (this.role != Some(RoleName::Leader) || this.term != status.term);
+        (this.role, this.term) = (Some(status.role), status.term);
+        if status.commit_index > old {
+            self.committing(node, old, status)?;
+        }
+        if became_leader { self.is_complete(node, 0) } else { Ok(()) }
+    }
+
+    fn committing(&mut self, node: usize, old: LogIndex, status: &Status) -> Checked {
+        let known = self.agreed.len();
+        for index in old.next().0..=status.commit_index.0 {
+            let index = LogIndex(index);
+            let Some(mark) = self.nodes[node].memory.marks.get(place(index)).copied() else {
+                let what = format!("n{} commits {index}, which its log does not hold", node + 1);
+                return broken("state-machine safety", what);
+            };
+            if let Some(agreed) = self.agreed.get(place(index)) {
+                if agreed.mark != mark {
+                    let what = format!(
+                        "n{} commits {index}@{}, committed before as {index}@{}",
+                        node + 1,
+                        mark.term,
+                        agreed.mark.term
+                    );
+                    return broken("state-machine safety", what);
+                }
+                continue;
+            }
+            let holders = self.nodes.iter().filter(|other| other.durable.has(index, mark)).count();
+            if holders * 2 <= self.nodes.len() {
+                let what = format!(
+                    "n{} commits {index}@{} in term {}, durable on {holders} of {} nodes",
+                    node + 1,
+                    mark.term,
+                    status.term,
+                    self.nodes.len()
+                );
+                return broken("acknowledged is durable", what);
+            }
+            self.agreed.push(Agreed { mark, committed_in: status.term });
+        }
+        let leaders = (0..self.nodes.len()).filter(|other| self.nodes[*other].role == Some(RoleName::Leader));
+        leaders.into_iter().try_for_each(|leader| self.is_complete(leader, known))
+    }
+
+    /// A leader holds what was committed in earlier terms, from the place `from` on.
+    fn is_complete(&self, leader: usize, from: usize) -> Checked {
+        let Node { memory, term, .. } = &self.nodes[leader];
+        for (at, agreed) in self.agreed.iter().enumerate().skip(from) {
+            if agreed.committed_in < *term && memory.marks.get(at) != Some(&agreed.mark) {
+                let what = format!(
+                    "n{} leads term {term} without entry {}@{}, committed in term {}",
+                    leader + 1,
+                    at + 1,
+                    agreed.mark.term,
+                    agreed.committed_in
+                );
+                return broken("leader completeness", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// A node is about to apply entries.
+    ///
+    /// # Errors
+    /// Entries that are not committed, not durable there, or not next.
+    pub fn applying(&mut self, node: usize, entries: &[Committed]) -> Checked {
+        for Committed { entry, .. } in entries {
+            let this = &mut self.nodes[node];
+            let (index, mark) = (entry.index, Mark::of(entry));
+            if index != this.applied.next() {
+                let what = format!("n{} applies {index} after {}", node + 1, this.applied);
+                return broken("monotonic", what);
+            }
+            this.applied = index;
+            let is_durable = this.durable.has(index, mark);
+            let is_agreed = self.agreed.get(place(index)).is_some_and(|agreed| agreed.mark == mark);
+            if !(is_durable && is_agreed) {
+                let what = format!(
+                    "n{} applies {}: committed {is_agreed}, durable there {is_durable}",
+                    node + 1,
+                    entry.position()
+                );
+                return broken("state-machine safety", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// A node's state changed by these rows.
+    ///
+    /// # Errors
+    /// Another node made another row of the same revision.
+    pub fn applied(&mut self, node: usize, rows: &[Row]) -> Checked {
+        for row in rows {
+            let at = usize::try_from(row.revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
+            match self.rows.get(at) {
+                Some(known) if known == row => {}
+                None if at == self.rows.len() => self.rows.push(row.clone()),
+                _ => {
+                    let what = format!("n{} made another row of revision {}", node + 1, row.revision);
+                    return broken("one state", what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A read found this, at any node and of any time.
+    ///
+    /// # Errors
+    /// The key never held it.
+    pub fn found(&self, node: usize, key: &Bytes, value: &Bytes, revision: Revision) -> Checked {
+        let at = usize::try_from(revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
+        let row = self.rows.get(at);
+        if row.is_some_and(|row| row.key == key && row.value.as_ref() == Some(value)) {
+            return Ok(());
+        }
+        let what = format!(
+            "n{} reads key {} at revision {revision}, which never held it",
+            node + 1,
+            key.escape_ascii()
+        );
+        broken("one state", what)
+    }
+
+    /// A node's process ended.
+    pub fn crashed(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.queued.truncate(this.writing);
+        this.role = None;
+    }
+
+    /// A node opened its log again: what it holds, and up to where it has applied.
+    ///
+    /// # Errors
+    /// It is neither what was durable nor that and the write that was under way.
+    pub fn recovered(
+        &mut self,
+        node: usize,
+        hard_state: HardState,
+        entries: &[Entry],
+        applied: LogIndex,
+    ) -> Checked {
+        let found = MarkedLog { marks: entries.iter().map(Mark::of).collect(), hard_state };
+        let this = &mut self.nodes[node];
+        let mut with_write = this.durable.clone();
+        for write in &this.queued {
+            with_write.take(write);
+        }
+        this.writing = this.queued.len();
+        let is = |log: &MarkedLog| log.hard_state == found.hard_state && log.marks == found.marks;
+        if !is(&this.durable) && !is(&with_write) {
+            let what = format!(
+                "n{} finds {hard_state:?}, {}; flushed was {:?}, {}; under way {:?}, {}",
+                node + 1,
+                found.last(),
+                this.durable.hard_state,
+                this.durable.last(),
+                with_write.hard_state,
+                with_write.last()
+            );
+            return broken("a restart loses nothing", what);
+        }
+        if is(&this.durable) {
+            this.queued.clear();
+            this.writing = 0;
+        }
+        if let Some(at) = (0..place(applied.next()))
+            .find(|at| self.agreed.get(*at).map(|agreed| agreed.mark) != found.marks.get(*at).copied())
+        {
+            let what = format!("n{} starts with entry {} applied, which is not committed", node + 1, at + 1);
+            return broken("state-machine safety", what);
+        }
+        this.memory = found;
+        (this.commit, this.applied, this.term) = (applied, applied, hard_state.term);
+        Ok(())
+    }
+
+    /// A node's recovery is done: what it found is durable now, the write that was under way included.
+    pub fn started(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.queued.clear();
+        this.writing = 0;
+        this.durable = this.memory.clone();
+    }
+}

@@ -1,0 +1,509 @@
+//! The life of a node's parts in virtual time: turns of the core, jobs of log and apply, checkpoints; starts and
+//! ends of processes. Between any two effects a process may end.
+
+use std::path::Path;
+
+use super::clients::{Ending, Token};
+use super::cluster::{Cluster, DIRECTORY, Event, options, owner};
+use super::disk::Crash;
+use super::network::Fate;
+use super::node::{Answered, CREDITS, Done, FromPeer, Process, Turn};
+use super::trace::{Happening, words};
+use crate::raft::{Event as CoreEvent, Message, RoleName};
+use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
+use crate::replica::{ApplyInput, LogInput};
+use crate::storage::data_dir::check_fit;
+use crate::storage::wal::{Recovered, Wal};
+use crate::storage::{StateStore, StorageError};
+use crate::types::{Instant, LogIndex, NodeId};
+
+impl Cluster {
+    fn process(&mut self, node: usize) -> &mut Process {
+        self.machines[node].process.as_mut().expect("events of ended processes are dropped")
+    }
+
+    fn incarnation(&self, node: usize) -> u64 {
+        self.machines[node].incarnation
+    }
+
+    fn wake_time(&mut self) -> u64 {
+        self.random.between(1, self.setup.wake_micros)
+    }
+
+    // --- the core
+
+    /// Plans the core's next turn, or its timer.
+    pub(super) fn wake(&mut self, node: usize) {
+        let wait = self.wake_time();
+        let now = self.now;
+        let machine = &mut self.machines[node];
+        let incarnation = machine.incarnation;
+        let Some(process) = machine.process.as_mut().filter(|process| process.runs) else { return };
+        if process.turn_at.is_some() {
+            return;
+        }
+        if process.has_work() {
+            let at = Instant(now.0 + wait).max(process.busy_until).max(machine.paused_until);
+            process.turn_at = Some(at);
+            self.add(at, Event::Turn { node, incarnation });
+            return;
+        }
+        let is_leader = process.leads;
+        if machine.holds_elections && !is_leader {
+            return;
+        }
+        let at = machine.clock.when(process.core.raft().next_deadline()).max(now);
+        if process.timer_at.is_none_or(|planned| planned > at) {
+            process.timer_at = Some(at);
+            self.add(at, Event::Timer { node, incarnation });
+        }
+    }
+
+    pub(super) fn on_timer(&mut self, node: usize) {
+        let now = self.now;
+        let machine = &mut self.machines[node];
+        let (clock, held) = (machine.clock, machine.holds_elections);
+        let process = self.process(node);
+        if process.timer_at.is_none_or(|planned| planned > now) {
+            // An earlier one was planned later, and has come.
+            return;
+        }
+        process.timer_at = None;
+        let is_due = process.core.raft().next_deadline() <= clock.local(now);
+        let is_held = held && !process.leads;
+        if is_due && !is_held && process.turn_at.is_none() {
+            process.turn_at = Some(now.max(process.busy_until));
+            let (at, incarnation) = (now.max(process.busy_until), self.incarnation(node));
+            self.add(at, Event::Turn { node, incarnation });
+        } else {
+            self.wake(node);
+        }
+    }
+
+    pub(super) fn on_turn(&mut self, node: usize) {
+        let now = self.now;
+        let machine = &mut self.machines[node];
+        let local = machine.clock.local(now);
+        let held = machine.holds_elections;
+        let process = self.process(node);
+        process.turn_at = None;
+        let before = process.core.raft().status(local).commit_index;
+        let may_time_out = !held || process.leads;
+        let turn = process.turn(local, may_time_out);
+        let status = process.core.raft().status(local);
+        let process = self.process(node);
+        process.busy_until = Instant(now.0 + 2 + turn.steps);
+        process.leads = status.role == RoleName::Leader;
+        let words = [1 + node as u64, status.term.0 << 32 | status.last_log_index.0, status.commit_index.0];
+        self.trace.mix(now, words);
+        self.watch_turn(node, &turn);
+        if status.commit_index > before {
+            let (index, term) = (status.commit_index, status.term);
+            self.trace.note(now, [22, index.0, term.0], || Happening::Committed { node, index, term });
+        }
+        let checked = self.invariants.turned(node, &status);
+        self.check(checked);
+        self.pass_on(node, turn);
+        self.wake(node);
+    }
+
+    /// Shows a turn's output to those who check and tell.
+    fn watch_turn(&mut self, node: usize, turn: &Turn) {
+        for observation in &turn.observations {
+            let checked = self.invariants.observed(node, observation);
+            self.check(checked);
+            self.trace.note(self.now, [20, node as u64, 0], || Happening::Observed {
+                node,
+                observation: observation.clone(),
+            });
+        }
+        for input in &turn.log {
+            let LogInput::Append(append) = input else { continue };
+            let checked = self.invariants.appending(node, append);
+            self.check(checked);
+            let after = append.entries.first().map_or(LogIndex(0), |entry| entry.index.prev());
+            let last = append.entries.last().map_or(after, |entry| entry.index);
+            self.trace.note(self.now, [21, after.0, last.0], || Happening::Appending {
+                node,
+                hard_state: append.hard_state,
+                truncate_from: append.truncate_from,
+                after,
+                last,
+            });
+        }
+    }
+
+    /// Carries out a turn's output in the driver's order. Any effect may be the process's last.
+    fn pass_on(&mut self, node: usize, turn: Turn) {
+        let Turn { log, sends, apply, answers, halt, .. } = turn;
+        if halt.is_some() {
+            self.halt(node, "the core halts".to_owned());
+            return;
+        }
+        if !log.is_empty() {
+            if !self.lives_on(node) {
+                return;
+            }
+            let process = self.process(node);
+            process.log_jobs += 1;
+            process.log_queue.push_back(log);
+            self.wake_log(node);
+        }
+        for (to, message) in sends {
+            if !self.lives_on(node) {
+                return;
+            }
+            if !self.send(node, to, message) {
+                self.process(node).dropped.push(to);
+            }
+        }
+        if let Some(job) = apply {
+            if !self.lives_on(node) {
+                return;
+            }
+            let process = self.process(node);
+            process.apply_jobs += 1;
+            process.apply_queue.push_back(job);
+            self.wake_apply(node);
+        }
+        for (token, answer) in answers {
+            if !self.lives_on(node) {
+                return;
+            }
+            self.answer(node, token, answer);
+        }
+        let process = self.process(node);
+        // One job may come in the turn that used the last credit for its messages.
+        let (log_jobs, apply_jobs) = (process.log_jobs, process.apply_jobs);
+        if log_jobs > CREDITS + 1 || apply_jobs > CREDITS + 1 {
+            let what =
+                format!("n{} has {log_jobs} jobs under way to its log, {apply_jobs} to apply", node + 1);
+            self.report("bounds", what);
+        }
+    }
+
+    /// Counts an effect; false if the process ends instead.
+    fn lives_on(&mut self, node: usize) -> bool {
+        match &mut self.machines[node].fuse {
+            Some(0) => {
+                self.end_process(node, Crash::Killed, "killed between two effects");
+                false
+            }
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
+    }
+
+    // --- messages
+
+    /// False if the message is known to be lost.
+    fn send(&mut self, from: usize, to: NodeId, message: Message) -> bool {
+        let checked = self.invariants.sending(from, to, &message);
+        self.check(checked);
+        let to = Self::index_of(to);
+        self.trace.note(self.now, [2, (from * 8 + to) as u64, words(&message)], || Happening::Sent {
+            from,
+            to,
+            message: message.clone(),
+        });
+        match self.network.send(self.now, from, to) {
+            Fate::Lost(is_told) => {
+                self.trace.note(self.now, [3, from as u64, to as u64], || Happening::Lost {
+                    from,
+                    to,
+                    why: "on the way",
+                });
+                // Known at once, or told when the connection breaks, or never.
+                if is_told && self.random.chance(500) {
+                    return false;
+                }
+                if is_told {
+                    let wait = self.random.between(100, 20_000);
+                    let incarnation = self.incarnation(from);
+                    let to = self.machines[to].id;
+                    self.add_in(wait, Event::SendDropped { node: from, incarnation, to });
+                }
+                true
+            }
+            Fate::Arrives(at, again) => {
+                if let Some(again) = again {
+                    self.add(again, Event::Deliver { from, to, message: Box::new(message.clone()) });
+                }
+                self.add(at, Event::Deliver { from, to, message: Box::new(message) });
+                true
+            }
+        }
+    }
+
+    pub(super) fn on_send_dropped(&mut self, node: usize, to: NodeId) {
+        let limit = self.setup.message_queue;
+        let process = self.process(node);
+        if process.messages.len() < limit {
+            process.messages.push_back(FromPeer::Dropped(to));
+        }
+        self.wake(node);
+    }
+
+    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Box<Message>) {
+        let limit = self.setup.message_queue;
+        let id = self.machines[from].id;
+        let is_cut = self.network.is_cut(from, to);
+        let process = self.machines[to].process.as_mut().filter(|process| process.runs);
+        let lost = match &process {
+            None => Some("the receiver does not run"),
+            Some(process) if process.messages.len() >= limit => Some("the receiver's queue is full"),
+            Some(_) if is_cut => Some("the link was cut"),
+            Some(_) => None,
+        };
+        if let Some(why) = lost {
+            self.trace.note(self.now, [4, from as u64, to as u64], || Happening::Lost { from, to, why });
+            let incarnation = self.incarnation(from);
+            let to = self.machines[to].id;
+            if self.random.chance(self.network.traits.told) {
+                self.add_in(500, Event::SendDropped { node: from, incarnation, to });
+            }
+            return;
+        }
+        self.trace.note(self.now, [5, (from * 8 + to) as u64, words(&message)], || Happening::Delivered {
+            from,
+            to,
+            message: (*message).clone(),
+        });
+        if let Some(process) = process {
+            process.messages.push_back(FromPeer::Message(id, message));
+        }
+        self.wake(to);
+    }
+
+    // --- the log
+
+    fn wake_log(&mut self, node: usize) {
+        let wait = self.wake_time();
+        let begin = Instant(self.now.0 + wait);
+        let files = self.machines[node].files.clone();
+        files.disk().begin(self.now);
+        files.disk().delay_to(begin);
+        if !self.process(node).start_log_job() {
+            return;
+        }
+        self.invariants.writing(node);
+        let at = files.disk().end().max(begin);
+        let incarnation = self.incarnation(node);
+        self.add(at, Event::LogDone { node, incarnation });
+    }
+
+    pub(super) fn on_log_done(&mut self, node: usize) {
+        let Some(job) = self.process(node).log_job.take() else { return };
+        if let Err(error) = job.result {
+            self.halt(node, error.to_string());
+            return;
+        }
+        let io = job.out.events.iter().find_map(|event| match event {
+            CoreEvent::Appended { io } => Some(*io),
+            _ => None,
+        });
+        let is_flushed = self.machines[node].files.disk().is_flushed();
+        let checked = self.invariants.written(node, io, is_flushed);
+        self.check(checked);
+        let last = self.invariants.durable(node).index;
+        self.trace.note(self.now, [6, node as u64, last.0], || Happening::Durable { node, last });
+        let mut events = job.out.events;
+        for (to, message) in job.out.sends {
+            if !self.lives_on(node) {
+                return;
+            }
+            if !self.send(node, to, message) {
+                events.push(CoreEvent::SendDropped { to });
+            }
+        }
+        if !self.lives_on(node) {
+            return;
+        }
+        self.process(node).done(Done::Log { jobs: job.jobs, events });
+        self.prepare_segment(node);
+        self.wake_log(node);
+        self.wake(node);
+    }
+
+    /// Makes the next segment ready when it is time; on a thread of its own in the driver.
+    fn prepare_segment(&mut self, node: usize) {
+        let Some(preparation) = self.process(node).log.wal().take_preparation() else { return };
+        self.machines[node].files.disk().begin(self.now);
+        if let Err(error) = preparation.run() {
+            let at = self.machines[node].files.disk().end();
+            let (incarnation, why) = (self.incarnation(node), error.to_string());
+            self.add(at, Event::PreparationFailed { node, incarnation, why });
+        }
+    }
+
+    // --- apply
+
+    fn wake_apply(&mut self, node: usize) {
+        if !self.process(node).start_apply_job() {
+            return;
+        }
+        let wait = 1 + self.wake_time();
+        let incarnation = self.incarnation(node);
+        self.add_in(wait, Event::ApplyDone { node, incarnation });
+    }
+
+    pub(super) fn on_apply_done(&mut self, node: usize) {
+        let process = self.machines[node].process.as_mut().expect("events of ended processes are dropped");
+        let mut checked = Ok(());
+        for input in process.apply_job.iter().flat_map(|job| &job.inputs) {
+            if let ApplyInput::Entries(entries) = input {
+                checked = checked.and_then(|()| self.invariants.applying(node, entries));
+            }
+        }
+        let applied = process.finish_apply_job();
+        let index = process.applied();
+        checked = checked.and_then(|()| self.invariants.applied(node, &applied.rows));
+        self.check(checked);
+        self.trace.note(self.now, [7, node as u64, index.0], || Happening::Applied { node, last: index });
+        for (token, answer) in applied.answers {
+            if !self.lives_on(node) {
+                return;
+            }
+            self.answer(node, token, answer);
+        }
+        self.wake_apply(node);
+        self.wake(node);
+    }
+
+    pub(super) fn on_checkpoint(&mut self, node: usize) {
+        let mut next = self.setup.checkpoint_interval;
+        if self.process(node).needs_checkpoint() {
+            let takes = self.random.between(200, 20_000);
+            let done_at = Instant(self.now.0 + takes);
+            self.machines[node].state.begin(done_at);
+            if let Err(error) = self.process(node).write_checkpoint() {
+                self.halt(node, error.to_string());
+                return;
+            }
+            next = next.max(takes);
+        }
+        let incarnation = self.incarnation(node);
+        self.add_in(next, Event::Checkpoint { node, incarnation });
+    }
+
+    // --- clients
+
+    fn answer(&mut self, node: usize, token: Token, answer: Answered) {
+        let ending = match answer {
+            Answered::Read(Ok(())) => {
+                // The request's own task reads the store a little later.
+                let wait = self.wake_time();
+                let incarnation = self.incarnation(node);
+                self.add_in(wait, Event::ReadStore { node, incarnation, token });
+                return;
+            }
+            Answered::Write(Ok(answer)) => answer.into(),
+            Answered::Write(Err(refusal)) | Answered::Read(Err(refusal)) => refusal.into(),
+        };
+        self.reply(token, ending);
+    }
+
+    // --- starts and ends
+
+    pub(super) fn start(&mut self, node: usize) {
+        let (id, files) = (self.machines[node].id, self.machines[node].files.clone());
+        let machine = &mut self.machines[node];
+        machine.incarnation += 1;
+        (machine.fuse, machine.paused_until) = (None, self.now);
+        files.disk().begin(self.now);
+        match self.recover(node, id) {
+            Ok(process) => {
+                let at = Instant(files.disk().end().0 + 1000);
+                self.machines[node].process = Some(Box::new(process));
+                let incarnation = self.incarnation(node);
+                self.add(at, Event::Started { node, incarnation });
+            }
+            Err(error) => {
+                let why = error.to_string();
+                self.trace.note(self.now, [8, node as u64, 0], || Happening::Down { node, why: why.clone() });
+                if let RecoveryError::Storage(StorageError::Disk { .. }) = error {
+                    // As if the process had been killed while it started.
+                    self.machines[node].files.disk().crash(self.now, Crash::Killed);
+                    self.plan_restart(node);
+                } else if self.machines[node].flipped {
+                    self.machines[node].lost = true;
+                } else {
+                    self.report("a restart loses nothing", format!("n{} cannot start: {why}", node + 1));
+                }
+            }
+        }
+    }
+
+    fn recover(&mut self, node: usize, node_id: NodeId) -> Result<Process, RecoveryError> {
+        let machine = &self.machines[node];
+        let (files, directory) = (machine.files.clone(), Path::new(DIRECTORY));
+        let (wal, found) = Wal::open(files, directory, owner(node_id), options(&self.setup))?;
+        let state = machine.state.open();
+        check_fit(directory, &found, state.checkpoint())?;
+        let entries = wal.read(LogIndex(1), found.last.index, usize::MAX)?;
+        let (hard_state, last) = (found.hard_state, found.last);
+        let Recovered { commit_index, .. } = found;
+        let covered = state.checkpoint().applied.index;
+        let checked = self.invariants.recovered(node, hard_state, &entries, commit_index.max(covered));
+        self.check(checked);
+        let seed = self.machines[node].random.next_u64();
+        let first_id = self.machines[node].random.next_u64();
+        let now = self.machines[node].clock.local(self.now);
+        let disk = OnDisk { node_id, wal, found, state };
+        let recovered = recover(disk, self.setup.raft.clone(), seed, now)?;
+        let applied = recovered.applied;
+        self.trace.note(self.now, [9, node as u64, last.index.0], || Happening::Started {
+            node,
+            term: hard_state.term,
+            last,
+            applied,
+        });
+        Ok(Process::new(recovered, first_id))
+    }
+
+    pub(super) fn on_started(&mut self, node: usize) {
+        self.process(node).runs = true;
+        self.invariants.started(node);
+        self.prepare_segment(node);
+        let incarnation = self.incarnation(node);
+        self.add_in(self.setup.checkpoint_interval, Event::Checkpoint { node, incarnation });
+        self.wake(node);
+    }
+
+    /// The process stops by itself, as production's would.
+    pub(super) fn halt(&mut self, node: usize, why: String) {
+        self.end_process(node, Crash::Killed, &why);
+        self.plan_restart(node);
+    }
+
+    fn plan_restart(&mut self, node: usize) {
+        if let Some(most) = self.setup.restart_micros {
+            let wait = self.random.between(10_000, most);
+            self.add_in(wait, Event::Restart { node });
+        }
+    }
+
+    pub(super) fn end_process(&mut self, node: usize, crash: Crash, why: &str) {
+        let now = self.now;
+        let machine = &mut self.machines[node];
+        machine.fuse = None;
+        machine.files.disk().crash(now, crash);
+        let Some(process) = machine.process.take() else { return };
+        machine.state.crash(now, &mut machine.random);
+        self.invariants.crashed(node);
+        self.trace.note(now, [10, node as u64, crash as u64], || Happening::Crashed {
+            node,
+            crash,
+            why: why.to_owned(),
+        });
+        for token in process.waiting() {
+            // A broken connection is seen at once; a machine without power is only silent.
+            if crash == Crash::Killed && self.random.chance(700) {
+                self.reply(token, Ending::Unknown);
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One seed from begin to verdict: a time of faults, in which nothing wrong may happen; then a time without, in
+//! which the right things must; then the judgement of what the clients saw.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::checker::{self, Reason};
+use super::cluster::Cluster;
+use super::disk::Crash;
+use super::faults::{FaultKind, Faults};
+use super::random::Random;
+use super::setup::Setup;
+use super::trace::Happening;
+use crate::types::Instant;
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Decides everything.
+    pub seed: u64,
+    /// Nodes.
+    pub nodes: usize,
+    /// Length of the time of faults, in the simulation's time.
+    pub time: Duration,
+    /// Clients; as the seed says if not given.
+    pub clients: Option<usize>,
+    /// Kinds of faults that do not happen.
+    pub without: BTreeSet<FaultKind>,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Digest of everything that happened.
+    pub hash: u64,
+    /// Events taken.
+    pub events: u64,
+    /// How long it was, in the simulation's time.
+    pub simulated: Duration,
+    /// Elections won.
+    pub elections: usize,
+    /// Entries committed.
+    pub committed: u64,
+    /// Operations whose history was judged.
+    pub operations: usize,
+    /// Faults inflicted.
+    pub faults: u64,
+    /// The judge gave up on the history: neither right nor wrong.
+    pub undecided: bool,
+    /// What went wrong, if something did.
+    pub failure: Option<Failure>,
+    /// Everything that happened, if it was kept.
+    pub happenings: Vec<(Instant, Happening)>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When, in the simulation's time.
+    pub at: Instant,
+    /// Which rule.
+    pub rule: String,
+    /// Who did what.
+    pub what: String,
+}
+
+/// Runs a plan; `keep` keeps all that happens, for a reader.
+#[must_use]
+pub fn run(plan: &Plan, keep: bool) -> Outcome {
+    let mut setup = Setup::from_seed(plan.seed, plan.nodes);
+    if let Some(clients) = plan.clients {
+        setup.clients = clients;
+    }
+    let mut runner = Runner {
+        cluster: Cluster::new(setup),
+        faults: Faults::new(plan.seed, plan.without.clone()),
+        random: Random::new(plan.seed, 6),
+        undecided: false,
+    };
+    if keep {
+        runner.cluster.trace.keep();
+    }
+    let panicked = catch_unwind(AssertUnwindSafe(|| runner.run(plan.time))).err();
+    runner.outcome(panicked)
+}
+
+struct Runner {
+    cluster: Cluster,
+    faults: Faults,
+    random: Random,
+    undecided: bool,
+}
+
+impl Runner {
+    fn run(&mut self, time: Duration) {
+        let end = Instant(0).after(time);
+        while self.cluster.violation().is_none() && self.cluster.now() < end {
+            let at = self.faults.next_at().min(end);
+            self.cluster.run_to(at);
+            if self.cluster.violation().is_none() && at < end {
+                self.faults.strike(&mut self.cluster);
+            }
+        }
+        if self.goes_on() {
+            self.heal();
+            self.must_recover();
+        }
+        if self.goes_on() {
+            self.judge();
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.cluster.violation().is_none()
+    }
+
+    /// Faults stop. All intact nodes run, or only just a majority of all.
+    fn heal(&mut self) {
+        let nodes = self.cluster.setup().nodes;
+        self.faults.stop(&mut self.cluster);
+        let mut intact: Vec<usize> = (0..nodes).filter(|node| !self.cluster.is_lost(*node)).collect();
+        if self.random.chance(400) {
+            while intact.len() > nodes / 2 + 1 {
+                let out = intact.remove(self.random.index(intact.len()));
+                self.cluster.crash(out, Crash::Killed, "stays away");
+                self.cluster.keep_down(out);
+            }
+        }
+        for node in intact {
+            self.cluster.restart(node);
+        }
+    }
+
+    /// Leader, service, equal states: each within a bound.
+    fn must_recover(&mut self) {
+        let cluster = &mut self.cluster;
+        let patience = cluster.setup().raft.election_timeout * 40 + Duration::from_secs(20);
+        let limit = cluster.now().after(patience);
+        if !cluster.run_until(limit, |cluster| cluster.is_led()) {
+            let what = format!("no leader that all nodes follow within {patience:?}: {}", cluster.summary());
+            cluster.report("liveness", what);
+            return;
+        }
+        drop(cluster.clients.take_served());
+        cluster.run_clients(true);
+        let limit = cluster.now().after(patience * 2);
+        if !cluster.run_until(limit, |cluster| cluster.clients.all_served()) {
+            let what =
+                format!("some clients are not served within {:?}: {}", patience * 2, cluster.summary());
+            cluster.report("liveness", what);
+            return;
+        }
+        cluster.run_clients(false);
+        let limit = cluster.now().after(patience);
+        if !cluster.run_until(limit, Cluster::is_settled) {
+            let what = format!("nodes do not settle within {patience:?}: {}", cluster.summary());
+            cluster.report("liveness", what);
+            return;
+        }
+        let hashes: BTreeSet<u64> =
+            (0..cluster.setup().nodes).filter_map(|n| cluster.state_hash(n)).collect();
+        if hashes.len() != 1 {
+            cluster.report("one state", format!("nodes applied the same and differ: {}", cluster.summary()));
+        }
+        self.read_everything();
+    }
+
+    /// So that every write is followed by a read that must see it.
+    fn read_everything(&mut self) {
+        let cluster = &mut self.cluster;
+        let Some(leader) = cluster.leader() else { return };
+        for key in 0..cluster.setup().workload.keys {
+            let token = cluster.get(leader, &format!("k{key}"));
+            let limit = cluster.now().after(Duration::from_secs(5));
+            let client = token.client;
+            cluster.run_until(limit, |cluster| !cluster.clients.is_asking(client));
+        }
+    }
+
+    fn judge(&mut self) {
+        self.cluster.clients.close();
+        match checker::check(self.cluster.clients.history()) {
+            Ok(()) => {}
+            Err(violation) if violation.reason == Reason::Undecided => self.undecided = true,
+            Err(violation) => self.cluster.report("linearizable", violation.to_string()),
+        }
+    }
+
+    fn outcome(mut self, panicked: Option<Box<dyn Any + Send>>) -> Outcome {
+        let cluster = &mut self.cluster;
+        let failure = match panicked {
+            Some(payload) => {
+                let at = cluster.now();
+                Some(Failure { at, rule: "an impossible state".to_owned(), what: panic_message(&*payload) })
+            }
+            None => cluster.violation().map(|violation| Failure {
+                at: violation.at,
+                rule: violation.broken.rule.to_owned(),
+                what: violation.broken.what.clone(),
+            }),
+        };
+        Outcome {
+            hash: cluster.trace.hash(),
+            events: cluster.events(),
+            simulated: cluster.now().since(Instant(0)),
+            elections: cluster.invariants.elections(),
+            committed: cluster.invariants.committed().0,
+            operations: cluster.clients.history().len(),
+            faults: self.faults.struck(),
+            undecided: self.undecided,
+            failure,
+            happenings: cluster.trace.take(),
+        }
+    }
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+}
+
+impl Plan {
+    /// How many nodes a seed has unless told otherwise: mostly three, so that most seeds are quick.
+    #[must_use]
+    pub fn nodes_of(seed: u64) -> usize {
+        if seed.is_multiple_of(4) { 5 } else { 3 }
+    }
+}
+
+/// A smaller plan that fails, too, if there is one: less time, fewer clients, fewer nodes, fewer kinds of faults.
+#[must_use]
+pub fn shrink(plan: Plan, failure: Failure) -> (Plan, Failure) {
+    let mut best = (plan, failure);
+    let mut attempt = |best: &mut (Plan, Failure), plan: Plan| {
+        let failure = run(&plan, false).failure;
+        let fails = failure.is_some();
+        if let Some(failure) = failure {
+            *best = (plan, failure);
+        }
+        fails
+    };
+    let at = Duration::from_micros(best.1.at.0 + 1);
+    if at < best.0.time {
+        let plan = Plan { time: at, ..best.0.clone() };
+        attempt(&mut best, plan);
+    }
+    for (kind, _) in FaultKind::ALL {
+        let mut plan = best.0.clone();
+        plan.without.insert(kind);
+        attempt(&mut best, plan);
+    }
+    for clients in 1..=2 {
+        let plan = Plan { clients: Some(clients), ..best.0.clone() };
+        if attempt(&mut best, plan) {
+            break;
+        }
+    }
+    if best.0.nodes > 3 {
+        let plan = Plan { nodes: 3, ..best.0.clone() };
+        attempt(&mut best, plan);
+    }
+    for _ in 0..6 {
+        let plan = Plan { time: best.0.time / 2, ..best.0.clone() };
+        if !attempt(&mut best, plan) {
+            break;
+        }
+    }
+    best
+}
