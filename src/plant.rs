@@ -127,10 +127,6 @@ impl Planted {
     /// Whether this bug is planted.
     #[must_use]
     #[inline]
-    #[cfg_attr(
-        not(feature = "planted-bugs"),
-        expect(clippy::unused_self, reason = "there is none to ask for")
-    )]
     pub fn is(self, plant: Plant) -> bool {
         #[cfg(feature = "planted-bugs")]
         let planted = self.plant == Some(plant);

@@ -560,5 +560,5 @@ pub(super) fn owner(node_id: NodeId) -> Owner {
 }
 
 pub(super) fn options(setup: &Setup) -> Options {
-    Options { segment_bytes: setup.segment_bytes }
+    Options { segment_bytes: setup.segment_bytes, planted: setup.raft.planted }
 }

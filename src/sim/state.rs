@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use super::random::Random;
 use crate::kv::Row;
 use crate::storage::{Checkpoint, StateStore, StorageError};
@@ -66,6 +68,12 @@ impl SharedState {
 impl StateStore for SimState {
     fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    fn size_bytes(&self) -> Result<u64, StorageError> {
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = |row: &Row| row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
+        Ok(disk.rows.iter().map(size).sum::<usize>() as u64)
     }
 
     fn restore(&self, take: &mut dyn FnMut(Row)) -> Result<(), StorageError> {
