@@ -348,6 +348,22 @@ fn go_on_forming(
     }
 }
 
+/// The cluster that a majority of the expected members belongs to, if that is not `own`: then the data directory of
+/// this node is not the one that belongs here. A single member that says so may itself be the wrong one.
+#[must_use]
+pub fn majority_elsewhere(
+    own: ClusterId,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<ClusterId> {
+    let mut members: BTreeMap<ClusterId, usize> = BTreeMap::new();
+    for id in answers.values().filter_map(|answer| answer.cluster_id).filter(|id| *id != own) {
+        *members.entry(id).or_default() += 1;
+    }
+    let majority = cluster.members().len() / 2 + 1;
+    members.into_iter().find(|(_, count)| *count >= majority).map(|(id, _)| id)
+}
+
 /// Whether to accept membership by `Form`. `Some` is to be made durable before it is answered; `None` means
 /// that it is already so.
 ///

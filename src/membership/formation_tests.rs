@@ -209,3 +209,15 @@ fn contact_makes_an_empty_node_a_member_and_no_other() {
     assert_eq!(contact(&Standing::Member(offer(X)), X, 1), Ok(None));
     assert_eq!(contact(&Standing::Member(offer(X)), Y, 1), Err(Refused::OtherCluster { own: X, other: Y }));
 }
+
+#[test]
+fn only_a_majority_in_one_other_cluster_shows_that_the_directory_is_wrong() {
+    let all = cluster(&["a", "b", "c"]);
+    let elsewhere =
+        |answers: &[(String, HelloAnswer)]| majority_elsewhere(X, &all, &answers.iter().cloned().collect());
+    let other = of_cluster("b", 2, Y, false);
+    assert_eq!(elsewhere(&[other.clone(), of_cluster("c", 3, Y, false)]), Some(Y));
+    assert_eq!(elsewhere(&[other.clone(), of_cluster("c", 3, X, true)]), None);
+    assert_eq!(elsewhere(&[other.clone(), empty("c", 3)]), None);
+    assert_eq!(elsewhere(&[other, of_cluster("c", 3, ClusterId(0x30), false)]), None);
+}

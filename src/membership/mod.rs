@@ -9,6 +9,7 @@ mod formation;
 mod initial_cluster;
 
 pub use formation::{
-    Decision, Formed, HelloAnswer, Intent, Invitation, Local, Refused, Standing, decide, on_contact, on_form,
+    Decision, Formed, HelloAnswer, Intent, Invitation, Local, Refused, Standing, decide, majority_elsewhere,
+    on_contact, on_form,
 };
 pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};

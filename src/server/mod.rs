@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -32,9 +33,9 @@ use crate::storage::wal::Options;
 use crate::storage::{DataDir, Lock, StorageError};
 use crate::transport::{
     self, BootstrapError, OnLost, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext, Resolver,
-    bootstrap,
+    bootstrap, found_elsewhere,
 };
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 use bootstrap_store::{BootstrapRecords, standing};
 
@@ -71,6 +72,19 @@ pub enum ServerError {
     /// The replica.
     #[error(transparent)]
     Replica(#[from] Failure),
+    /// The data directory is of one cluster, the members that this node was told of are of another.
+    #[error(
+        "data directory {} belongs to cluster {own}, but a majority of --initial-cluster to cluster {other}: \
+         give this node its own directory, or an empty one", path.display()
+    )]
+    OtherCluster {
+        /// The data directory.
+        path: PathBuf,
+        /// Its cluster.
+        own: ClusterId,
+        /// The others'.
+        other: ClusterId,
+    },
     /// A part of the server ended by itself.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -84,6 +98,7 @@ impl ServerError {
             Self::Storage(error) => error.exit_code(),
             Self::Replica(failure) => failure.exit_code(),
             Self::Bootstrap(BootstrapError::Store(_)) => 4,
+            Self::OtherCluster { .. } => 5,
             Self::Listen { .. }
             | Self::System(_)
             | Self::InitialCluster(_)
@@ -136,6 +151,15 @@ struct Server {
     peers_stop: watch::Sender<bool>,
 }
 
+/// A node that is part of its cluster.
+struct Joined {
+    running: Running,
+    /// Keeps other processes out of the data directory.
+    lock: Lock,
+    handle: Handle,
+    local: Local,
+}
+
 impl Server {
     async fn start(config: Config) -> Result<(Self, TcpListener), ServerError> {
         let client_listener = listen("--client-addr", &config.client_addr).await?;
@@ -184,7 +208,7 @@ impl Server {
             }
             joined = self.join_cluster(peer_listener) => Some(joined?),
         };
-        let Some((mut replica, lock)) = joined else {
+        let Some(Joined { running: mut replica, lock, handle, local }) = joined else {
             self.finish_requests().await;
             return Ok(());
         };
@@ -193,6 +217,7 @@ impl Server {
             failure = replica.failed() => {
                 return Err(failure.map_or(ServerError::Ended("the replica"), ServerError::Replica));
             }
+            error = self.find_in_other_cluster(&local, &handle) => return Err(error?),
         }
         let peers_stop = self.peers_stop.clone();
         self.finish_requests().await;
@@ -203,6 +228,20 @@ impl Server {
         drop(lock);
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// Returns when the members that this node cannot reach as one of them turn out to be of another cluster.
+    async fn find_in_other_cluster(
+        &self,
+        local: &Local,
+        handle: &Handle,
+    ) -> Result<ServerError, ServerError> {
+        let cluster = initial_cluster(&self.config)?;
+        let (resolver, settings) = (resolver(cluster.clone()), transport::Settings::default());
+        let own = handle.status().cluster_id;
+        let lost = || handle.status().leader.is_none();
+        let other = found_elsewhere(local, own, &cluster, &resolver, &settings, lost).await;
+        Ok(ServerError::OtherCluster { path: self.config.data_dir.clone(), own, other })
     }
 
     /// Takes no more requests and waits for those under way.
@@ -240,7 +279,7 @@ impl Server {
     }
 
     /// From the data directory to a running replica.
-    async fn join_cluster(&self, peer_listener: TcpListener) -> Result<(Running, Lock), ServerError> {
+    async fn join_cluster(&self, peer_listener: TcpListener) -> Result<Joined, ServerError> {
         self.api.set_waiting(Some("opening the data directory".into()));
         let data = self.open_data_dir().await?;
         let (node_id, standing) = standing(&data);
@@ -261,8 +300,8 @@ impl Server {
         let raft = self.config.raft.clone();
         let (recovered, lock) =
             spawn_blocking(move || recovery::recover(data, raft)).await.map_err(io::Error::other)??;
-        let running = self.run_replica(local, &formed, recovered, &service, settings)?;
-        Ok((running, lock))
+        let (running, handle) = self.run_replica(local.clone(), &formed, recovered, &service, settings)?;
+        Ok(Joined { running, lock, handle, local })
     }
 }
 
@@ -303,7 +342,7 @@ impl Server {
         recovered: Recovered<OsFiles, SledState>,
         service: &PeerService,
         settings: transport::Settings,
-    ) -> Result<Running, ServerError> {
+    ) -> Result<(Running, Handle), ServerError> {
         let inbox: Arc<OnceLock<Inbox>> = Arc::default();
         let node_id = local.node_id;
         let peers = Peers::new(
@@ -344,8 +383,8 @@ impl Server {
         let sink = started.clone();
         let _ = inbox.set(started);
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
-        self.api.start(handle);
-        Ok(running)
+        self.api.start(handle.clone());
+        Ok((running, handle))
     }
 }
 

@@ -2,6 +2,7 @@
 //! [`membership`](crate::membership) decides, and asks again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -11,9 +12,13 @@ use super::service::{Outcome, PeerService};
 use super::settings::Settings;
 use crate::membership::{
     Decision, Formed, HelloAnswer, InitialCluster, Intent, Invitation, Local, Standing, decide,
+    majority_elsewhere,
 };
 use crate::raft::Configuration;
 use crate::types::ClusterId;
+
+/// Pause between two rounds of questions whether the members are in another cluster.
+const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Any error of a store.
 pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,6 +63,7 @@ pub async fn bootstrap(
     settings: &Settings,
 ) -> Result<Formed, BootstrapError> {
     let mut outcome = service.outcome();
+    let is_former = cluster.first() == service.local().name;
     loop {
         match &*outcome.borrow_and_update() {
             Outcome::Pending => {}
@@ -65,7 +71,7 @@ pub async fn bootstrap(
             Outcome::Failed(error) => return Err(BootstrapError::Store(error.clone())),
         }
         let answers = tokio::select! {
-            answers = ask_all(service.local(), cluster, resolver, settings) => answers,
+            answers = ask_all(service.local(), cluster, is_former, resolver, settings) => answers,
             _ = outcome.changed() => continue,
         };
         let standing = service.standing().await;
@@ -94,6 +100,27 @@ pub async fn bootstrap(
     }
 }
 
+/// Asks the expected members until a majority of them belongs to one cluster that is not `own`, and returns that.
+/// `wanted` says before each round whether it is worth asking.
+pub async fn found_elsewhere(
+    local: &Local,
+    own: ClusterId,
+    cluster: &InitialCluster,
+    resolver: &Resolver,
+    settings: &Settings,
+    wanted: impl Fn() -> bool,
+) -> ClusterId {
+    loop {
+        tokio::time::sleep(ELSEWHERE_INTERVAL).await;
+        if wanted() {
+            let answers = ask_all(local, cluster, false, resolver, settings).await;
+            if let Some(other) = majority_elsewhere(own, cluster, &answers) {
+                return other;
+            }
+        }
+    }
+}
+
 fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     loop {
         let id = getrandom::u64()?;
@@ -107,11 +134,11 @@ fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
 async fn ask_all(
     local: &Local,
     cluster: &InitialCluster,
+    forming: bool,
     resolver: &Resolver,
     settings: &Settings,
 ) -> BTreeMap<String, HelloAnswer> {
     let mut questions = JoinSet::new();
-    let forming = cluster.first() == local.name;
     for member in cluster.others(&local.name) {
         let (local, resolver, settings) = (local.clone(), resolver.clone(), settings.clone());
         let name = member.name.clone();

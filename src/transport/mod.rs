@@ -19,7 +19,7 @@ mod proto;
 mod service;
 mod settings;
 
-pub use bootstrap::{BootstrapError, BootstrapStore, StoreError, bootstrap};
+pub use bootstrap::{BootstrapError, BootstrapStore, StoreError, bootstrap, found_elsewhere};
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
 pub use dial::Resolver;
 pub use directory::{PeerDirectory, PeerInfo};

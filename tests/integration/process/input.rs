@@ -133,7 +133,7 @@ fn a_log_of_another_cluster_ends_with_5() {
 }
 
 #[test]
-fn a_node_with_the_data_directory_of_another_cluster_stays_alone_and_is_told_of_in_both_logs() {
+fn a_node_with_the_data_directory_of_another_cluster_is_told_of_in_both_logs_and_ends_with_5() {
     let _alone = alone();
     let (mut one, mut other) = (Cluster::start(3), Cluster::start(3));
     one.nodes[0].put("key", "here").unwrap();
@@ -148,11 +148,11 @@ fn a_node_with_the_data_directory_of_another_cluster_stays_alone_and_is_told_of_
         let what = format!("belongs to cluster {found}, this node to {own}");
         until(format!("node {} says: {what}", node.name), || node.log().contains(&what).then_some(()));
     };
-    told(&one.nodes[2], there, here);
     told(&one.nodes[0], here, there);
     told(&one.nodes[1], here, there);
-    let (status, problem) = one.nodes[2].fetch("/get?key=key&timeout=1s");
-    assert_eq!(status, 503, "{problem}");
+    assert_eq!(one.nodes[2].ended().code(), Some(5));
+    let what = format!("belongs to cluster {there}, but a majority of --initial-cluster to cluster {here}");
+    assert!(one.nodes[2].log().contains(&what), "{}", one.nodes[2].log());
     for node in &one.nodes[..2] {
         assert_eq!(node.fetch("/get?key=key"), (200, "here".into()));
         assert_eq!(node.put("key", "here").unwrap().create_revision.0, 1);
