@@ -313,7 +313,7 @@ impl Record {
 }
 
 /// Bytes of the file that a record header at `offset` takes.
-fn header_bytes(offset: u64) -> usize {
+pub(super) fn header_bytes(offset: u64) -> usize {
     let in_sector = sector_offset(offset);
     RECORD_HEADER_BYTES + usize::from(in_sector + RECORD_HEADER_BYTES >= SECTOR_BYTES - 1)
 }

@@ -447,21 +447,36 @@ impl<F: Files> Wal<F> {
 }
 
 /// Clears a torn tail, and makes sure that the last record is on the disk and not only in the kernel's memory.
+///
+/// The tail's first record keeps its place in the chain of "torn, then cut": its head goes last. Were it cleared
+/// from the front and the clearing itself cut short, what is left would look like a record that was changed.
 fn settle<H: File>(scan: &Scan<H>) -> Result<(), StorageError> {
-    const CLEAR_BYTES: u64 = 256 << 10;
     let last = scan.segments.last().expect("a log has a segment");
-    let write = |data: &[u8], offset| {
-        last.file.write_at(data, offset).map_err(StorageError::disk("write", &last.path))
-    };
-    let mut at = scan.to_clear.start;
-    while at < scan.to_clear.end {
-        let bytes = CLEAR_BYTES.min(scan.to_clear.end - at);
-        write(&vec![0; usize::try_from(bytes).expect("small")], at)?;
-        at += bytes;
+    let sync = || last.file.sync_data().map_err(StorageError::disk("fdatasync", &last.path));
+    if !scan.to_clear.is_empty() {
+        // From the head's last byte on: zero, it marks the record as torn.
+        let head_end = scan.to_clear.start + format::header_bytes(scan.to_clear.start) as u64 - 1;
+        let behind = head_end.min(scan.to_clear.end);
+        clear(last, behind..scan.to_clear.end)?;
+        sync()?;
+        clear(last, scan.to_clear.start..behind)?;
     }
     let from = scan.last_record.unwrap_or(0);
     let mut again = vec![0; usize::try_from(scan.end - from).expect("it was in memory")];
     last.file.read_at(&mut again, from).map_err(StorageError::disk("read", &last.path))?;
-    write(&again, from)?;
-    last.file.sync_data().map_err(StorageError::disk("fdatasync", &last.path))
+    last.file.write_at(&again, from).map_err(StorageError::disk("write", &last.path))?;
+    sync()
+}
+
+/// Writes zeros.
+fn clear<H: File>(segment: &Segment<H>, range: std::ops::Range<u64>) -> Result<(), StorageError> {
+    const CLEAR_BYTES: u64 = 256 << 10;
+    let mut at = range.start;
+    while at < range.end {
+        let bytes = CLEAR_BYTES.min(range.end - at);
+        let zeros = vec![0; usize::try_from(bytes).expect("small")];
+        segment.file.write_at(&zeros, at).map_err(StorageError::disk("write", &segment.path))?;
+        at += bytes;
+    }
+    Ok(())
 }

@@ -257,6 +257,31 @@ fn a_write_cut_at_any_byte_is_cut() {
 }
 
 #[test]
+fn the_cutting_itself_may_be_cut_short_at_any_byte() {
+    let (before, entries) = mixed();
+    for group in torn_groups().into_iter().take(3) {
+        let whole = before.fork();
+        let (name, range) = with_last_group(&whole, group);
+        let torn = whole.fork();
+        torn.change(&name, |content| content[range.end - 1] = 0);
+        let opened = torn.fork();
+        drop(open(&opened).unwrap());
+        let journal = opened.0.lock().unwrap().journal.clone();
+        let writes = journal.iter().filter_map(|operation| match operation {
+            memory::Operation::Write(_, at, data) => Some((*at, data)),
+            _ => None,
+        });
+        let files = torn.fork();
+        for (at, data) in writes {
+            for end in at..at + data.len() {
+                check_cut(&files.fork(), &entries, range.clone().any(|at| files.content(&name)[at] != 0));
+                files.change(&name, |content| content[end] = data[end - at]);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_write_of_which_any_sectors_are_missing_is_cut() {
     let (before, entries) = mixed();
     for group in torn_groups() {
