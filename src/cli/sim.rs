@@ -1,6 +1,5 @@
 //! `kuberaft sim`: runs seeds of the deterministic simulator, over all cores, until one breaks a rule.
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -224,6 +223,8 @@ fn command(plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

@@ -167,12 +167,18 @@ impl Disk {
         self.free_at
     }
 
-    /// Whether everything written and renamed is durable once [`Disk::end`] has come.
-    #[must_use]
-    pub fn is_flushed(&self) -> bool {
-        let written =
-            |file: &usize| self.files[*file].written.iter().all(|w| w.flushed.is_some_and(|f| !f.1));
-        self.dirty.iter().all(written) && self.renamed.iter().all(|change| change.flushed.is_some())
+    /// Whether all files whose name `counts`, and these names, are durable once [`Disk::end`] has come.
+    pub(super) fn is_flushed(&self, counts: impl Fn(&Path) -> bool) -> bool {
+        let is_written =
+            |file: usize| self.files[file].written.iter().all(|w| w.flushed.is_some_and(|f| !f.1));
+        let has_name = |file: usize| self.names.iter().any(|(path, named)| *named == file && counts(path));
+        self.dirty.iter().all(|file| is_written(*file) || !has_name(*file))
+            && self.renamed.iter().all(|renamed| match &renamed.change {
+                Change::Create(path, _) | Change::Rename(_, path) => {
+                    renamed.flushed.is_some() || !counts(path)
+                }
+                Change::Unlink(_) => true,
+            })
     }
 
     /// Flushes wait until `until`.

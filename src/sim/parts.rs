@@ -305,7 +305,7 @@ impl Cluster {
             CoreEvent::Appended { io } => Some(*io),
             _ => None,
         });
-        let is_flushed = self.machines[node].files.disk().is_flushed();
+        let is_flushed = self.machines[node].files.disk().is_flushed(is_segment);
         let checked = self.invariants.written(node, io, is_flushed);
         self.check(checked);
         let last = self.invariants.durable(node).index;
@@ -506,4 +506,9 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Whether a file is a part of the log, and not one that is being made ready.
+fn is_segment(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| u64::from_str_radix(&name.to_string_lossy(), 16).is_ok())
 }

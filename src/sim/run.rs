@@ -233,7 +233,7 @@ impl Plan {
 #[must_use]
 pub fn shrink(plan: Plan, failure: Failure) -> (Plan, Failure) {
     let mut best = (plan, failure);
-    let mut attempt = |best: &mut (Plan, Failure), plan: Plan| {
+    let attempt = |best: &mut (Plan, Failure), plan: Plan| {
         let failure = run(&plan, false).failure;
         let fails = failure.is_some();
         if let Some(failure) = failure {
