@@ -122,8 +122,13 @@ impl Walk {
             930..960 => self.disk(id),
             960..975 => self.lose(),
             975..983 => self.double(),
-            983..986 => self.cluster.crash(id),
-            986..993 => self.cluster.start(id),
+            983..987 => {
+                self.cluster.crash(id);
+                if self.below(2) == 0 {
+                    self.cluster.start(id);
+                }
+            }
+            987..993 => self.cluster.start(id),
             993..994 => {
                 let other = self.any_node();
                 self.cluster.cuts.extend([(id, other)]);
