@@ -122,12 +122,7 @@ impl Walk {
             930..960 => self.disk(id),
             960..975 => self.lose(),
             975..983 => self.double(),
-            983..987 => {
-                self.cluster.crash(id);
-                if self.below(2) == 0 {
-                    self.cluster.start(id);
-                }
-            }
+            983..987 => self.crash(id),
             987..993 => self.cluster.start(id),
             993..994 => {
                 let other = self.any_node();
@@ -138,6 +133,18 @@ impl Walk {
                 self.cluster.cuts.extend(others.flat_map(|other| [(id, other), (other, id)]));
             }
             _ => self.cluster.cuts.clear(),
+        }
+    }
+
+    /// Crashes a node, often one that leads. It may be back at once, and before anybody else stand for election.
+    fn crash(&mut self, id: NodeId) {
+        let id = self.cluster.leader().filter(|_| self.below(2) == 0).unwrap_or(id);
+        self.cluster.crash(id);
+        if self.below(2) == 0 {
+            self.cluster.start(id);
+        }
+        if self.below(2) == 0 {
+            self.cluster.timeout(id);
         }
     }
 
