@@ -1,7 +1,8 @@
 //! Tests of the core as a whole: scripts whose recorded output documents the protocol, and random walks.
 //!
 //! The scripts are `src/raft/testscripts/*.txt`; [`script`] lists their commands. `UPDATE_GOLDENFILES=1 cargo test
-//! raft::testing` records their output anew: commit a change of it only when you understand what caused it.
+//! raft::testing` records their output anew; touch `script.rs` after adding a file, since the list is made when it
+//! compiles. Commit a change of output only when you understand what caused it.
 //! Whatever drives the nodes, [`invariants`] are checked after every step.
 
 mod clients;

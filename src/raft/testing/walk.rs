@@ -136,10 +136,16 @@ impl Walk {
         }
     }
 
-    /// Crashes a node, often one that leads. It may be back at once, and before anybody else stand for election.
+    /// Crashes a node, often one that leads; its state machine may fall back to an earlier checkpoint. It may be back at
+    /// once, and before anybody else stand for election.
     fn crash(&mut self, id: NodeId) {
         let id = self.cluster.leader().filter(|_| self.below(2) == 0).unwrap_or(id);
         self.cluster.crash(id);
+        let (keeps_all, kept) = (self.below(3) > 0, self.below(100));
+        let node = self.cluster.nodes.get_mut(&id).filter(|_| !keeps_all);
+        if let Some(node) = node {
+            node.applied.truncate(kept);
+        }
         if self.below(2) == 0 {
             self.cluster.start(id);
         }
