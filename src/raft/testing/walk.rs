@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::random::Random;
-use super::super::{Event, HardState, Settings, Signal};
+use super::super::{Event, HardState, Settings};
 use super::cluster::{Cluster, Envelope, Founding};
 use super::parse;
+use super::trace;
 use crate::types::NodeId;
 
 const SEEDS: u64 = 50;
@@ -216,13 +217,14 @@ impl Walk {
         }
     }
 
-    /// Doubles a message, unless it forwards writes: those rest on a transport that does not repeat them.
+    /// Doubles a message, unless it forwards writes or answers that: those rest on a transport that does not repeat
+    /// them, since neither the leader nor the follower could tell.
     fn double(&mut self) {
         let under_way = self.cluster.network.len();
         if under_way > 0 {
             let position = self.below(under_way);
             let copy = self.cluster.network[position].clone();
-            if !matches!(&copy.message, super::super::Message::Signal(Signal::Forward { .. })) {
+            if !matches!(trace::kind(&copy.message), "Forward" | "Forwarded") {
                 self.cluster.network.push(copy);
             }
         }
