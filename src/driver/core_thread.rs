@@ -235,17 +235,20 @@ impl CoreThread {
 
     /// Hands the turn's output to log, network, apply and clients, the slowest first.
     fn pass_on(&mut self) {
-        let log = std::mem::take(&mut self.out.log);
-        if !log.is_empty() && self.queues.log.try_send(log).is_ok() {
-            self.log_jobs += 1;
+        // Completions and timeouts are taken without a credit, too. What they lead to waits here for room.
+        if !self.out.log.is_empty() && self.log_jobs <= CREDITS {
+            let log = std::mem::take(&mut self.out.log);
+            if self.queues.log.try_send(log).is_ok() {
+                self.log_jobs += 1;
+            }
         }
         for (to, message) in self.out.sends.drain(..) {
             if !(self.send)(to, message) {
                 self.dropped.push(to);
             }
         }
-        let apply = std::mem::take(&mut self.out.apply);
-        if !apply.is_empty() {
+        if !self.out.apply.is_empty() && self.apply_jobs <= CREDITS {
+            let apply = std::mem::take(&mut self.out.apply);
             let job = self.apply_job(apply);
             if self.queues.apply.try_send(job).is_ok() {
                 self.apply_jobs += 1;
