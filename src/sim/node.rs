@@ -256,6 +256,11 @@ impl Process {
     fn output(&mut self, steps: u64) -> Turn {
         let CoreOutput { log, apply, sends, ready_reads, failed_reads, failed_writes, observations, halt } =
             std::mem::take(&mut self.out);
+        // What completions and timeouts lead to waits for room.
+        let (log, log_waits) = if self.log_jobs <= CREDITS { (log, Vec::new()) } else { (Vec::new(), log) };
+        let (apply, apply_waits) =
+            if self.apply_jobs <= CREDITS { (apply, Vec::new()) } else { (Vec::new(), apply) };
+        (self.out.log, self.out.apply) = (log_waits, apply_waits);
         let apply = (!apply.is_empty()).then(|| self.apply_job(apply));
         let mut answers = Vec::new();
         for id in ready_reads {

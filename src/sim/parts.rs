@@ -9,7 +9,7 @@ use super::disk::Crash;
 use super::network::Fate;
 use super::node::{Answered, CREDITS, Done, FromPeer, Process, Turn};
 use super::trace::{Happening, words};
-use crate::raft::{Event as CoreEvent, Message, RoleName};
+use crate::raft::{Event as CoreEvent, Message, RoleName, Signal};
 use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
 use crate::replica::{ApplyInput, LogInput};
 use crate::storage::data_dir::check_fit;
@@ -173,7 +173,7 @@ impl Cluster {
             self.answer(node, token, answer);
         }
         let process = self.process(node);
-        // One job may come in the turn that used the last credit for its messages.
+        // One more than there are credits: the turn that used the last one for messages may fill it.
         let (log_jobs, apply_jobs) = (process.log_jobs, process.apply_jobs);
         if log_jobs > CREDITS + 1 || apply_jobs > CREDITS + 1 {
             let what =
@@ -229,7 +229,7 @@ impl Cluster {
                 true
             }
             Fate::Arrives(at, again) => {
-                if let Some(again) = again {
+                if let Some(again) = again.filter(|_| may_be_doubled(&message)) {
                     self.add(again, Event::Deliver { from, to, message: Box::new(message.clone()) });
                 }
                 self.add(at, Event::Deliver { from, to, message: Box::new(message) });
@@ -506,6 +506,12 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Raft's messages may come twice. Clients' writes may not: the transport's streams never repeat a message, and the
+/// core relies on that (a write forwarded twice would be applied twice).
+fn may_be_doubled(message: &Message) -> bool {
+    !matches!(message, Message::Signal(Signal::Forward { .. }))
 }
 
 /// Whether a file is a part of the log, and not one that is being made ready.

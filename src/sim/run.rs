@@ -120,6 +120,8 @@ impl Runner {
     fn heal(&mut self) {
         let nodes = self.cluster.setup().nodes;
         self.faults.stop(&mut self.cluster);
+        // A start finds out whether the disk is intact.
+        (0..nodes).for_each(|node| self.cluster.restart(node));
         let mut intact: Vec<usize> = (0..nodes).filter(|node| !self.cluster.is_lost(*node)).collect();
         if self.random.chance(400) {
             while intact.len() > nodes / 2 + 1 {
@@ -127,9 +129,6 @@ impl Runner {
                 self.cluster.crash(out, Crash::Killed, "stays away");
                 self.cluster.keep_down(out);
             }
-        }
-        for node in intact {
-            self.cluster.restart(node);
         }
     }
 
