@@ -328,7 +328,7 @@ impl Raft {
             Role::Leader(leader) => leader.uncommitted_bytes(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => 0,
         };
-        self.proposals.queue_bytes() + uncommitted
+        self.proposals.kept_bytes() + uncommitted
     }
 
     /// Appends queued writes, forwards them, or leaves them until a leader is known.

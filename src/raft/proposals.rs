@@ -41,6 +41,8 @@ enum Stage {
 pub(super) struct Proposals {
     queue: VecDeque<Queued>,
     queue_bytes: usize,
+    /// Bytes of commands kept while they are forwarded.
+    forwarded_bytes: usize,
     /// Local clients' writes that have no outcome yet.
     waiting: BTreeMap<ProposalId, Stage>,
     /// Those of `waiting` whose place in the log is known; of several with one index, at most one is committed.
@@ -60,6 +62,28 @@ impl Proposals {
 
     pub(super) fn queue_bytes(&self) -> usize {
         self.queue_bytes
+    }
+
+    /// Bytes of commands that are kept here: those that wait, and those that the leader has not answered.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.queue_bytes + self.forwarded_bytes
+    }
+
+    /// Moves a write that waits on to its next stage; returns the one before.
+    fn advance(&mut self, id: ProposalId, stage: Stage) -> Option<Stage> {
+        let slot = self.waiting.get_mut(&id)?;
+        if let Stage::Forwarded(command) = &stage {
+            self.forwarded_bytes += command.len();
+        }
+        let before = std::mem::replace(slot, stage);
+        self.leave(&before);
+        Some(before)
+    }
+
+    fn leave(&mut self, stage: &Stage) {
+        if let Stage::Forwarded(command) = stage {
+            self.forwarded_bytes -= command.len();
+        }
     }
 
     pub(super) fn add_local(&mut self, proposal: Proposal) {
@@ -90,8 +114,7 @@ impl Proposals {
     pub(super) fn take_for_forwarding(&mut self) -> Vec<(ProposalId, Bytes)> {
         let mut taken = Vec::with_capacity(self.queue.len());
         while let Some(queued) = self.dequeue() {
-            if let Some(stage) = self.waiting.get_mut(&queued.id) {
-                *stage = Stage::Forwarded(queued.command.clone());
+            if self.advance(queued.id, Stage::Forwarded(queued.command.clone())).is_some() {
                 taken.push((queued.id, queued.command));
             }
         }
@@ -114,8 +137,7 @@ impl Proposals {
 
     /// A local client's write is in the log (of this node or of the leader) at this position.
     pub(super) fn on_appended(&mut self, id: ProposalId, position: LogPosition) {
-        if let Some(stage) = self.waiting.get_mut(&id) {
-            *stage = Stage::Appended(position);
+        if self.advance(id, Stage::Appended(position)).is_some() {
             self.appended.insert(position, id);
         }
     }
@@ -127,11 +149,9 @@ impl Proposals {
 
     /// The leader refused a forwarded write before it appended it: it may be sent again.
     pub(super) fn requeue(&mut self, id: ProposalId) {
-        if let Some(stage) = self.waiting.get_mut(&id)
-            && let Stage::Forwarded(command) = stage
+        if self.is_forwarded(id)
+            && let Some(Stage::Forwarded(command)) = self.advance(id, Stage::Queued)
         {
-            let command = std::mem::take(command);
-            *stage = Stage::Queued;
             self.enqueue(Queued { origin: Origin::Local, id, command });
         }
     }
@@ -146,8 +166,11 @@ impl Proposals {
 
     /// Ends a write's wait.
     pub(super) fn finish(&mut self, id: ProposalId) {
-        if let Some(Stage::Appended(position)) = self.waiting.remove(&id) {
-            self.appended.remove(&position);
+        if let Some(stage) = self.waiting.remove(&id) {
+            self.leave(&stage);
+            if let Stage::Appended(position) = stage {
+                self.appended.remove(&position);
+            }
         }
         self.trim();
     }
@@ -173,9 +196,8 @@ impl Proposals {
         let forwarded = self.waiting.iter().filter(|(_, stage)| matches!(stage, Stage::Forwarded(_)));
         let ids: Vec<ProposalId> = forwarded.map(|(id, _)| *id).collect();
         for id in &ids {
-            self.waiting.remove(id);
+            self.finish(*id);
         }
-        self.trim();
         ids
     }
 

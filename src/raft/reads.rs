@@ -49,6 +49,8 @@ impl Reads {
     }
 
     pub(super) fn add_remote(&mut self, from: NodeId, id: ReadId) {
+        // A follower asks one question at a time: it has given up an older one.
+        self.remote.retain(|(asker, _)| *asker != from);
         self.remote.push((from, id));
     }
 
