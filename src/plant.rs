@@ -101,6 +101,46 @@ impl Plant {
             Self::ForwardTwice => "forward-twice",
         }
     }
+
+    /// The bug of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|plant| plant.name() == name)
+    }
+
+    /// What it does, in a sentence.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::VoteNotPersisted => "A vote is given before it is durable, and not written",
+            Self::TwoVotesATerm => "A second candidate gets a vote in the same term",
+            Self::VoteWithoutLogCheck => "Votes are given to candidates whose log is behind",
+            Self::RefusalCountsAsVote => "A refused vote counts as granted",
+            Self::AskBeforeOwnVote => {
+                "A candidate asks for votes, and can win, before its own vote is durable"
+            }
+            Self::RefusalWithoutTerm => "Refusals do not carry the term to the candidate",
+            Self::CommitEarlierTerm => "Entries of earlier terms are committed by counting",
+            Self::CommitWithoutQuorum => "One durable copy commits",
+            Self::CountUnflushed => "The leader's own log counts before it is durable",
+            Self::CommitUnverified => {
+                "A follower commits up to the leader's commit index without knowing that its entries are the leader's"
+            }
+            Self::ApplyBeforeCommit => "What is durable is applied, committed or not",
+            Self::AcknowledgeBeforeFlush => "Followers acknowledge before they flush",
+            Self::KeepConflict => "A conflicting tail is kept",
+            Self::TruncationNotWritten => "Truncations are not written to the log",
+            Self::ReplacedCountsDurable => "The flush of a replaced entry makes its successor durable",
+            Self::NoFlush => "The log is written but never flushed",
+            Self::RetriedFlush => "A failed flush is tried again and then believed",
+            Self::ReadWithoutRound => "Reads are served without a round of heartbeats",
+            Self::ReadBeforeNoop => "A new leader serves reads before its no-op is committed",
+            Self::ReadAnswerMixedUp => {
+                "Any answer to a question for a read index is taken for the latest one's"
+            }
+            Self::ForwardTwice => "A forwarded write whose fate is unknown is sent again",
+        }
+    }
 }
 
 /// The bug that is planted, if any. Handed down with the settings of each part, so that it is no global switch.
@@ -117,11 +157,28 @@ impl Planted {
         plant: None,
     };
 
-    /// Plants `plant`.
-    #[cfg(feature = "planted-bugs")]
+    /// Whether this program can plant bugs.
+    pub const POSSIBLE: bool = cfg!(feature = "planted-bugs");
+
+    /// Plants `plant`; nothing, if that is not [`Planted::POSSIBLE`].
     #[must_use]
     pub fn new(plant: Plant) -> Self {
-        Self { plant: Some(plant) }
+        #[cfg(not(feature = "planted-bugs"))]
+        let _ = plant;
+        Self {
+            #[cfg(feature = "planted-bugs")]
+            plant: Some(plant),
+        }
+    }
+
+    /// What is planted.
+    #[must_use]
+    pub fn get(self) -> Option<Plant> {
+        #[cfg(feature = "planted-bugs")]
+        let plant = self.plant;
+        #[cfg(not(feature = "planted-bugs"))]
+        let plant = None;
+        plant
     }
 
     /// Whether this bug is planted.

@@ -1,5 +1,8 @@
 //! `kuberaft sim`: runs seeds of the deterministic simulator, over all cores, until one breaks a rule.
 
+mod planted;
+
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +11,7 @@ use clap::Args;
 
 use super::CliError;
 use crate::config::Span;
+use crate::plant::{Plant, Planted};
 use crate::sim::faults::FaultKind;
 use crate::sim::run::{Failure, Outcome, Plan, run, shrink};
 
@@ -35,6 +39,12 @@ pub(super) struct Sim {
     /// Kinds of faults that do not happen
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = parse_fault)]
     without: Vec<FaultKind>,
+    /// Plant a bug that must be found, or all in turn; needs a program built with `--features planted-bugs`
+    #[arg(long, value_name = "BUG|all", value_parser = parse_plant)]
+    plant: Option<Planting>,
+    /// With `--plant all`: write what caught which bug to this file
+    #[arg(long, value_name = "FILE", requires = "plant")]
+    write: Option<PathBuf>,
     /// Seeds run at once [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
@@ -59,8 +69,35 @@ fn parse_fault(text: &str) -> Result<FaultKind, String> {
     })
 }
 
+/// What `--plant` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planting {
+    One(Plant),
+    All,
+}
+
+fn parse_plant(text: &str) -> Result<Planting, String> {
+    if !Planted::POSSIBLE {
+        let build = "cargo build --release --features planted-bugs";
+        return Err(format!("this program cannot plant bugs; build one that can: {build}"));
+    }
+    if text == "all" {
+        return Ok(Planting::All);
+    }
+    Plant::named(text).map(Planting::One).ok_or_else(|| {
+        let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
+        format!("the bugs are {}, or all", names.join(", "))
+    })
+}
+
 /// Runs the seeds, or replays one.
 pub(super) fn sim(args: &Sim) -> Result<(), CliError> {
+    if args.plant == Some(Planting::All) {
+        if args.replay.is_some() {
+            return Err(CliError::Failed("--replay needs one bug, not all".to_owned()));
+        }
+        return planted::hunt_all(args);
+    }
     match args.replay {
         Some(seed) => replay(&args.plan(seed)),
         None => run_seeds(args),
@@ -75,7 +112,16 @@ impl Sim {
             time: self.time.0,
             clients: self.clients.map(usize::from),
             without: self.without.iter().copied().collect(),
+            planted: match self.plant {
+                Some(Planting::One(plant)) => Planted::new(plant),
+                Some(Planting::All) | None => Planted::NONE,
+            },
         }
+    }
+
+    fn jobs(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or_else(cores, usize::from)
     }
 }
 
@@ -145,8 +191,7 @@ impl Tally {
 
 fn run_seeds(args: &Sim) -> Result<(), CliError> {
     let (first, end) = args.seeds;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.map_or(cores, usize::from);
+    let jobs = args.jobs();
     let (next, tally) = (AtomicU64::new(first), Tally::default());
     let (found, is_over) = (Mutex::new(None::<(Plan, Failure)>), AtomicBool::new(false));
     let started = Instant::now();
@@ -209,16 +254,26 @@ fn explain(plan: Plan, failure: Failure) -> String {
 
 /// The command that replays a plan.
 fn command(plan: &Plan) -> String {
-    let Plan { seed, nodes, time, clients, without } = plan;
-    let mut command = format!("kuberaft sim --replay {seed} --nodes {nodes} --time {}", Span(*time));
+    let Plan { seed, nodes, planted, .. } = plan;
+    let mut command = format!("kuberaft sim --replay {seed} --nodes {nodes}{}", command_options(plan));
+    if let Some(plant) = planted.get() {
+        command.push_str(&format!(" --plant {}", plant.name()));
+    }
+    command
+}
+
+/// What may be the same for many seeds.
+fn command_options(plan: &Plan) -> String {
+    let Plan { time, clients, without, .. } = plan;
+    let mut options = format!(" --time {}", Span(*time));
     if let Some(clients) = clients {
-        command.push_str(&format!(" --clients {clients}"));
+        options.push_str(&format!(" --clients {clients}"));
     }
     if !without.is_empty() {
         let names: Vec<&str> = without.iter().map(|kind| kind.name()).collect();
-        command.push_str(&format!(" --without {}", names.join(",")));
+        options.push_str(&format!(" --without {}", names.join(",")));
     }
-    command
+    options
 }
 
 #[cfg(test)]
@@ -236,6 +291,17 @@ mod tests {
     }
 
     #[test]
+    fn bugs_need_a_program_that_can() {
+        let planting = parse_plant("no-flush");
+        if Planted::POSSIBLE {
+            assert_eq!(planting, Ok(Planting::One(Plant::NoFlush)));
+            assert!(parse_plant("no-such-bug").unwrap_err().contains("two-votes-a-term"));
+        } else {
+            assert!(planting.unwrap_err().contains("--features planted-bugs"));
+        }
+    }
+
+    #[test]
     fn the_command_repeats_the_plan() {
         let plan = Plan {
             seed: 7,
@@ -243,6 +309,7 @@ mod tests {
             time: Duration::from_millis(1500),
             clients: Some(2),
             without: BTreeSet::from([FaultKind::Kill, FaultKind::BitFlip]),
+            planted: Planted::NONE,
         };
         assert_eq!(
             command(&plan),

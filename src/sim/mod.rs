@@ -6,7 +6,7 @@
 //! 3. [`clients`]: who asks, and what they were told; [`checker`] judges it
 //! 4. [`invariants`]: what must hold at every step
 //! 5. [`trace`]: what happened
-//! 6. [`faults`], [`run`]: a seed from begin to verdict
+//! 6. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
 
 pub mod checker;
 pub mod clients;
@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod disk;
 pub mod faults;
 mod files;
+pub mod hunt;
 pub mod invariants;
 pub mod network;
 mod node;

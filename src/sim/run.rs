@@ -13,6 +13,7 @@ use super::faults::{FaultKind, Faults};
 use super::random::Random;
 use super::setup::Setup;
 use super::trace::Happening;
+use crate::plant::Planted;
 use crate::types::Instant;
 
 /// What to run.
@@ -28,6 +29,8 @@ pub struct Plan {
     pub clients: Option<usize>,
     /// Kinds of faults that do not happen.
     pub without: BTreeSet<FaultKind>,
+    /// A bug in all nodes.
+    pub planted: Planted,
 }
 
 /// How a run went.
@@ -73,6 +76,7 @@ pub fn run(plan: &Plan, keep: bool) -> Outcome {
     if let Some(clients) = plan.clients {
         setup.clients = clients;
     }
+    setup.raft.planted = plan.planted;
     let mut runner = Runner {
         cluster: Cluster::new(setup),
         faults: Faults::new(plan.seed, plan.without.clone()),

@@ -4,10 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::run::{Plan, run};
+use crate::plant::Planted;
 
 fn plan(seed: u64) -> Plan {
     let nodes = if seed.is_multiple_of(4) { 5 } else { 3 };
-    Plan { seed, nodes, time: Duration::from_secs(10), clients: None, without: BTreeSet::new() }
+    Plan {
+        seed,
+        nodes,
+        time: Duration::from_secs(10),
+        clients: None,
+        without: BTreeSet::new(),
+        planted: Planted::NONE,
+    }
 }
 
 #[test]
