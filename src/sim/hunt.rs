@@ -44,3 +44,38 @@ pub fn hunt(start: u64, most: u64, jobs: usize, plan: impl Fn(u64) -> Plan + Syn
         None => Hunt { seeds: most, failure: None },
     }
 }
+
+#[cfg(all(test, feature = "planted-bugs"))]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plant::{Plant, Planted};
+
+    /// Those that few seeds catch; `kuberaft sim --plant all` hunts for all.
+    #[test]
+    fn planted_bugs_are_caught() {
+        for plant in [
+            Plant::VoteNotPersisted,
+            Plant::TwoVotesATerm,
+            Plant::CommitWithoutQuorum,
+            Plant::CountUnflushed,
+            Plant::ApplyBeforeCommit,
+            Plant::AcknowledgeBeforeFlush,
+            Plant::TruncationNotWritten,
+            Plant::NoFlush,
+        ] {
+            let plan = |seed| Plan {
+                seed,
+                nodes: 3,
+                time: Duration::from_secs(10),
+                clients: None,
+                without: BTreeSet::new(),
+                planted: Planted::new(plant),
+            };
+            let caught = hunt(0, 200, 2, plan);
+            assert!(caught.failure.is_some(), "{} is not caught", plant.name());
+        }
+    }
+}

@@ -9,6 +9,7 @@
 //! | leader completeness | the winner of a term holds all that was committed in earlier ones |
 //! | state-machine safety | one list of committed entries; each node commits and applies along it |
 //! | acknowledged is durable | a promise is compared with the sender's disk as it is sent; an entry that is committed first is on a majority's disks |
+//! | leaders commit by entries of their own term | the last entry that a leader commits in a turn |
 //! | one vote a term | votes that left a node, across its restarts |
 //! | monotonic | term, commit index, applied index |
 //! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
@@ -194,7 +195,7 @@ impl Invariants {
     /// A core told something of itself.
     ///
     /// # Errors
-    /// Two winners of one term; one that voted for another; one that lacks committed entries.
+    /// Two winners of one term; one that voted for another, or whose own vote is not on its disk.
     pub fn observed(&mut self, node: usize, observation: &Observation) -> Checked {
         let Observation::ElectionWon { term } = observation else { return Ok(()) };
         if let Some(other) = self.winners.insert(*term, node)
@@ -202,6 +203,12 @@ impl Invariants {
         {
             let what = format!("n{} and n{} both won term {term}", other + 1, node + 1);
             return broken("election safety", what);
+        }
+        let own_vote = HardState { term: *term, voted_for: Some(self.ids[node]) };
+        let on_disk = self.nodes[node].durable.hard_state;
+        if on_disk != own_vote {
+            let what = format!("n{} won term {term} with its own vote; its disk holds {on_disk:?}", node + 1);
+            return broken("acknowledged is durable", what);
         }
         self.vote(node, *term, self.ids[node])
     }
@@ -347,8 +354,8 @@ impl Invariants {
     /// A core's turn is over.
     ///
     /// # Errors
-    /// A term or commit index that went back; a commit against an earlier one, or of what no majority holds; a
-    /// leader that lacks committed entries.
+    /// A term or commit index that went back; a commit against an earlier one, of what no majority holds, or by a
+    /// leader of an earlier term's entries alone; a leader that lacks committed entries.
     pub fn turned(&mut self, node: usize, status: &Status) -> Checked {
         let this = &mut self.nodes[node];
         if status.term < this.term || status.commit_index < this.commit {
@@ -374,6 +381,18 @@ impl Invariants {
 
     fn committing(&mut self, node: usize, old: LogIndex, status: &Status) -> Checked {
         let known = self.agreed.len();
+        let newest = self.nodes[node].memory.marks.get(place(status.commit_index));
+        if let Some(mark) = newest.filter(|mark| status.role == RoleName::Leader && mark.term != status.term)
+        {
+            let what = format!(
+                "n{}, leader of term {}, commits {}@{}, and no entry of its own term",
+                node + 1,
+                status.term,
+                status.commit_index,
+                mark.term
+            );
+            return broken("leaders commit by entries of their own term", what);
+        }
         for index in old.next().0..=status.commit_index.0 {
             let index = LogIndex(index);
             let Some(mark) = self.nodes[node].memory.marks.get(place(index)).copied() else {
