@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{CliError, Planted, Sim, command_options};
 use crate::plant::Plant;
 use crate::sim::hunt::{Hunt, hunt};
-use crate::sim::run::Plan;
+use crate::sim::run::{Failure, Plan};
 
 /// A bug must be caught within so many seeds from any start.
 const SEEDS_MOST: u64 = 2000;
@@ -32,14 +32,15 @@ pub(super) fn hunt_all(args: &Sim) -> Result<(), CliError> {
         println!("{:>6.0} s  {row}", started.elapsed().as_secs_f64());
         let _ = writeln!(rows, "{row}");
     }
-    let sound = hunt(args.seeds.0, SEEDS_MOST, args.jobs(), |seed| args.plan(seed));
-    let verdict = none_planted(&sound);
+    let sound: Vec<Hunt> =
+        starts(args).map(|start| hunt(start, SEEDS_MOST, args.jobs(), |seed| args.plan(seed))).collect();
+    let verdict = none_planted(args, &sound);
     println!("{:>6.0} s  {verdict}", started.elapsed().as_secs_f64());
     if let Some(path) = &args.write {
         std::fs::write(path, page(args, &rows, &verdict))
             .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
     }
-    if let Some(failure) = sound.failure {
+    if let Some(failure) = sound.into_iter().find_map(|hunt| hunt.failure) {
         return Err(CliError::Failed(format!("{} broken with no bug planted", failure.rule)));
     }
     if missed.is_empty() {
@@ -71,18 +72,21 @@ fn row(plant: Plant, hunts: &[Hunt]) -> String {
     format!("| `{}` | {} | {checks} | {median} | {most} |", plant.name(), plant.describe())
 }
 
-fn none_planted(sound: &Hunt) -> String {
-    match &sound.failure {
-        None => format!("With none planted, {} seeds report nothing.", sound.seeds),
-        Some(failure) => format!(
-            "With none planted, the {}. seed reports: {} broken: {}",
-            sound.seeds, failure.rule, failure.what
-        ),
+fn none_planted(args: &Sim, sound: &[Hunt]) -> String {
+    let mut verdict =
+        format!("With none planted, {SEEDS_MOST} seeds from each of the {STARTS} starts report nothing.");
+    for (start, hunt) in starts(args).zip(sound) {
+        if let Some(Failure { rule, what, .. }) = &hunt.failure {
+            verdict =
+                format!("With none planted, seed {} reports: {rule} broken: {what}", start + hunt.seeds - 1);
+        }
     }
+    verdict
 }
 
 fn page(args: &Sim, rows: &str, verdict: &str) -> String {
-    let options = command_options(&args.plan(args.seeds.0));
+    let nodes = args.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+    let options = format!("{nodes}{}", command_options(&args.plan(args.seeds.0)));
     let first = args.seeds.0;
     let starts: Vec<String> = starts(args).map(|start| start.to_string()).collect();
     let sound = format!("kuberaft sim --seeds {first}..{}{options}", first + SEEDS_MOST);
@@ -103,7 +107,7 @@ fn page(args: &Sim, rows: &str, verdict: &str) -> String {
          | bug | what it does | caught by | seeds, median | seeds, most |\n\
          | --- | --- | --- | ---: | ---: |\n\
          {rows}\n\
-         {verdict} The same with a normal build: `{sound}`.\n",
+         {verdict} A normal build does the same from the first start with `{sound}`.\n",
         starts.join(", "),
     )
 }
