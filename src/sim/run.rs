@@ -120,20 +120,46 @@ impl Runner {
         self.cluster.violation().is_none()
     }
 
-    /// Faults stop. All intact nodes run, or only just a majority of all.
+    /// Faults stop. All intact nodes run, or only just a majority of all; sometimes leaders fall just before.
     fn heal(&mut self) {
         let nodes = self.cluster.setup().nodes;
         self.faults.stop(&mut self.cluster);
         // A start finds out whether the disk is intact.
         (0..nodes).for_each(|node| self.cluster.restart(node));
         let mut intact: Vec<usize> = (0..nodes).filter(|node| !self.cluster.is_lost(*node)).collect();
-        if self.random.chance(400) {
+        let fallen = if self.random.chance(300) { self.fell_leaders() } else { None };
+        if fallen.is_some() || self.random.chance(400) {
             while intact.len() > nodes / 2 + 1 {
-                let out = intact.remove(self.random.index(intact.len()));
+                let place = fallen.and_then(|fallen| intact.iter().position(|node| *node == fallen));
+                let out = intact.remove(place.unwrap_or_else(|| self.random.index(intact.len())));
                 self.cluster.crash(out, Crash::Killed, "stays away");
                 self.cluster.keep_down(out);
             }
         }
+        for node in intact {
+            self.cluster.restart(node);
+        }
+    }
+
+    /// The leader falls while it is at work, and the next one as soon as it is elected: the second is told. Those that
+    /// are left have different logs and know of different terms.
+    fn fell_leaders(&mut self) -> Option<usize> {
+        let cluster = &mut self.cluster;
+        let patience = cluster.setup().raft.election_timeout * 10;
+        let limit = cluster.now().after(patience);
+        if !cluster.run_until(limit, Cluster::is_led) {
+            return None;
+        }
+        let first = cluster.leader()?;
+        cluster.run_to(Instant(cluster.now().0 + self.random.below(500_000)));
+        cluster.crash(first, Crash::Killed, "falls");
+        let (elections, limit) = (cluster.invariants.elections(), cluster.now().after(patience));
+        if !cluster.run_until(limit, |cluster| cluster.invariants.elections() > elections) {
+            return None;
+        }
+        let second = cluster.leader()?;
+        cluster.crash(second, Crash::Killed, "falls as soon as it is elected");
+        Some(second)
     }
 
     /// Leader, service, equal states: each within a bound.
