@@ -401,7 +401,11 @@ impl Cluster {
                 return;
             }
             Answered::Write(Ok(answer)) => answer.into(),
-            Answered::Write(Err(refusal)) | Answered::Read(Err(refusal)) => refusal.into(),
+            Answered::Write(Err(refusal)) | Answered::Read(Err(refusal)) => {
+                let words = [13, node as u64, refusal.reason as u64];
+                self.trace.note(self.now, words, || Happening::Refused { node, refusal });
+                refusal.into()
+            }
         };
         self.reply(token, ending);
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::clients::{Ending, Question};
 use super::disk::Crash;
-use crate::raft::{HardState, Message, Observation, Promise, RoleName, Signal};
+use crate::raft::{HardState, Message, Observation, Promise, Refusal, RoleName, Signal};
 use crate::types::{Instant, LogIndex, LogPosition, Term};
 
 /// Something that happened. Nodes are numbered from 0, shown from 1.
@@ -89,6 +89,13 @@ pub enum Happening {
         /// What.
         question: Question,
     },
+    /// A node's core refused a request.
+    Refused {
+        /// Which node.
+        node: usize,
+        /// Why, and whether it may still take effect.
+        refusal: Refusal,
+    },
     /// A client was answered, or gave up.
     Answered {
         /// Which client.
@@ -156,6 +163,9 @@ impl fmt::Display for Happening {
             Self::Applied { node, last } => write!(f, "n{} applied up to {last}", node + 1),
             Self::Asked { client, node, question } => {
                 write!(f, "client {client} asks n{}: {question}", node + 1)
+            }
+            Self::Refused { node, refusal } => {
+                write!(f, "n{} refuses a request: {:?}, {:?}", node + 1, refusal.reason, refusal.outcome)
             }
             Self::Answered { client, ending } => write!(f, "client {client} is told: {ending}"),
             Self::Crashed { node, crash, why } => match crash {
