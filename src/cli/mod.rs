@@ -10,6 +10,7 @@ mod endpoints;
 mod keys;
 mod output;
 mod print;
+mod scenario;
 mod serve;
 mod sim;
 mod status;
@@ -51,6 +52,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Search the deterministic simulator for seeds that break a rule
     Sim(Box<sim::Sim>),
+    /// Play one of the scripted scenarios of Raft, told step by step
+    Scenario(Box<scenario::Arguments>),
     /// Look into a data directory without changing it
     #[command(subcommand)]
     Debug(debug::Debug),
@@ -103,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::sim(&args),
+        Command::Scenario(args) => scenario::run(&args),
         Command::Debug(debug) => debug::run(&debug),
     };
     match done {

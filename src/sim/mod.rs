@@ -7,6 +7,7 @@
 //! 4. [`invariants`]: what must hold at every step
 //! 5. [`trace`]: what happened
 //! 6. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
+//! 7. [`scenario`]: scripted runs, told to a reader
 
 pub mod checker;
 pub mod clients;
@@ -23,6 +24,7 @@ mod parts;
 mod random;
 mod requests;
 pub mod run;
+pub mod scenario;
 pub mod setup;
 mod state;
 pub mod trace;

@@ -1,0 +1,145 @@
+//! `kuberaft scenario`: plays a scripted simulation and tells it.
+
+use std::fmt::Write;
+
+use clap::Args;
+
+use super::CliError;
+use super::output::Format;
+use super::print;
+use crate::sim::scenario::story::{Kind, NodeState, Step, Story};
+use crate::sim::scenario::{SCENARIOS, Scenario};
+
+/// Columns of the output.
+const COLUMNS: usize = 100;
+/// Columns before a step's text.
+const MARGIN: usize = 17;
+
+/// Arguments of `kuberaft scenario`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Which scenario
+    #[arg(value_name = "NAME", required_unless_present = "list", conflicts_with = "list")]
+    name: Option<String>,
+    /// Print the names of all scenarios
+    #[arg(long)]
+    list: bool,
+    /// Other seeds give other times and winners, and the same story
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// For people, or one JSON document with every message
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Plays a scenario, or lists all.
+pub(super) fn run(args: &Arguments) -> Result<(), CliError> {
+    let Some(name) = args.name.as_deref().filter(|_| !args.list) else {
+        match args.output {
+            Format::Text => print::text(&list()),
+            Format::Json => {
+                let entry = |scenario: &&Scenario| serde_json::json!({"name": scenario.name, "title": scenario.title, "about": scenario.about});
+                print::json(&SCENARIOS.iter().map(entry).collect::<Vec<_>>());
+            }
+        }
+        return Ok(());
+    };
+    let Some(scenario) = Scenario::find(name) else {
+        return Err(CliError::Usage(format!(
+            "there is no scenario '{name}'; there are\n{}",
+            list().trim_end()
+        )));
+    };
+    let story = scenario.tell(args.seed);
+    match args.output {
+        Format::Text => print::text(&told(&story)),
+        Format::Json => print::json(&story),
+    }
+    if story.ok {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!("scenario {name}, seed {}: a check does not hold", args.seed)))
+}
+
+fn list() -> String {
+    SCENARIOS.iter().fold(String::new(), |mut list, scenario| {
+        let _ = writeln!(list, "{:<16} {}", scenario.name, scenario.title);
+        list
+    })
+}
+
+fn told(story: &Story) -> String {
+    let mut out = format!("{}, seed {}\n", story.scenario, story.seed);
+    wrap(&mut out, "", story.title);
+    out.push('\n');
+    wrap(&mut out, "", story.about);
+    let mut number = 0;
+    for (at, step) in story.steps.iter().enumerate() {
+        if step.kind == Kind::Section {
+            number = 0;
+            out.push('\n');
+            out.push_str(&step.text);
+            out.push('\n');
+            continue;
+        }
+        if step.detail {
+            continue;
+        }
+        number += 1;
+        show(&mut out, number, step);
+        let next = story.steps.get(at + 1);
+        if next.is_none_or(|next| next.kind == Kind::Section) {
+            table(&mut out, &step.state);
+        }
+    }
+    let checks = story.steps.iter().filter(|step| step.kind == Kind::Check).count();
+    let verdict = if story.ok { "all held" } else { "the last one did not hold" };
+    let _ = writeln!(out, "\n{checks} checks, {verdict}.");
+    out
+}
+
+fn show(out: &mut String, number: usize, step: &Step) {
+    let mut margin = format!("{number:>3}  {:>8.2}  ", step.at_ms);
+    margin.push_str(match (step.kind, step.holds) {
+        (Kind::Check, Some(true)) => "= ",
+        (Kind::Check, _) => "! ",
+        (Kind::Act, _) => "* ",
+        _ => "  ",
+    });
+    wrap(out, &margin, &step.text);
+}
+
+/// Text in lines, the first one behind `margin`, the others below it.
+fn wrap(out: &mut String, margin: &str, text: &str) {
+    out.push_str(margin);
+    let indent = if margin.is_empty() { 0 } else { MARGIN };
+    let mut column = margin.chars().count();
+    let mut is_first = true;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if !is_first && column + 1 + width > COLUMNS {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if !is_first {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width;
+        is_first = false;
+    }
+    out.push('\n');
+}
+
+fn table(out: &mut String, state: &[NodeState]) {
+    let indent = " ".repeat(MARGIN);
+    let _ = writeln!(out, "\n{indent}node  role           term  last entry  committed  applied");
+    for NodeState { node, role, term, last, commit, applied } in state {
+        let _ = if *role == "down" {
+            writeln!(out, "{indent}n{node:<4} down")
+        } else {
+            writeln!(out, "{indent}n{node:<4} {role:<13} {term:>5} {last:>11} {commit:>10} {applied:>8}")
+        };
+    }
+}
