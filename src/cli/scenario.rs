@@ -101,8 +101,8 @@ fn told(story: &Story) -> String {
 fn show(out: &mut String, number: usize, step: &Step) {
     let mut margin = format!("{number:>3}  {:>8.2}  ", step.at_ms);
     margin.push_str(match (step.kind, step.holds) {
-        (Kind::Check, Some(true)) => "= ",
-        (Kind::Check, _) => "! ",
+        (Kind::Check, Some(true)) => "✓ ",
+        (Kind::Check, _) => "✗ ",
         (Kind::Act, _) => "* ",
         _ => "  ",
     });

@@ -18,6 +18,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(stage: &mut Stage) -> Told {
+    stage.logs_are_details = true;
     split_vote(stage)?;
     cut_off(stage)?;
     come_back(stage)?;

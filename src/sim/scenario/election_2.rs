@@ -53,7 +53,13 @@ fn refuse_the_laggard(stage: &mut Stage, leader: usize) -> Told {
     let written = stage.last(leader).next();
     let stored =
         stage.run_until(1000, |stage| stage.applied(leader) == written && stage.last(current) == written);
-    let found = stage.cluster.summary();
+    let found = format!(
+        "{} has applied {}, {}'s log ends at {}",
+        name(leader),
+        stage.applied(leader),
+        name(behind),
+        stage.last(behind)
+    );
     let expected = format!("entry {written} is committed, and {} does not have it", name(behind));
     stage.check(&expected, stored && stage.last(behind) < written, &found)?;
     let what = format!("{} dies, {}'s links are mended", name(leader), name(behind));
@@ -71,7 +77,7 @@ fn refuse_the_laggard(stage: &mut Stage, leader: usize) -> Told {
             if *node == current && *answer == VoteAnswer::LogBehind)
     };
     let holds = stage.find(mark, refused).is_some() && stage.cluster.leader().is_none();
-    let found = stage.cluster.summary();
+    let found = format!("{} is {}", name(behind), stage.role(behind).map_or("down", RoleName::as_str));
     let expected = format!("{} is refused, its log is behind; nobody leads", name(behind));
     stage.check(&expected, holds, &found)?;
     let before = stage.term(current);

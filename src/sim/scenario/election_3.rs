@@ -17,6 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(stage: &mut Stage) -> Told {
+    stage.logs_are_details = true;
     stage.begin("A leader is elected", |_| ());
     let leader = stage.lead(10_000)?;
     let term = stage.term(leader);

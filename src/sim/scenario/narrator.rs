@@ -324,17 +324,19 @@ impl Narrator {
         let old_term = before.map_or(Term(0), |(_, term)| term);
         let since = self.waiting_since.get(&node).copied().unwrap_or_default();
         let waited = self.now.since(since).as_millis();
+        // A script may end a timeout early or late.
+        let timeout = if (300..=600).contains(&waited) { ", its election timeout" } else { "" };
         let text = match role {
             RoleName::PreCandidate => format!(
-                "{me} has heard no leader for {waited} ms, its election timeout; before it stands in term {}, it asks \
-                 whether it could win",
+                "{me} has heard no leader for {waited} ms{timeout}; before it stands in term {}, it asks whether it \
+                 could win",
                 term.next()
             ),
             RoleName::Candidate => {
                 self.votes.insert((node, term), BTreeSet::from([node]));
                 let after = match before {
                     Some((RoleName::PreCandidate, _)) => "a majority would vote for it".to_owned(),
-                    _ => format!("no leader, no majority for {waited} ms, its election timeout"),
+                    _ => format!("no leader, no majority for {waited} ms{timeout}"),
                 };
                 format!(
                     "{after}: {me} raises its term from {old_term} to {term}, stands and votes for itself"
@@ -486,10 +488,10 @@ fn addressed(messages: &[Sent], text: &str) -> String {
     let from = messages.first().map_or(0, |message| message.from);
     let note = match lost.len() {
         0 => String::new(),
-        all if all == to.len() => " - lost, the link is cut".to_owned(),
-        _ => format!(" - lost to {}, the link is cut", names(&lost)),
+        all if all == to.len() => " (lost: the link is cut)".to_owned(),
+        _ => format!(" (lost to {}: the link is cut)", names(&lost)),
     };
-    format!("n{from} -> {}: {text}{note}", names(&to))
+    format!("n{from} → {}: {text}{note}", names(&to))
 }
 
 fn asked(question: &crate::sim::clients::Question) -> String {

@@ -6,6 +6,8 @@ use super::replicate_log_1::{after_heartbeat, answered, write};
 use super::stage::{NODES, Stage, Told};
 use crate::raft::Outcome;
 use crate::sim::clients::Ending;
+use crate::sim::cluster::Cluster;
+use crate::sim::disk::Crash;
 use crate::sim::trace::Happening;
 use crate::types::LogIndex;
 
@@ -19,27 +21,30 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(stage: &mut Stage) -> Told {
-    let (leader, index) = write_alone(stage, "each node is cut off from the others", true)?;
+    let (leader, index) = write_alone(stage, "both followers are without power", |cluster, leader| {
+        for node in (0..NODES).filter(|node| *node != leader) {
+            cluster.crash(node, Crash::PowerLost, "the scenario says so");
+        }
+    })?;
     time_out(stage, leader, index)?;
     entry_survives(stage, leader, index)?;
     stage.check_rules()?;
-    let (leader, index) = write_alone(stage, "the leader is cut off, the other two are together", false)?;
+    let (leader, index) =
+        write_alone(stage, "the leader is cut off from the other two", |cluster, leader| {
+            cluster.network.split(|node| node == leader);
+        })?;
     replaced(stage, leader, index)
 }
 
 /// A leader that has lost its followers takes a write, and cannot commit it.
-fn write_alone(stage: &mut Stage, cut: &str, all: bool) -> Told<(usize, LogIndex)> {
+fn write_alone(stage: &mut Stage, loss: &str, lose: fn(&mut Cluster, usize)) -> Told<(usize, LogIndex)> {
     stage.begin("A leader is elected", |_| ());
     let leader = stage.lead(10_000)?;
-    stage.section(&format!("A client writes while {cut}"));
+    stage.section(&format!("A client writes while {loss}"));
     after_heartbeat(stage);
     let mark = stage.past.len();
     let index = stage.last(leader).next();
-    stage.act(cut, |cluster| {
-        for node in (0..NODES).filter(|node| all || *node == leader) {
-            cluster.network.split(|other| other == node);
-        }
-    });
+    stage.act(loss, |cluster| lose(cluster, leader));
     write(stage, leader, "1");
     stage.run_for(100);
     let holders = stage.narrator.holders(leader, stage.term(leader), index);
@@ -84,17 +89,23 @@ fn refusal(stage: &Stage) -> Option<Ending> {
 }
 
 fn entry_survives(stage: &mut Stage, leader: usize, index: LogIndex) -> Told {
-    stage.section("The entry's fate: the only log that has it is the longest");
-    stage.act("all links are mended", |cluster| cluster.network.mend());
+    stage.section("The entry's fate: the next leader has it");
+    let (back, later) = ((leader + 1) % NODES, (leader + 2) % NODES);
+    stage.act(&format!("{} has power again", name(back)), |cluster| cluster.restart(back));
     let next = stage.lead(10_000)?;
     let found = format!("{} leads term {}", name(next), stage.term(next));
-    let expected = format!("only {} can win, the logs of the others are behind", name(leader));
+    let expected = format!("of the two only {} can win, {}'s log is behind", name(leader), name(back));
     stage.check(&expected, next == leader, &found)?;
-    let all =
-        (0..NODES).all(|node| stage.applied(node) >= index && stage.cluster.value(node, b"x").is_some());
-    let found = stage.cluster.summary();
-    let expected = format!("entry {index} is committed after all, with the new leader's no-op");
-    stage.check(&expected, all, &found)?;
+    let has = |stage: &Stage, node: usize| {
+        stage.applied(node) >= index && stage.cluster.value(node, b"x").is_some_and(|held| held.value == "1")
+    };
+    let found = format!("{}'s commit index is {}", name(next), stage.commit(next));
+    let expected = format!("entry {index} is committed after all, together with the new leader's no-op");
+    stage.check(&expected, has(stage, leader) && has(stage, back), &found)?;
+    stage.act(&format!("{} has power again", name(later)), |cluster| cluster.restart(later));
+    stage.lead(3000)?;
+    let found = format!("{} has applied entries up to {}", name(later), stage.applied(later));
+    stage.check("the third gets it, too", has(stage, later), &found)?;
     read(stage, next, "1")
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Stage {
     /// Everything that happened in this cluster.
     pub(super) past: Vec<(Instant, Happening)>,
     pub(super) story: Story,
+    /// What happens to logs is a detail of this story.
+    pub(super) logs_are_details: bool,
     tamper: Tamper,
     sections: usize,
 }
@@ -35,7 +37,7 @@ impl Stage {
     pub(super) fn new(story: Story, tamper: Tamper) -> Self {
         let cluster = new_cluster(story.seed, tamper, |_| ());
         let narrator = Narrator::new(NODES);
-        Self { cluster, narrator, past: Vec::new(), story, tamper, sections: 0 }
+        Self { cluster, narrator, past: Vec::new(), story, logs_are_details: false, tamper, sections: 0 }
     }
 
     /// Begins a section on a new cluster.
@@ -73,10 +75,24 @@ impl Stage {
 
     fn listen(&mut self) {
         let happened = self.cluster.trace.take();
-        for draft in self.narrator.tell(&happened) {
+        for mut draft in self.narrator.tell(&happened) {
+            draft.detail |= self.is_detail(&draft);
             self.push(draft);
         }
         self.past.extend(happened);
+    }
+
+    /// A refusal as a message says no more than the decision before it.
+    fn is_detail(&self, draft: &Draft) -> bool {
+        let about_logs = match draft.kind {
+            Kind::Append | Kind::Durable | Kind::Arrival | Kind::Commit | Kind::Apply => true,
+            Kind::Message => {
+                draft.messages.iter().all(|sent| matches!(sent.kind, "AppendEntries" | "Appended"))
+            }
+            _ => false,
+        };
+        let repeats = draft.messages.iter().any(|sent| matches!(sent.kind, "VoteRefused" | "PreVoteGranted"));
+        repeats || (about_logs && self.logs_are_details)
     }
 
     fn push(&mut self, draft: Draft) {

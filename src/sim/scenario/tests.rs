@@ -21,3 +21,87 @@ fn every_story_holds_for_every_seed() {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
+
+/// The check that ends a story which must not hold.
+fn failed_check(name: &str, seed: u64, tamper: super::stage::Tamper) -> String {
+    let story = super::Scenario::find(name).unwrap().tell_tampered(seed, tamper);
+    let last = story.steps.last().unwrap();
+    assert!(!story.ok && last.holds == Some(false), "{name}, seed {seed} holds: {}", last.text);
+    last.text.clone()
+}
+
+#[test]
+fn without_heartbeats_the_leader_does_not_stay() {
+    for seed in 0..5 {
+        failed_check("election-3", seed, |setup| setup.network.loss = 700);
+    }
+}
+
+#[test]
+fn without_check_quorum_a_leader_does_not_step_down() {
+    for seed in 0..5 {
+        let check = failed_check("election-4", seed, |setup| setup.raft.check_quorum = false);
+        assert!(check.contains("the leader steps down"), "{check}");
+    }
+}
+
+#[test]
+fn without_pre_vote_the_term_rises() {
+    for seed in 0..5 {
+        let check = failed_check("election-1", seed, |setup| setup.raft.pre_vote = false);
+        assert!(check.contains("the term stays 1"), "{check}");
+    }
+}
+
+#[test]
+fn another_seed_tells_the_same_story_at_other_times() {
+    let checks = |story: &Story| story.steps.iter().filter(|step| step.kind == Kind::Check).count();
+    for scenario in SCENARIOS {
+        let (one, two) = (scenario.tell(1), scenario.tell(2));
+        assert_eq!(checks(&one), checks(&two), "{}", scenario.name);
+        let json = |story: &Story| serde_json::to_string(&story.steps).unwrap();
+        assert_ne!(json(&one), json(&two), "{}", scenario.name);
+        assert_eq!(json(&one), json(&scenario.tell(1)), "{}", scenario.name);
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use super::failed_check;
+    use crate::plant::{Plant, Planted};
+
+    #[test]
+    fn a_refusal_that_counts_as_a_vote_makes_leaders_without_a_majority() {
+        for seed in 0..5 {
+            let tamper = |setup: &mut crate::sim::setup::Setup| {
+                setup.raft.planted = Planted::new(Plant::RefusalCountsAsVote)
+            };
+            let check = failed_check("election-1", seed, tamper);
+            assert!(check.contains("nobody leads"), "{check}");
+        }
+    }
+
+    #[test]
+    fn a_vote_without_a_look_at_the_log_lets_the_laggard_win() {
+        for seed in 0..5 {
+            let tamper = |setup: &mut crate::sim::setup::Setup| {
+                setup.raft.planted = Planted::new(Plant::VoteWithoutLogCheck)
+            };
+            let check = failed_check("election-2", seed, tamper);
+            assert!(check.contains("its log is behind"), "{check}");
+        }
+    }
+
+    #[test]
+    fn a_commit_without_a_majority_is_seen_in_all_three_replications() {
+        for name in ["replicate-log-1", "replicate-log-2", "replicate-log-3"] {
+            for seed in 0..5 {
+                let tamper = |setup: &mut crate::sim::setup::Setup| {
+                    setup.raft.planted = Planted::new(Plant::CommitWithoutQuorum)
+                };
+                let check = failed_check(name, seed, tamper);
+                assert!(check.contains("majority"), "{name}: {check}");
+            }
+        }
+    }
+}

@@ -82,10 +82,10 @@ fn appended(append: &Append) -> Said {
         return Said::new("Heartbeat", text, Some(*term), Some(*commit_index));
     };
     let entries = match &entries[..] {
-        [entry] => format!("entry {} ({})", entry.position().index, payload(&entry.payload)),
-        entries => format!("entries {} to {}", entries[0].index, last.index),
+        [entry] => format!("comes entry {} ({})", entry.position().index, payload(&entry.payload)),
+        entries => format!("come entries {} to {}", entries[0].index, last.index),
     };
-    let text = format!("AppendEntries of term {term}: after {} comes {entries}", position(*prev));
+    let text = format!("AppendEntries of term {term}: after {} {entries}", position(*prev));
     Said::new("AppendEntries", text, Some(*term), Some(last.index))
 }
 
