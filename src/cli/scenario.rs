@@ -136,7 +136,8 @@ fn table(out: &mut String, state: &[NodeState]) {
     let indent = " ".repeat(MARGIN);
     let _ = writeln!(out, "\n{indent}node  role           term  last entry  committed  applied");
     for NodeState { node, role, term, last, commit, applied } in state {
-        let _ = if *role == "down" {
+        let role = role.replace('_', "-");
+        let _ = if role == "down" {
             writeln!(out, "{indent}n{node:<4} down")
         } else {
             writeln!(out, "{indent}n{node:<4} {role:<13} {term:>5} {last:>11} {commit:>10} {applied:>8}")

@@ -2,7 +2,7 @@
 
 use super::Scenario;
 use super::narrator::{Beats, name};
-use super::stage::{NODES, Stage, Told};
+use super::stage::{Details, NODES, Stage, Told};
 use crate::raft::{Message, Observation, RoleName, Signal};
 use crate::sim::trace::Happening;
 use crate::types::{Instant, Term};
@@ -17,9 +17,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(stage: &mut Stage) -> Told {
-    stage.logs_are_details = true;
-    stage.begin("A leader is elected", |_| ());
-    let leader = stage.lead(10_000)?;
+    stage.details = Details::Logs;
+    let leader = stage.begin_led()?;
     let term = stage.term(leader);
     two_rounds(stage)?;
     many_timeouts(stage, leader, term)?;

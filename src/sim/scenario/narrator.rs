@@ -156,6 +156,8 @@ impl Narrator {
                     name(*node)
                 );
                 self.roles.insert(*node, (RoleName::Follower, *term));
+                self.applied.insert(*node, *applied);
+                self.committed.remove(node);
                 self.waiting_since.insert(*node, self.now);
                 self.push(*node, Kind::Role, text, Some(*term), None);
             }
@@ -174,7 +176,9 @@ impl Narrator {
             Message::Signal(Signal::Append(append)) => append.entries.is_empty(),
             Message::Signal(Signal::RoundEcho { .. }) => true,
             Message::Promise(Promise::Appended { term, match_index, .. }) => {
-                if sent {
+                if match_index.0 == 0 {
+                    true
+                } else if sent {
                     self.promised.get(&from) == Some(&(*term, *match_index))
                 } else {
                     self.acknowledged.get(&(to, *term, from)).is_some_and(|known| known >= match_index)
@@ -356,11 +360,14 @@ impl Narrator {
                 };
                 match was {
                     "follower" => format!("{me} {why} {change}"),
+                    was if why == "no majority answers" => {
+                        format!("{why} {me}: it steps down from {was} to follower {change}")
+                    }
                     was => format!("{me} {why}: it steps down from {was} to follower {change}"),
                 }
             }
         };
-        if role != RoleName::Follower {
+        if role != RoleName::Follower || before.is_some_and(|(role, _)| role != RoleName::Follower) {
             self.waiting_since.insert(node, self.now);
         }
         self.push(node, Kind::Role, text, Some(term), None);
@@ -418,19 +425,15 @@ impl Narrator {
         if last <= after {
             return;
         }
-        let leads = self.roles.get(&node).is_some_and(|(role, _)| *role == RoleName::Leader);
-        // A follower's new entries may be of an earlier leader's term.
-        let found = self.entries.keys().filter(|(_, index)| *index == last).map(|(term, _)| *term);
-        let entry_term = if leads { term } else { found.max().unwrap_or(term) };
+        // A follower's new entries may be of an earlier leader's term: as in the log of who leads this term.
+        let mut leads = self.roles.iter().filter(|(_, role)| **role == (RoleName::Leader, term));
+        let source = leads.next().and_then(|(leader, _)| self.logs.get(leader)).cloned().unwrap_or_default();
         let log = self.logs.entry(node).or_default();
-        for index in after.next().0..=last.0 {
-            log.insert(LogIndex(index), entry_term);
+        for index in (after.next().0..=last.0).map(LogIndex) {
+            log.insert(index, source.get(&index).copied().unwrap_or(term));
         }
-        let what = if last == after.next() {
-            self.entry(entry_term, last)
-        } else {
-            format!("entries {} to {last}", after.next())
-        };
+        let entry_term = log.get(&last).copied().unwrap_or(term);
+        let what = self.range(node, after, last);
         let text = format!("{me} appends {what} to its log and begins to write it to disk");
         self.push(node, Kind::Append, text, Some(entry_term), Some(last));
     }
@@ -440,6 +443,17 @@ impl Narrator {
             Some(what) => format!("entry {index} of term {term} ({what})"),
             None => format!("entry {index} of term {term}"),
         }
+    }
+
+    /// The entries behind `after` up to `last` of a node's log.
+    fn range(&self, node: usize, after: LogIndex, last: LogIndex) -> String {
+        let log = self.logs.get(&node);
+        let one = |index: u64| {
+            let index = LogIndex(index);
+            let term = log.and_then(|log| log.get(&index));
+            term.map_or_else(|| format!("entry {index}"), |term| self.entry(*term, index))
+        };
+        (after.0 + 1..=last.0).map(one).collect::<Vec<_>>().join(" and ")
     }
 
     fn on_durable(&mut self, node: usize, last: LogIndex) {
@@ -452,13 +466,21 @@ impl Narrator {
     }
 
     fn on_committed(&mut self, node: usize, index: LogIndex, term: Term) {
-        self.committed.insert(node, index);
+        let before = self.committed.insert(node, index).unwrap_or(LogIndex(0));
         let me = name(node);
         let text = if self.roles.get(&node).is_some_and(|(role, _)| *role == RoleName::Leader) {
             let holders = self.holders(node, term, index);
             let is_majority = holders.len() * 2 > self.nodes;
+            // Those of earlier terms are committed with the first one of its own (paper, 5.4.2).
+            let term_before = self.logs.get(&node).and_then(|log| log.get(&index.prev())).copied();
+            let earlier = match term_before {
+                Some(earlier) if earlier < term && before < index.prev() && index.prev() > LogIndex(1) => {
+                    format!(", and with it {}", self.entry(earlier, index.prev()))
+                }
+                _ => String::new(),
+            };
             format!(
-                "{me} commits entry {index}: it is on the disks of {}, {} of {}, {}",
+                "{me} commits entry {index}{earlier}: it is on the disks of {}, {} of {}, {}",
                 names(&holders),
                 holders.len(),
                 self.nodes,
@@ -471,13 +493,14 @@ impl Narrator {
     }
 
     fn on_applied(&mut self, node: usize, last: LogIndex) {
-        let before = self.applied.insert(node, last);
-        if before == Some(last) {
+        // The configuration, entry 1, is no business of the state machine.
+        let before = self.applied.insert(node, last).unwrap_or_default().max(LogIndex(1));
+        if before >= last {
             return;
         }
         let term = self.logs.get(&node).and_then(|log| log.get(&last)).copied();
-        let entry = term.map_or_else(|| format!("entry {last}"), |term| self.entry(term, last));
-        self.push(node, Kind::Apply, format!("{} applies {entry}", name(node)), term, Some(last));
+        let text = format!("{} applies {}", name(node), self.range(node, before, last));
+        self.push(node, Kind::Apply, text, term, Some(last));
     }
 }
 

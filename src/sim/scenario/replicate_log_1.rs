@@ -18,8 +18,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(stage: &mut Stage) -> Told {
-    stage.begin("A leader is elected", |_| ());
-    let leader = stage.lead(10_000)?;
+    let leader = stage.begin_led()?;
     stage.section("A client writes");
     after_heartbeat(stage);
     let mark = stage.past.len();
@@ -46,11 +45,8 @@ pub(super) fn after_heartbeat(stage: &mut Stage) {
 }
 
 /// Writes `x` at a node.
-pub(super) fn write(stage: &mut Stage, node: usize, value: &str) -> Option<Token> {
-    let mut token = None;
-    let what = format!("a client comes to {} with x = {value}", name(node));
-    stage.act(&what, |cluster| token = Some(cluster.put(node, "x", value)));
-    token
+pub(super) fn write(stage: &mut Stage, node: usize, value: &str) -> Token {
+    stage.ask(|cluster| cluster.put(node, "x", value))
 }
 
 /// Whether the question asked last was answered.
@@ -116,8 +112,8 @@ fn micros_as_millis(stage: &Stage, at: usize) -> f64 {
 }
 
 /// The client was told that its write took effect, and it did.
-pub(super) fn check_answer(stage: &mut Stage, token: Option<Token>, value: &str) -> Told {
-    let ending = token.and_then(|token| stage.cluster.clients.take_ending(token));
+pub(super) fn check_answer(stage: &mut Stage, token: Token, value: &str) -> Told {
+    let ending = stage.cluster.clients.take_ending(token);
     let found = ending.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     let leader = stage.cluster.leader().unwrap_or(0);
     let holds = stage.cluster.value(leader, b"x").is_some_and(|held| held.value == value.as_bytes());

@@ -15,8 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(stage: &mut Stage) -> Told {
-    stage.begin("A leader is elected", |_| ());
-    let leader = stage.lead(10_000)?;
+    let leader = stage.begin_led()?;
     let down = (leader + 1) % NODES;
     stage.section("A client writes while a follower is down");
     stage.act(&format!("{} loses power", name(down)), |cluster| {

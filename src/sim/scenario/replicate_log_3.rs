@@ -38,8 +38,7 @@ fn play(stage: &mut Stage) -> Told {
 
 /// A leader that has lost its followers takes a write, and cannot commit it.
 fn write_alone(stage: &mut Stage, loss: &str, lose: fn(&mut Cluster, usize)) -> Told<(usize, LogIndex)> {
-    stage.begin("A leader is elected", |_| ());
-    let leader = stage.lead(10_000)?;
+    let leader = stage.begin_led()?;
     stage.section(&format!("A client writes while {loss}"));
     after_heartbeat(stage);
     let mark = stage.past.len();
@@ -111,10 +110,9 @@ fn entry_survives(stage: &mut Stage, leader: usize, index: LogIndex) -> Told {
 
 /// Reads `x` at a node.
 fn read(stage: &mut Stage, node: usize, expected: &str) -> Told {
-    let mut token = None;
-    stage.act("the client looks", |cluster| token = Some(cluster.get(node, "x")));
+    let token = stage.ask(|cluster| cluster.get(node, "x"));
     stage.run_until(3000, answered);
-    let ending = token.and_then(|token| stage.cluster.clients.take_ending(token));
+    let ending = stage.cluster.clients.take_ending(token);
     let found = ending.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     let holds = found.starts_with(&format!("{expected},"));
     stage.check(&format!("it finds x = {expected}"), holds, &found)

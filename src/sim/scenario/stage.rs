@@ -1,6 +1,6 @@
 //! The stage: drives a cluster, has what happens told, and checks what must be so.
 
-use super::narrator::{Draft, Narrator};
+use super::narrator::{Draft, Narrator, name, names};
 use super::story::{Kind, NodeState, Step, Story};
 use crate::raft::RoleName;
 use crate::sim::cluster::Cluster;
@@ -21,14 +21,26 @@ pub(super) const NODES: usize = 3;
 /// Changes made to every cluster's setup: to see a scenario fail.
 pub(super) type Tamper = fn(&mut Setup);
 
+/// What is a detail: of use to a page that replays the story, too much for a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Details {
+    /// Nothing but repetition.
+    Nothing,
+    /// What happens to logs.
+    Logs,
+    /// Everything that happens.
+    All,
+}
+
+/// A cluster, what happened in it, and the story so far.
 pub(super) struct Stage {
     pub(super) cluster: Cluster,
     pub(super) narrator: Narrator,
     /// Everything that happened in this cluster.
     pub(super) past: Vec<(Instant, Happening)>,
     pub(super) story: Story,
-    /// What happens to logs is a detail of this story.
-    pub(super) logs_are_details: bool,
+    /// What need not be told to a reader now.
+    pub(super) details: Details,
     tamper: Tamper,
     sections: usize,
 }
@@ -37,7 +49,7 @@ impl Stage {
     pub(super) fn new(story: Story, tamper: Tamper) -> Self {
         let cluster = new_cluster(story.seed, tamper, |_| ());
         let narrator = Narrator::new(NODES);
-        Self { cluster, narrator, past: Vec::new(), story, logs_are_details: false, tamper, sections: 0 }
+        Self { cluster, narrator, past: Vec::new(), story, details: Details::Nothing, tamper, sections: 0 }
     }
 
     /// Begins a section on a new cluster.
@@ -61,6 +73,29 @@ impl Stage {
         act(&mut self.cluster);
         self.note(Kind::Act, what.to_owned());
         self.listen();
+    }
+
+    /// Lets a client ask; that it does is told as all that happens.
+    pub(super) fn ask<T>(&mut self, ask: impl FnOnce(&mut Cluster) -> T) -> T {
+        let token = ask(&mut self.cluster);
+        self.listen();
+        token
+    }
+
+    /// Begins on a new cluster with an election, told in one sentence.
+    pub(super) fn begin_led(&mut self) -> Told<usize> {
+        let details = std::mem::replace(&mut self.details, Details::All);
+        self.begin("A leader is elected", |_| ());
+        let leader = self.lead(10_000)?;
+        self.details = details;
+        let (term, last) = (self.term(leader), self.last(leader));
+        let voters = self.narrator.voters(leader, term);
+        self.summarize(format!(
+            "{} leads term {term} with the votes of {}; all have applied its first entry, {last}, a no-op",
+            name(leader),
+            names(&voters)
+        ));
+        Ok(leader)
     }
 
     /// Tells what a stretch of time came to.
@@ -92,7 +127,11 @@ impl Stage {
             _ => false,
         };
         let repeats = draft.messages.iter().any(|sent| matches!(sent.kind, "VoteRefused" | "PreVoteGranted"));
-        repeats || (about_logs && self.logs_are_details)
+        match self.details {
+            Details::Nothing => repeats,
+            Details::Logs => repeats || about_logs,
+            Details::All => true,
+        }
     }
 
     fn push(&mut self, draft: Draft) {
@@ -153,7 +192,7 @@ impl Stage {
     /// Tells whether what must be so is so, and ends the story if it is not.
     pub(super) fn check(&mut self, expected: &str, holds: bool, found: &str) -> Told {
         let text = if holds {
-            format!("{expected}: {found}")
+            format!("{expected} - {found}")
         } else {
             self.story.ok = false;
             format!("expected: {expected}; found: {found}")

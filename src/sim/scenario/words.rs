@@ -91,6 +91,9 @@ fn appended(append: &Append) -> Said {
 
 /// An entry's place as a reader says it.
 pub(super) fn position(position: LogPosition) -> String {
+    if position.index.0 == 0 {
+        return "the start of the log".to_owned();
+    }
     format!("entry {} of term {}", position.index, position.term)
 }
 
