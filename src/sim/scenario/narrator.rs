@@ -140,7 +140,7 @@ impl Narrator {
                 self.push(*node, Kind::Ask, text, None, None);
             }
             Happening::Refused { node, refusal } => {
-                let text = format!("{} refuses: {}", name(*node), words::refused(*refusal));
+                let text = format!("{} gives the request up: {}", name(*node), words::refused(*refusal));
                 self.push(*node, Kind::Reply, text, None, None);
             }
             Happening::Answered { ending, .. } => {
@@ -240,11 +240,11 @@ impl Narrator {
     fn delivered(&mut self, from: usize, to: usize, message: &Message) {
         let is_heartbeat = self.is_heartbeat(from, to, message, false);
         match message {
-            Message::Signal(Signal::Append(append)) => {
-                if self.roles.get(&to).is_none_or(|(_, term)| append.term >= *term) {
-                    self.waiting_since.insert(to, self.now);
-                    self.beats.arrived += u64::from(append.entries.is_empty());
-                }
+            Message::Signal(Signal::Append(append))
+                if self.roles.get(&to).is_none_or(|(_, term)| append.term >= *term) =>
+            {
+                self.waiting_since.insert(to, self.now);
+                self.beats.arrived += u64::from(append.entries.is_empty());
             }
             Message::Signal(Signal::RoundEcho { .. }) => self.beats.answered += 1,
             Message::Promise(Promise::Appended { term, match_index, .. }) => {

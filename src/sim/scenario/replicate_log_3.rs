@@ -37,13 +37,13 @@ fn play(stage: &mut Stage) -> Told {
 }
 
 /// A leader that has lost its followers takes a write, and cannot commit it.
-fn write_alone(stage: &mut Stage, loss: &str, lose: fn(&mut Cluster, usize)) -> Told<(usize, LogIndex)> {
+fn write_alone(stage: &mut Stage, what: &str, take_away: fn(&mut Cluster, usize)) -> Told<(usize, LogIndex)> {
     let leader = stage.begin_led()?;
-    stage.section(&format!("A client writes while {loss}"));
+    stage.section(&format!("A client writes while {what}"));
     after_heartbeat(stage);
     let mark = stage.past.len();
     let index = stage.last(leader).next();
-    stage.act(loss, |cluster| lose(cluster, leader));
+    stage.act(what, |cluster| take_away(cluster, leader));
     write(stage, leader, "1");
     stage.run_for(100);
     let holders = stage.narrator.holders(leader, stage.term(leader), index);

@@ -1,7 +1,7 @@
 //! The stage: drives a cluster, has what happens told, and checks what must be so.
 
 use super::narrator::{Draft, Narrator, name, names};
-use super::story::{Kind, NodeState, Step, Story};
+use super::story::{Kind, NodeState, Sent, Step, Story};
 use crate::raft::RoleName;
 use crate::sim::cluster::Cluster;
 use crate::sim::setup::Setup;
@@ -112,6 +112,12 @@ impl Stage {
         let happened = self.cluster.trace.take();
         for mut draft in self.narrator.tell(&happened) {
             draft.detail |= self.is_detail(&draft);
+            let is_down = |sent: &Sent| !self.cluster.is_running(sent.to - 1);
+            let down: Vec<usize> =
+                draft.messages.iter().filter(|sent| is_down(sent)).map(|sent| sent.to - 1).collect();
+            if !down.is_empty() {
+                draft.text = format!("{} (down: {})", draft.text, names(&down));
+            }
             self.push(draft);
         }
         self.past.extend(happened);
@@ -192,7 +198,7 @@ impl Stage {
     /// Tells whether what must be so is so, and ends the story if it is not.
     pub(super) fn check(&mut self, expected: &str, holds: bool, found: &str) -> Told {
         let text = if holds {
-            format!("{expected} - {found}")
+            format!("{expected} — {found}")
         } else {
             self.story.ok = false;
             format!("expected: {expected}; found: {found}")
@@ -267,14 +273,12 @@ impl Stage {
                 })
         };
         let led = self.run_until(within, is_led);
-        match self.cluster.leader().filter(|_| led) {
-            Some(leader) => Ok(leader),
-            None => {
-                let (expected, found) = ("one leader, followed by all", self.cluster.summary());
-                self.check(expected, false, &found)?;
-                Err(Failed)
-            }
+        if let Some(leader) = self.cluster.leader().filter(|_| led) {
+            return Ok(leader);
         }
+        let (expected, found) = ("one leader, followed by all", self.cluster.summary());
+        self.check(expected, false, &found)?;
+        Err(Failed)
     }
 }
 

@@ -69,12 +69,13 @@ fn another_seed_tells_the_same_story_at_other_times() {
 mod planted {
     use super::failed_check;
     use crate::plant::{Plant, Planted};
+    use crate::sim::setup::Setup;
 
     #[test]
     fn a_refusal_that_counts_as_a_vote_makes_leaders_without_a_majority() {
         for seed in 0..5 {
-            let tamper = |setup: &mut crate::sim::setup::Setup| {
-                setup.raft.planted = Planted::new(Plant::RefusalCountsAsVote)
+            let tamper = |setup: &mut Setup| {
+                setup.raft.planted = Planted::new(Plant::RefusalCountsAsVote);
             };
             let check = failed_check("election-1", seed, tamper);
             assert!(check.contains("nobody leads"), "{check}");
@@ -84,8 +85,8 @@ mod planted {
     #[test]
     fn a_vote_without_a_look_at_the_log_lets_the_laggard_win() {
         for seed in 0..5 {
-            let tamper = |setup: &mut crate::sim::setup::Setup| {
-                setup.raft.planted = Planted::new(Plant::VoteWithoutLogCheck)
+            let tamper = |setup: &mut Setup| {
+                setup.raft.planted = Planted::new(Plant::VoteWithoutLogCheck);
             };
             let check = failed_check("election-2", seed, tamper);
             assert!(check.contains("its log is behind"), "{check}");
@@ -96,8 +97,8 @@ mod planted {
     fn a_commit_without_a_majority_is_seen_in_all_three_replications() {
         for name in ["replicate-log-1", "replicate-log-2", "replicate-log-3"] {
             for seed in 0..5 {
-                let tamper = |setup: &mut crate::sim::setup::Setup| {
-                    setup.raft.planted = Planted::new(Plant::CommitWithoutQuorum)
+                let tamper = |setup: &mut Setup| {
+                    setup.raft.planted = Planted::new(Plant::CommitWithoutQuorum);
                 };
                 let check = failed_check(name, seed, tamper);
                 assert!(check.contains("majority"), "{name}: {check}");

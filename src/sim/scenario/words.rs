@@ -130,7 +130,7 @@ pub(super) fn refused(refusal: Refusal) -> String {
         RefusalReason::Timeout => "its time is up",
     };
     let outcome = match refusal.outcome {
-        Outcome::NotApplied => "it is certain that it has no effect, now or later",
+        Outcome::NotApplied => "it certainly has no effect, now or later",
         Outcome::Unknown => "it may still take effect: the outcome is unknown",
     };
     format!("{reason}; {outcome}")
