@@ -144,3 +144,31 @@ fn table(out: &mut String, state: &[NodeState]) {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_fits_a_terminal_and_says_how_it_ended() {
+        for scenario in SCENARIOS {
+            let mut story = scenario.tell(3);
+            let text = told(&story);
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(COLUMNS), "{}: {widest:?} columns", scenario.name);
+            assert!(text.ends_with("checks, all held.\n"), "{text}");
+            story.ok = false;
+            assert!(told(&story).ends_with("the last one did not hold.\n"));
+        }
+        assert!(list().lines().all(|line| line.chars().count() <= COLUMNS));
+    }
+
+    #[test]
+    fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
+        let args =
+            Arguments { name: Some("election-9".to_owned()), list: false, seed: 1, output: Format::Text };
+        let error = run(&args).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("replicate-log-3"), "{error}");
+    }
+}
