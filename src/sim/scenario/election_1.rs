@@ -9,7 +9,7 @@ use crate::types::Term;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "election-1",
-    title: "Without a majority of votes a candidate's term keeps rising; with PreVote it does not",
+    title: "Without a majority a candidate's term keeps rising; with PreVote it does not",
     about: "A follower that hears no leader for a random election timeout becomes a candidate in a new term. If no \
             majority votes for it, it times out and tries the next term, and so on. A node that was only cut off \
             comes back with a high term and ends the term of a leader that did nothing wrong. With PreVote a node \
