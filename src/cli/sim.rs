@@ -2,6 +2,7 @@
 
 mod planted;
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +40,8 @@ pub(super) struct Sim {
     /// Kinds of faults that do not happen
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = parse_fault)]
     without: Vec<FaultKind>,
-    /// Plant a bug that must be found, or all in turn; needs a program built with `--features planted-bugs`
+    /// Plant a bug that must be found, or each in turn, up to 2000 seeds from each of five starts; needs a program
+    /// built with `--features planted-bugs`
     #[arg(long, value_name = "BUG|all", value_parser = parse_plant)]
     plant: Option<Planting>,
     /// With `--plant all`: write what caught which bug to this file
@@ -257,7 +259,7 @@ fn command(plan: &Plan) -> String {
     let Plan { seed, nodes, planted, .. } = plan;
     let mut command = format!("kuberaft sim --replay {seed} --nodes {nodes}{}", command_options(plan));
     if let Some(plant) = planted.get() {
-        command.push_str(&format!(" --plant {}", plant.name()));
+        let _ = write!(command, " --plant {}", plant.name());
     }
     command
 }
@@ -267,11 +269,11 @@ fn command_options(plan: &Plan) -> String {
     let Plan { time, clients, without, .. } = plan;
     let mut options = format!(" --time {}", Span(*time));
     if let Some(clients) = clients {
-        options.push_str(&format!(" --clients {clients}"));
+        let _ = write!(options, " --clients {clients}");
     }
     if !without.is_empty() {
         let names: Vec<&str> = without.iter().map(|kind| kind.name()).collect();
-        options.push_str(&format!(" --without {}", names.join(",")));
+        let _ = write!(options, " --without {}", names.join(","));
     }
     options
 }
