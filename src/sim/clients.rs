@@ -78,7 +78,7 @@ struct Client {
 /// All clients and what they remember.
 pub struct Clients {
     random: Random,
-    clients: Vec<Client>,
+    all: Vec<Client>,
     history: Vec<Operation>,
     /// What became of questions asked by hand.
     endings: BTreeMap<Token, Ending>,
@@ -95,7 +95,7 @@ impl Clients {
         let client = |_| Client { number: 0, asking: None, node: 0, seen: BTreeMap::new(), served: 0 };
         Self {
             random,
-            clients: (0..=automatic).map(client).collect(),
+            all: (0..=automatic).map(client).collect(),
             history: Vec::new(),
             endings: BTreeMap::new(),
             automatic,
@@ -117,27 +117,27 @@ impl Clients {
 
     /// Adds operations that are still open: their outcome is not known.
     pub fn close(&mut self) {
-        for client in 0..self.clients.len() {
-            let token = Token { client, number: self.clients[client].number };
+        for client in 0..self.all.len() {
+            let token = Token { client, number: self.all[client].number };
             self.end(Instant(0), token, Ending::Unknown);
         }
     }
 
     /// How many questions of each client that asks by itself were answered since the last call.
     pub fn take_served(&mut self) -> Vec<u64> {
-        self.clients[..self.automatic].iter_mut().map(|client| std::mem::take(&mut client.served)).collect()
+        self.all[..self.automatic].iter_mut().map(|client| std::mem::take(&mut client.served)).collect()
     }
 
     /// Whether each client that asks by itself was answered since then.
     #[must_use]
     pub fn all_served(&self) -> bool {
-        self.clients[..self.automatic].iter().all(|client| client.served > 0)
+        self.all[..self.automatic].iter().all(|client| client.served > 0)
     }
 
     /// Whether a client waits for an answer.
     #[must_use]
     pub fn is_asking(&self, client: usize) -> bool {
-        self.clients[client].asking.is_some()
+        self.all[client].asking.is_some()
     }
 
     /// How a question asked by hand ended, once it has.
@@ -154,7 +154,7 @@ impl Clients {
     pub(super) fn draw(&mut self, client: usize, nodes: usize) -> (Question, usize) {
         let Workload { keys, reads, stale, conditional, deletes, value_bytes, .. } = self.workload;
         let random = &mut self.random;
-        let this = &mut self.clients[client];
+        let this = &mut self.all[client];
         if random.chance(200) {
             this.node = random.index(nodes);
         }
@@ -185,7 +185,7 @@ impl Clients {
 
     /// Notes that `client` asks `question` now.
     pub(super) fn ask(&mut self, now: Instant, client: usize, question: Question) -> Token {
-        let this = &mut self.clients[client];
+        let this = &mut self.all[client];
         this.number += 1;
         this.asking = Some((question, now));
         Token { client, number: this.number }
@@ -193,25 +193,23 @@ impl Clients {
 
     /// The question, while it waits.
     pub(super) fn question(&self, token: Token) -> Option<&Question> {
-        let client = &self.clients[token.client];
+        let client = &self.all[token.client];
         client.asking.as_ref().filter(|_| client.number == token.number).map(|(question, _)| question)
     }
 
     /// Notes how a question ended. False if it had ended before.
     pub(super) fn end(&mut self, now: Instant, token: Token, ending: Ending) -> bool {
-        let client = &mut self.clients[token.client];
+        let client = &mut self.all[token.client];
         if client.number != token.number {
             return false;
         }
         let Some((Question { key, call, stale }, invoked_at)) = client.asking.take() else { return false };
-        match &ending {
-            Ending::Answered(
-                Answer::Found { mod_revision: Some(revision), .. }
-                | Answer::Written { mod_revision: Some(revision) },
-            ) => {
-                client.seen.insert(key.clone(), *revision);
-            }
-            _ => {}
+        if let Ending::Answered(
+            Answer::Found { mod_revision: Some(revision), .. }
+            | Answer::Written { mod_revision: Some(revision) },
+        ) = &ending
+        {
+            client.seen.insert(key.clone(), *revision);
         }
         client.served += u64::from(matches!(ending, Ending::Answered(_)));
         if token.client >= self.automatic {
@@ -223,7 +221,8 @@ impl Clients {
             Ending::Unknown => None,
         };
         // A read that may be old is checked by itself; one without an answer says nothing.
-        if !stale && !(call == Call::Get && returned.is_none()) {
+        let says_nothing = call == Call::Get && returned.is_none();
+        if !(stale || says_nothing) {
             let client = token.client as u64;
             self.history.push(Operation { client, key, call, invoked_at, returned });
         }
@@ -255,7 +254,7 @@ impl fmt::Display for Question {
             Call::Get => write!(f, "get {key}"),
             Call::Put { value, condition } => {
                 let shown = value.escape_ascii().to_string();
-                write!(f, "put {key} = {:.20}, {condition:?}", shown)
+                write!(f, "put {key} = {shown:.20}, {condition:?}")
             }
             Call::Delete { condition } => write!(f, "delete {key}, {condition:?}"),
         }
@@ -268,7 +267,7 @@ impl fmt::Display for Ending {
             Self::Answered(Answer::Found { value, mod_revision }) => {
                 let shown = value.escape_ascii().to_string();
                 let revision = mod_revision.unwrap_or_default();
-                write!(f, "{:.20}, revision {revision}", shown)
+                write!(f, "{shown:.20}, revision {revision}")
             }
             Self::Answered(Answer::Missing) => write!(f, "not there"),
             Self::Answered(Answer::Written { mod_revision }) => {

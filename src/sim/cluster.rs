@@ -4,85 +4,30 @@
 //! [`Cluster::step`] takes the next event. Scripts use the rest: cut links, crash, pause, time a node out, ask as
 //! a client, and [`Cluster::run_until`] something holds; [`Trace::take`] then tells what happened.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::checker::Call;
-use super::clients::{Clients, Ending, Question, Token};
+use super::agenda::{Agenda, Event};
+use super::clients::{Clients, Ending};
 use super::clock::Clock;
-use super::disk::{Crash, Disk};
+use super::disk::Disk;
 use super::files::SimFiles;
 use super::invariants::{Broken, Checked, Invariants};
 use super::network::Network;
-use super::node::Machine;
+use super::node::{Machine, Standing};
 use super::random::Random;
 use super::setup::Setup;
 use super::state::SharedState;
 use super::trace::{Happening, Trace};
-use crate::kv::{Condition, KeyValue};
-use crate::raft::{
-    AppendEntries, Configuration, Entry, HardState, Member, Message, Payload, RoleName, Status,
-};
+use crate::kv::KeyValue;
+use crate::raft::{AppendEntries, Configuration, Entry, HardState, Member, Payload, RoleName, Status};
 use crate::storage::wal::{Options, Owner, Wal};
 use crate::types::{ClusterId, Instant, IoId, LogIndex, NodeId, Session, Term};
 
 /// Where a node keeps its log.
 pub(super) const DIRECTORY: &str = "/wal";
 const CLUSTER: ClusterId = ClusterId(1);
-
-/// Something that will happen. `incarnation` names the process that it is for.
-pub(super) enum Event {
-    Deliver { from: usize, to: usize, message: Box<Message> },
-    SendDropped { node: usize, incarnation: u64, to: NodeId },
-    Turn { node: usize, incarnation: u64 },
-    Timer { node: usize, incarnation: u64 },
-    LogDone { node: usize, incarnation: u64 },
-    ApplyDone { node: usize, incarnation: u64 },
-    Checkpoint { node: usize, incarnation: u64 },
-    PreparationFailed { node: usize, incarnation: u64, why: String },
-    Started { node: usize, incarnation: u64 },
-    ReadStore { node: usize, incarnation: u64, token: Token },
-    Restart { node: usize },
-    Request { node: usize, token: Token },
-    Reply { token: Token, ending: Ending },
-    GiveUp { token: Token },
-    Think { client: usize },
-}
-
-/// Events by time; those of one time in the order they were added.
-#[derive(Default)]
-struct Agenda {
-    heap: BinaryHeap<Reverse<(Instant, u64, usize)>>,
-    slots: Vec<Option<Event>>,
-    free: Vec<usize>,
-    sequence: u64,
-}
-
-impl Agenda {
-    fn add(&mut self, at: Instant, event: Event) {
-        let slot = self.free.pop().unwrap_or(self.slots.len());
-        if slot == self.slots.len() {
-            self.slots.push(None);
-        }
-        self.slots[slot] = Some(event);
-        self.sequence += 1;
-        self.heap.push(Reverse((at, self.sequence, slot)));
-    }
-
-    fn next_at(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, ..))| *at)
-    }
-
-    fn take(&mut self) -> Option<(Instant, Event)> {
-        let Reverse((at, _, slot)) = self.heap.pop()?;
-        self.free.push(slot);
-        Some((at, self.slots[slot].take()?))
-    }
-}
 
 /// A rule was broken: what and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,7 +199,7 @@ impl Cluster {
             Event::LogDone { .. } => self.on_log_done(node),
             Event::ApplyDone { .. } => self.on_apply_done(node),
             Event::Checkpoint { .. } => self.on_checkpoint(node),
-            Event::PreparationFailed { why, .. } => self.halt(node, why),
+            Event::PreparationFailed { why, .. } => self.halt(node, &why),
             Event::Started { .. } => self.on_started(node),
             Event::ReadStore { token, .. } => self.on_read_store(node, token),
             _ => unreachable!("not an event of a process"),
@@ -292,8 +237,6 @@ impl Cluster {
         self.trace.note(self.now, [99, 0, 0], || Happening::Fault { what: what() });
     }
 
-    // --- looking
-
     /// A running node's consensus state.
     #[must_use]
     pub fn status(&self, node: usize) -> Option<Status> {
@@ -329,7 +272,7 @@ impl Cluster {
     /// Whether a node's disk was found damaged, so that it stays out.
     #[must_use]
     pub fn is_lost(&self, node: usize) -> bool {
-        self.machines[node].lost
+        self.machines[node].standing == Standing::Damaged
     }
 
     /// The running leader of the highest term.
@@ -381,136 +324,6 @@ impl Cluster {
         };
         (0..self.machines.len()).map(of).collect::<Vec<_>>().join("; ")
     }
-
-    // --- acting
-
-    /// A node that was told to crash after some effects no longer does.
-    pub fn defuse(&mut self, node: usize) {
-        self.machines[node].fuse = None;
-    }
-
-    /// A node that does not run is not started any more but by [`Cluster::restart`].
-    pub fn keep_down(&mut self, node: usize) {
-        self.machines[node].stays_down = true;
-    }
-
-    /// Of a thousand answers to clients, `of_thousand` are lost from now on.
-    pub fn lose_replies(&mut self, of_thousand: u32) {
-        self.lost_replies = of_thousand;
-    }
-
-    /// A node's process ends. With [`Crash::PowerLost`] its disk keeps only what was flushed for certain.
-    pub fn crash(&mut self, node: usize, crash: Crash, why: &str) {
-        self.end_process(node, crash, why);
-    }
-
-    /// Starts a node that does not run, unless its disk is damaged.
-    pub fn restart(&mut self, node: usize) {
-        self.machines[node].stays_down = false;
-        self.restart_planned(node);
-    }
-
-    fn restart_planned(&mut self, node: usize) {
-        if !self.machines[node].stays_down
-            && self.machines[node].process.is_none()
-            && !self.machines[node].lost
-        {
-            self.start(node);
-        }
-    }
-
-    /// Nothing of a node's process runs for so long; its disk goes on.
-    pub fn pause(&mut self, node: usize, micros: u64) {
-        let until = Instant(self.now.0 + micros);
-        let machine = &mut self.machines[node];
-        machine.paused_until = machine.paused_until.max(until);
-    }
-
-    /// Ends a pause.
-    pub fn resume(&mut self, node: usize) {
-        self.machines[node].paused_until = self.now;
-        self.wake(node);
-    }
-
-    /// A node's process is killed after so many more effects: hand-overs to log and apply, sends, answers.
-    pub fn crash_after(&mut self, node: usize, effects: u32) {
-        self.machines[node].fuse = Some(effects);
-    }
-
-    /// A node's election timer (or whatever it waits for next) fires now: its clock jumps there.
-    pub fn time_out(&mut self, node: usize) {
-        let now = self.now;
-        let machine = &mut self.machines[node];
-        let Some(process) = machine.process.as_mut().filter(|process| process.runs) else { return };
-        let wait = process.core.raft().next_deadline().since(machine.clock.local(now));
-        machine.clock.jump(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX / 2));
-        let held = std::mem::take(&mut machine.holds_elections);
-        process.turn_at = None;
-        self.on_turn(node);
-        self.machines[node].holds_elections = held;
-    }
-
-    /// Whether a node starts elections only by [`Cluster::time_out`].
-    pub fn hold_elections(&mut self, node: usize, hold: bool) {
-        self.machines[node].holds_elections = hold;
-        self.wake(node);
-    }
-
-    /// A node's clock jumps forward.
-    pub fn jump_clock(&mut self, node: usize, micros: u64) {
-        self.machines[node].clock.jump(micros);
-        self.wake(node);
-    }
-
-    /// A node's clock runs at `rate` microseconds in a million from now on.
-    pub fn set_clock_rate(&mut self, node: usize, rate: u64) {
-        let now = self.now;
-        self.machines[node].clock.set_rate(now, rate);
-        self.wake(node);
-    }
-
-    /// A node's disk, to make it fail.
-    pub fn with_disk<T>(&mut self, node: usize, act: impl FnOnce(&mut Disk) -> T) -> T {
-        act(&mut self.machines[node].files.disk())
-    }
-
-    /// Changes a stored bit of a node that does not run. Whether there was one.
-    pub fn flip_bit(&mut self, node: usize) -> bool {
-        let Some((path, at)) = self.with_disk(node, Disk::flip_bit) else { return false };
-        self.machines[node].flipped = true;
-        self.tell(|| format!("a bit flips on n{}'s disk: {}, byte {at}", node + 1, path.display()));
-        true
-    }
-
-    /// Asks a node by hand; [`Clients::take_ending`] has the answer once it came.
-    pub fn ask(&mut self, node: usize, question: Question) -> Token {
-        let client = self.clients.automatic();
-        self.ask_as(client, node, question)
-    }
-
-    /// Sets a key by hand.
-    pub fn put(&mut self, node: usize, key: &str, value: &str) -> Token {
-        let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
-        let call = Call::Put { value, condition: Condition::Always };
-        self.ask(node, Question { key, call, stale: false })
-    }
-
-    /// Reads a key by hand, linearizably.
-    pub fn get(&mut self, node: usize, key: &str) -> Token {
-        self.ask(node, Question { key: Bytes::from(key.to_owned()), call: Call::Get, stale: false })
-    }
-
-    /// Whether clients ask by themselves.
-    pub fn run_clients(&mut self, run: bool) {
-        let ran = std::mem::replace(&mut self.clients_run, run);
-        if run && !ran {
-            for client in 0..self.clients.automatic() {
-                if !self.clients.is_asking(client) {
-                    self.think(client);
-                }
-            }
-        }
-    }
 }
 
 /// As the server writes it: the configuration, as if a leader of term 1 had sent it.
@@ -549,8 +362,7 @@ fn new_machine(id: NodeId, setup: &Setup, first: &AppendEntries) -> Machine {
         paused_until: Instant(0),
         fuse: None,
         flipped: false,
-        lost: false,
-        stays_down: false,
+        standing: Standing::Fit,
         holds_elections: false,
     }
 }

@@ -153,7 +153,7 @@ impl Faults {
         let now = cluster.now();
         while let Some(at) = self.remedies.iter().position(|(at, _)| *at <= now) {
             let (_, remedy) = self.remedies.remove(at);
-            self.remedy(cluster, remedy);
+            Self::apply(cluster, remedy);
         }
         if now >= self.epoch_ends {
             self.begin_epoch(now);
@@ -242,7 +242,9 @@ impl Faults {
                 let mut first = vec![false; nodes];
                 first[node] = true;
                 if random.chance(500) {
-                    first.iter_mut().for_each(|side| *side |= random.chance(400));
+                    for side in &mut first {
+                        *side |= random.chance(400);
+                    }
                 }
                 cluster.tell(|| format!("the network splits: {first:?}"));
                 cluster.network.split(|node| first[node]);
@@ -301,7 +303,7 @@ impl Faults {
         }
     }
 
-    fn remedy(&mut self, cluster: &mut Cluster, remedy: Remedy) {
+    fn apply(cluster: &mut Cluster, remedy: Remedy) {
         match remedy {
             Remedy::Restart(node) => cluster.restart(node),
             Remedy::Mend => {

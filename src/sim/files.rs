@@ -25,7 +25,6 @@ impl SimFiles {
     }
 
     /// The disk itself.
-    #[must_use]
     pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

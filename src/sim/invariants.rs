@@ -19,9 +19,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::marks::{Mark, MarkedLog, Write, place};
 use crate::kv::Row;
 use crate::raft::{
-    AppendEntries, Committed, Entry, HardState, Message, Observation, Payload, Promise, RoleName, Status,
+    AppendEntries, Committed, Entry, HardState, Message, Observation, Promise, RoleName, Status,
 };
 use crate::types::{IoId, LogIndex, LogPosition, NodeId, Revision, Term};
 
@@ -39,76 +40,6 @@ pub type Checked = Result<(), Broken>;
 
 fn broken(rule: &'static str, what: String) -> Checked {
     Err(Broken { rule, what })
-}
-
-/// An entry, as far as two logs are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    term: Term,
-    digest: u64,
-}
-
-impl Mark {
-    fn of(entry: &Entry) -> Self {
-        let digest = match &entry.payload {
-            Payload::Noop => 1,
-            Payload::Command(data) => digest(2, data),
-            Payload::Configuration(configuration) => digest(3, &configuration.encode()),
-        };
-        Self { term: entry.term, digest }
-    }
-}
-
-fn digest(kind: u64, bytes: &[u8]) -> u64 {
-    let (words, tail) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..tail.len()].copy_from_slice(tail);
-    let mix = |state: u64, word: u64| {
-        let mixed = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed ^ (mixed >> 29)
-    };
-    let state = words.iter().fold(mix(kind, bytes.len() as u64), |s, w| mix(s, u64::from_le_bytes(*w)));
-    mix(state, u64::from_le_bytes(last))
-}
-
-/// A log as a list of marks, with what must be remembered beside it.
-#[derive(Clone, Debug, Default)]
-struct MarkedLog {
-    marks: Vec<Mark>,
-    hard_state: HardState,
-}
-
-impl MarkedLog {
-    fn take(&mut self, write: &Write) {
-        self.hard_state = write.hard_state;
-        if let Some(from) = write.truncate_from {
-            self.marks.truncate(place(from));
-        }
-        self.marks.extend_from_slice(&write.marks);
-    }
-
-    fn has(&self, index: LogIndex, mark: Mark) -> bool {
-        self.marks.get(place(index)) == Some(&mark)
-    }
-
-    fn last(&self) -> LogPosition {
-        let term = self.marks.last().map_or(Term(0), |mark| mark.term);
-        LogPosition { index: LogIndex(self.marks.len() as u64), term }
-    }
-}
-
-/// The place of an entry in a list of marks.
-fn place(index: LogIndex) -> usize {
-    usize::try_from(index.0.saturating_sub(1)).expect("logs fit into memory")
-}
-
-/// One append, handed to the log.
-#[derive(Clone, Debug)]
-struct Write {
-    io: IoId,
-    truncate_from: Option<LogIndex>,
-    hard_state: HardState,
-    marks: Vec<Mark>,
 }
 
 #[derive(Default)]

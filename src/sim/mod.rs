@@ -9,15 +9,19 @@
 //! 6. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
 //! 7. [`scenario`]: scripted runs, told to a reader
 
+mod agenda;
 pub mod checker;
 pub mod clients;
 mod clock;
 pub mod cluster;
+mod control;
 pub mod disk;
 pub mod faults;
 mod files;
 pub mod hunt;
 pub mod invariants;
+mod lifecycle;
+mod marks;
 pub mod network;
 mod node;
 mod parts;

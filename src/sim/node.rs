@@ -39,12 +39,21 @@ pub(super) struct Machine {
     pub(super) fuse: Option<u32>,
     /// A stored bit was changed: damage may be found.
     pub(super) flipped: bool,
-    /// Damage was found: it stays out.
-    pub(super) lost: bool,
-    /// It is not started again by itself.
-    pub(super) stays_down: bool,
+    /// Whether its process may be started.
+    pub(super) standing: Standing,
     /// Elections start only when asked for: for scripted runs.
     pub(super) holds_elections: bool,
+}
+
+/// Whether a machine's process may be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It may.
+    Fit,
+    /// Only when asked for by hand.
+    KeptDown,
+    /// Never: its disk was found damaged.
+    Damaged,
 }
 
 /// A client's request, as it waits for the core.

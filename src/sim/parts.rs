@@ -3,26 +3,23 @@
 
 use std::path::Path;
 
-use super::clients::{Ending, Token};
-use super::cluster::{Cluster, DIRECTORY, Event, options, owner};
+use super::agenda::Event;
+use super::clients::Token;
+use super::cluster::Cluster;
 use super::disk::Crash;
 use super::network::Fate;
 use super::node::{Answered, CREDITS, Done, FromPeer, Process, Turn};
 use super::trace::{Happening, words};
 use crate::raft::{Event as CoreEvent, Message, RoleName, Signal};
-use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
 use crate::replica::{ApplyInput, LogInput};
-use crate::storage::data_dir::check_fit;
-use crate::storage::wal::{Recovered, Wal};
-use crate::storage::{StateStore, StorageError};
 use crate::types::{Instant, LogIndex, NodeId};
 
 impl Cluster {
-    fn process(&mut self, node: usize) -> &mut Process {
+    pub(super) fn process(&mut self, node: usize) -> &mut Process {
         self.machines[node].process.as_mut().expect("events of ended processes are dropped")
     }
 
-    fn incarnation(&self, node: usize) -> u64 {
+    pub(super) fn incarnation(&self, node: usize) -> u64 {
         self.machines[node].incarnation
     }
 
@@ -137,7 +134,7 @@ impl Cluster {
     fn pass_on(&mut self, node: usize, turn: Turn) {
         let Turn { log, sends, apply, answers, halt, .. } = turn;
         if halt.is_some() {
-            self.halt(node, "the core halts".to_owned());
+            self.halt(node, "the core halts");
             return;
         }
         if !log.is_empty() {
@@ -298,7 +295,7 @@ impl Cluster {
     pub(super) fn on_log_done(&mut self, node: usize) {
         let Some(job) = self.process(node).log_job.take() else { return };
         if let Err(error) = job.result {
-            self.halt(node, error.to_string());
+            self.halt(node, &error.to_string());
             return;
         }
         let io = job.out.events.iter().find_map(|event| match event {
@@ -329,7 +326,7 @@ impl Cluster {
     }
 
     /// Makes the next segment ready when it is time; on a thread of its own in the driver.
-    fn prepare_segment(&mut self, node: usize) {
+    pub(super) fn prepare_segment(&mut self, node: usize) {
         let Some(preparation) = self.process(node).log.wal().take_preparation() else { return };
         self.machines[node].files.disk().begin(self.now);
         if let Err(error) = preparation.run() {
@@ -380,7 +377,7 @@ impl Cluster {
             let done_at = Instant(self.now.0 + takes);
             self.machines[node].state.begin(done_at);
             if let Err(error) = self.process(node).write_checkpoint() {
-                self.halt(node, error.to_string());
+                self.halt(node, &error.to_string());
                 return;
             }
             next = next.max(takes);
@@ -408,107 +405,6 @@ impl Cluster {
             }
         };
         self.reply(token, ending);
-    }
-
-    // --- starts and ends
-
-    pub(super) fn start(&mut self, node: usize) {
-        let (id, files) = (self.machines[node].id, self.machines[node].files.clone());
-        let machine = &mut self.machines[node];
-        machine.incarnation += 1;
-        (machine.fuse, machine.paused_until) = (None, self.now);
-        files.disk().begin(self.now);
-        match self.recover(node, id) {
-            Ok(process) => {
-                let at = Instant(files.disk().end().0 + 1000);
-                self.machines[node].process = Some(Box::new(process));
-                let incarnation = self.incarnation(node);
-                self.add(at, Event::Started { node, incarnation });
-            }
-            Err(error) => {
-                let why = error.to_string();
-                self.trace.note(self.now, [8, node as u64, 0], || Happening::Down { node, why: why.clone() });
-                if let RecoveryError::Storage(StorageError::Disk { .. }) = error {
-                    // As if the process had been killed while it started.
-                    self.machines[node].files.disk().crash(self.now, Crash::Killed);
-                    self.plan_restart(node);
-                } else if self.machines[node].flipped {
-                    self.machines[node].lost = true;
-                } else {
-                    self.report("a restart loses nothing", format!("n{} cannot start: {why}", node + 1));
-                }
-            }
-        }
-    }
-
-    fn recover(&mut self, node: usize, node_id: NodeId) -> Result<Process, RecoveryError> {
-        let machine = &self.machines[node];
-        let (files, directory) = (machine.files.clone(), Path::new(DIRECTORY));
-        let (wal, found) = Wal::open(files, directory, owner(node_id), options(&self.setup))?;
-        let state = machine.state.open();
-        check_fit(directory, &found, state.checkpoint())?;
-        let entries = wal.read(LogIndex(1), found.last.index, usize::MAX)?;
-        let (hard_state, last) = (found.hard_state, found.last);
-        let Recovered { commit_index, .. } = found;
-        let covered = state.checkpoint().applied.index;
-        let checked = self.invariants.recovered(node, hard_state, &entries, commit_index.max(covered));
-        self.check(checked);
-        let seed = self.machines[node].random.next_u64();
-        let first_id = self.machines[node].random.next_u64();
-        let now = self.machines[node].clock.local(self.now);
-        let disk = OnDisk { node_id, wal, found, state };
-        let recovered = recover(disk, self.setup.raft.clone(), seed, now)?;
-        let applied = recovered.applied;
-        self.trace.note(self.now, [9, node as u64, last.index.0], || Happening::Started {
-            node,
-            term: hard_state.term,
-            last,
-            applied,
-        });
-        Ok(Process::new(recovered, first_id))
-    }
-
-    pub(super) fn on_started(&mut self, node: usize) {
-        self.process(node).runs = true;
-        self.invariants.started(node);
-        self.prepare_segment(node);
-        let incarnation = self.incarnation(node);
-        self.add_in(self.setup.checkpoint_interval, Event::Checkpoint { node, incarnation });
-        self.wake(node);
-    }
-
-    /// The process stops by itself, as production's would.
-    pub(super) fn halt(&mut self, node: usize, why: String) {
-        self.end_process(node, Crash::Killed, &why);
-        self.plan_restart(node);
-    }
-
-    fn plan_restart(&mut self, node: usize) {
-        if let Some(most) = self.setup.restart_micros {
-            let wait = self.random.between(10_000, most);
-            self.add_in(wait, Event::Restart { node });
-        }
-    }
-
-    pub(super) fn end_process(&mut self, node: usize, crash: Crash, why: &str) {
-        let now = self.now;
-        let machine = &mut self.machines[node];
-        machine.fuse = None;
-        machine.files.disk().crash(now, crash);
-        let Some(process) = machine.process.take() else { return };
-        machine.state.crash(now, &mut machine.random);
-        self.invariants.crashed(node);
-        self.trace.note(now, [10, node as u64, crash as u64], || Happening::Crashed {
-            node,
-            crash,
-            why: why.to_owned(),
-        });
-        for token in process.waiting() {
-            // A broken connection is seen at once; a machine without power is only silent.
-            if crash == Crash::Killed && self.random.chance(700) {
-                self.reply(token, Ending::Unknown);
-            }
-        }
     }
 }
 

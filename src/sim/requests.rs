@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::agenda::Event;
 use super::checker::{Answer, Call};
 use super::clients::{Ending, Question, Token};
-use super::cluster::{Cluster, Event};
+use super::cluster::Cluster;
 use super::node::Request;
 use super::trace::Happening;
 

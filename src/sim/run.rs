@@ -167,7 +167,7 @@ impl Runner {
         let cluster = &mut self.cluster;
         let patience = cluster.setup().raft.election_timeout * 40 + Duration::from_secs(20);
         let limit = cluster.now().after(patience);
-        if !cluster.run_until(limit, |cluster| cluster.is_led()) {
+        if !cluster.run_until(limit, Cluster::is_led) {
             let what = format!("no leader that all nodes follow within {patience:?}: {}", cluster.summary());
             cluster.report("liveness", what);
             return;

@@ -1,0 +1,58 @@
+//! What will happen when: events in the order of their time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::clients::{Ending, Token};
+use crate::raft::Message;
+use crate::types::{Instant, NodeId};
+
+/// Something that will happen. `incarnation` names the process that it is for.
+pub(super) enum Event {
+    Deliver { from: usize, to: usize, message: Box<Message> },
+    SendDropped { node: usize, incarnation: u64, to: NodeId },
+    Turn { node: usize, incarnation: u64 },
+    Timer { node: usize, incarnation: u64 },
+    LogDone { node: usize, incarnation: u64 },
+    ApplyDone { node: usize, incarnation: u64 },
+    Checkpoint { node: usize, incarnation: u64 },
+    PreparationFailed { node: usize, incarnation: u64, why: String },
+    Started { node: usize, incarnation: u64 },
+    ReadStore { node: usize, incarnation: u64, token: Token },
+    Restart { node: usize },
+    Request { node: usize, token: Token },
+    Reply { token: Token, ending: Ending },
+    GiveUp { token: Token },
+    Think { client: usize },
+}
+
+/// Events by time; those of one time in the order they were added.
+#[derive(Default)]
+pub(super) struct Agenda {
+    heap: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    slots: Vec<Option<Event>>,
+    free: Vec<usize>,
+    sequence: u64,
+}
+
+impl Agenda {
+    pub(super) fn add(&mut self, at: Instant, event: Event) {
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[slot] = Some(event);
+        self.sequence += 1;
+        self.heap.push(Reverse((at, self.sequence, slot)));
+    }
+
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    pub(super) fn take(&mut self) -> Option<(Instant, Event)> {
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at, self.slots[slot].take()?))
+    }
+}

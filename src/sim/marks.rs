@@ -1,0 +1,74 @@
+//! Logs as lists of marks: what two of them are compared by.
+
+use crate::raft::{Entry, HardState, Payload};
+use crate::types::{IoId, LogIndex, LogPosition, Term};
+
+/// An entry, as far as two logs are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) term: Term,
+    pub(super) digest: u64,
+}
+
+impl Mark {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let digest = match &entry.payload {
+            Payload::Noop => 1,
+            Payload::Command(data) => digest(2, data),
+            Payload::Configuration(configuration) => digest(3, &configuration.encode()),
+        };
+        Self { term: entry.term, digest }
+    }
+}
+
+fn digest(kind: u64, bytes: &[u8]) -> u64 {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..tail.len()].copy_from_slice(tail);
+    let mix = |state: u64, word: u64| {
+        let mixed = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    };
+    let state = words.iter().fold(mix(kind, bytes.len() as u64), |s, w| mix(s, u64::from_le_bytes(*w)));
+    mix(state, u64::from_le_bytes(last))
+}
+
+/// A log as a list of marks, with what must be remembered beside it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MarkedLog {
+    pub(super) marks: Vec<Mark>,
+    pub(super) hard_state: HardState,
+}
+
+impl MarkedLog {
+    pub(super) fn take(&mut self, write: &Write) {
+        self.hard_state = write.hard_state;
+        if let Some(from) = write.truncate_from {
+            self.marks.truncate(place(from));
+        }
+        self.marks.extend_from_slice(&write.marks);
+    }
+
+    pub(super) fn has(&self, index: LogIndex, mark: Mark) -> bool {
+        self.marks.get(place(index)) == Some(&mark)
+    }
+
+    pub(super) fn last(&self) -> LogPosition {
+        let term = self.marks.last().map_or(Term(0), |mark| mark.term);
+        LogPosition { index: LogIndex(self.marks.len() as u64), term }
+    }
+}
+
+/// The place of an entry in a list of marks.
+pub(super) fn place(index: LogIndex) -> usize {
+    usize::try_from(index.0.saturating_sub(1)).expect("logs fit into memory")
+}
+
+/// One append, handed to the log.
+#[derive(Clone, Debug)]
+pub(super) struct Write {
+    pub(super) io: IoId,
+    pub(super) truncate_from: Option<LogIndex>,
+    pub(super) hard_state: HardState,
+    pub(super) marks: Vec<Mark>,
+}
