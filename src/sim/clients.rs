@@ -71,6 +71,8 @@ struct Client {
     node: usize,
     /// The last revision of each key it saw, for conditions.
     seen: BTreeMap<Bytes, Revision>,
+    /// Its last question was answered.
+    is_answered: bool,
     /// Questions answered since the last look.
     served: u64,
 }
@@ -92,7 +94,14 @@ impl Clients {
     /// `automatic` clients that ask by themselves, and one more for questions asked by hand.
     #[must_use]
     pub(super) fn new(automatic: usize, workload: Workload, random: Random) -> Self {
-        let client = |_| Client { number: 0, asking: None, node: 0, seen: BTreeMap::new(), served: 0 };
+        let client = |_| Client {
+            number: 0,
+            asking: None,
+            node: 0,
+            seen: BTreeMap::new(),
+            is_answered: true,
+            served: 0,
+        };
         Self {
             random,
             all: (0..=automatic).map(client).collect(),
@@ -155,7 +164,8 @@ impl Clients {
         let Workload { keys, reads, stale, conditional, deletes, value_bytes, .. } = self.workload;
         let random = &mut self.random;
         let this = &mut self.all[client];
-        if random.chance(200) {
+        // Who was not answered tries its luck elsewhere.
+        if random.chance(if this.is_answered { 200 } else { 500 }) {
             this.node = random.index(nodes);
         }
         let key = Bytes::from(format!("k{}", random.below(keys)));
@@ -211,7 +221,8 @@ impl Clients {
         {
             client.seen.insert(key.clone(), *revision);
         }
-        client.served += u64::from(matches!(ending, Ending::Answered(_)));
+        client.is_answered = matches!(ending, Ending::Answered(_));
+        client.served += u64::from(client.is_answered);
         if token.client >= self.automatic {
             self.endings.insert(token, ending.clone());
         }
