@@ -75,6 +75,8 @@ pub struct PeerStatus {
     pub match_index: LogIndex,
     /// Whether it answered within an election timeout.
     pub active: bool,
+    /// Appends on their way to it: how many, and their entries' bytes.
+    pub in_flight: (usize, usize),
 }
 
 impl Raft {
@@ -192,6 +194,7 @@ impl Raft {
             id: *id,
             match_index: progress.match_index,
             active: now.since(progress.last_contact) <= self.settings.election_timeout,
+            in_flight: progress.in_flight(),
         };
         leader.progress.iter().map(peer).collect()
     }

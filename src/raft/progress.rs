@@ -61,6 +61,14 @@ impl Progress {
         }
     }
 
+    /// Messages and bytes in the window.
+    pub(super) fn in_flight(&self) -> (usize, usize) {
+        match &self.flow {
+            Flow::Probe => (0, 0),
+            Flow::Replicate(window) => (window.sent.len(), window.bytes),
+        }
+    }
+
     /// Moves `match_index` up; everything up to it has left the window.
     pub(super) fn on_match(&mut self, match_index: LogIndex) {
         self.match_index = self.match_index.max(match_index);

@@ -8,8 +8,9 @@
 //! | log matching | an (index, term) has one content and one predecessor, on all nodes |
 //! | leader completeness | the winner of a term holds all that was committed in earlier ones |
 //! | state-machine safety | one list of committed entries; each node commits and applies along it |
-//! | acknowledged is durable | a promise is compared with the sender's disk as it is sent; an entry that is committed first is on a majority's disks |
+//! | acknowledged is durable | a promise is compared with the sender's disk as it is sent; an entry that is committed first is on a majority's disks; what a leader believes of a follower is on that one's |
 //! | leaders commit by entries of their own term | the last entry that a leader commits in a turn |
+//! | bounds | jobs on their way to log and apply, appends on their way to a follower |
 //! | one vote a term | votes that left a node, across its restarts |
 //! | monotonic | term, commit index, applied index |
 //! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
@@ -22,7 +23,8 @@ use bytes::Bytes;
 use super::marks::{Mark, MarkedLog, Write, place};
 use crate::kv::Row;
 use crate::raft::{
-    AppendEntries, Committed, Entry, HardState, Message, Observation, Promise, RoleName, Status,
+    AppendEntries, Committed, Entry, HardState, Message, Observation, PeerStatus, Promise, RoleName,
+    Settings, Status,
 };
 use crate::types::{IoId, LogIndex, LogPosition, NodeId, Revision, Term};
 
@@ -78,6 +80,8 @@ pub struct Invariants {
     seen: Vec<(Mark, Term)>,
     /// Others at the same index.
     seen_too: BTreeMap<LogPosition, (u64, Term)>,
+    /// Bytes of the largest entry so far.
+    largest_entry: usize,
 }
 
 impl Invariants {
@@ -95,6 +99,7 @@ impl Invariants {
             votes: BTreeMap::new(),
             seen: marks.into_iter().map(|mark| (mark, Term(0))).collect(),
             seen_too: BTreeMap::new(),
+            largest_entry: 0,
             ids,
         }
     }
@@ -167,6 +172,8 @@ impl Invariants {
             let what = format!("n{}, leader of term {term}, drops its log from {from} on", node + 1);
             return broken("leader append-only", what);
         }
+        let largest = append.entries.iter().map(Entry::size_bytes).max();
+        self.largest_entry = self.largest_entry.max(largest.unwrap_or(0));
         let write = Write {
             io: append.io,
             truncate_from: append.truncate_from,
@@ -372,6 +379,43 @@ impl Invariants {
                     agreed.committed_in
                 );
                 return broken("leader completeness", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a leader believes of its followers at the end of a turn.
+    ///
+    /// # Errors
+    /// A follower's disk holds less; more is on its way than the window allows.
+    pub fn leading(&self, node: usize, peers: &[PeerStatus], settings: &Settings) -> Checked {
+        let Node { memory, term, .. } = &self.nodes[node];
+        for peer in peers {
+            let (messages, bytes) = peer.in_flight;
+            // The last append may go beyond: by its own size, which is that of one entry at least.
+            let is_full = messages > settings.window_messages;
+            if is_full || bytes > settings.window_bytes + settings.append_bytes_max + self.largest_entry {
+                let what = format!(
+                    "n{} has {messages} appends, {bytes} bytes on their way to n{}",
+                    node + 1,
+                    peer.id.0
+                );
+                return broken("bounds", what);
+            }
+            let Some(other) = self.ids.iter().position(|id| *id == peer.id) else { continue };
+            let durable = &self.nodes[other].durable;
+            let mark = memory.marks.get(place(peer.match_index));
+            // A follower that has gone on to a later term may have dropped what it acknowledged in this one.
+            let is_held = mark.is_none_or(|mark| durable.has(peer.match_index, *mark));
+            if peer.match_index.0 > 0 && durable.hard_state.term <= *term && !is_held {
+                let what = format!(
+                    "n{}, leader of term {term}, believes n{} to hold entry {}; its disk holds {}",
+                    node + 1,
+                    peer.id.0,
+                    peer.match_index,
+                    durable.last()
+                );
+                return broken("acknowledged is durable", what);
             }
         }
         Ok(())

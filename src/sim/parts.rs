@@ -100,6 +100,11 @@ impl Cluster {
         }
         let checked = self.invariants.turned(node, &status);
         self.check(checked);
+        if status.role == RoleName::Leader {
+            let peers = self.process(node).core.raft().peers(local);
+            let checked = self.invariants.leading(node, &peers, &self.setup.raft);
+            self.check(checked);
+        }
         self.pass_on(node, turn);
         self.wake(node);
     }
