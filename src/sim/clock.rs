@@ -53,3 +53,27 @@ impl Clock {
         self.base = Instant(self.base.0 + micros);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_at_a_time_when_it_says_so_and_never_goes_back() {
+        let mut clock = Clock::new(Instant(5_000));
+        let mut before = Instant(0);
+        for (now, rate) in [(0, 1_000_000), (10_000, 333_333), (20_001, 2_000_000), (30_000, 999_999)] {
+            clock.set_rate(Instant(now), rate);
+            for later in [0, 1, 7, 999, 9_999] {
+                let local = clock.local(Instant(now + later));
+                assert!(local >= before, "{local:?} after {before:?}");
+                before = local;
+                let target = local.after(std::time::Duration::from_micros(12_345));
+                let at = clock.when(target);
+                assert!(clock.local(at) >= target && clock.local(Instant(at.0 - 1)) < target);
+            }
+        }
+        clock.jump(77);
+        assert_eq!(clock.local(Instant(39_999)).0, before.0 + 77);
+    }
+}

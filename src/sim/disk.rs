@@ -416,3 +416,122 @@ fn put_some(content: &mut Vec<u8>, offset: usize, data: &[u8], share: u32, rando
         done += part;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: [u8; 3 * BLOCK_BYTES] = [7; 3 * BLOCK_BYTES];
+
+    /// A disk with a durable file of zeros, and the file.
+    fn disk(seed: u64) -> (Disk, usize) {
+        let mut disk = Disk::new(Random::new(seed, 0), DiskTraits::default());
+        let file = disk.create(Path::new("/log")).unwrap();
+        disk.write(file, &[0; DATA.len()], 0).unwrap();
+        disk.sync(file).unwrap();
+        disk.sync_directory().unwrap();
+        let end = disk.end();
+        disk.begin(end);
+        (disk, file)
+    }
+
+    fn content(disk: &Disk, path: &str) -> Vec<u8> {
+        let file = disk.open(Path::new(path)).unwrap();
+        let mut content = vec![0; disk.length(file)];
+        disk.read(file, &mut content, 0).unwrap();
+        content
+    }
+
+    #[test]
+    fn what_was_flushed_outlives_everything() {
+        for seed in 0..50 {
+            let (mut disk, file) = disk(seed);
+            disk.write(file, &DATA, 0).unwrap();
+            disk.sync(file).unwrap();
+            let end = disk.end();
+            disk.crash(end, Crash::PowerLost);
+            assert_eq!(content(&disk, "/log"), DATA);
+        }
+    }
+
+    #[test]
+    fn of_what_was_not_flushed_any_part_outlives_a_power_cut_and_all_of_it_a_kill() {
+        let mut seen = [false; 3];
+        for seed in 0..50 {
+            for crash in [Crash::Killed, Crash::PowerLost] {
+                let (mut disk, file) = disk(seed);
+                disk.write(file, &DATA, 0).unwrap();
+                let written = disk.end();
+                disk.sync(file).unwrap();
+                // The flush is under way.
+                disk.crash(written, crash);
+                let content = content(&disk, "/log");
+                let kept = content.iter().filter(|byte| **byte == 7).count();
+                match crash {
+                    Crash::Killed => assert_eq!(kept, DATA.len()),
+                    Crash::PowerLost if kept == 0 => seen[0] = true,
+                    Crash::PowerLost if kept == DATA.len() => seen[1] = true,
+                    Crash::PowerLost => seen[2] = true,
+                }
+            }
+        }
+        assert_eq!(seen, [true; 3], "none, all and some of it");
+    }
+
+    #[test]
+    fn what_had_not_begun_never_was() {
+        let (mut disk, file) = disk(1);
+        let begun = disk.end();
+        disk.spend(10);
+        disk.write(file, &DATA, BLOCK_BYTES).unwrap();
+        disk.rename(Path::new("/log"), Path::new("/moved")).unwrap();
+        disk.crash(begun, Crash::Killed);
+        assert_eq!(content(&disk, "/log"), [0; DATA.len()], "neither longer nor changed");
+        assert!(disk.open(Path::new("/moved")).is_err());
+    }
+
+    #[test]
+    fn names_change_in_order_and_for_good_with_the_directory() {
+        let mut seen = [false; 3];
+        for seed in 0..50 {
+            let (mut disk, _) = disk(seed);
+            disk.rename(Path::new("/log"), Path::new("/a")).unwrap();
+            disk.rename(Path::new("/a"), Path::new("/b")).unwrap();
+            let end = disk.end();
+            let mut flushed = disk.list(Path::new("/"));
+            assert_eq!(flushed, ["b"]);
+            disk.crash(end, Crash::PowerLost);
+            flushed = disk.list(Path::new("/"));
+            seen[["log", "a", "b"].iter().position(|name| flushed == [*name]).unwrap()] = true;
+        }
+        assert_eq!(seen, [true; 3]);
+    }
+
+    #[test]
+    fn a_failed_flush_is_not_made_up_for_by_the_next() {
+        let mut lost = 0;
+        for seed in 0..50 {
+            let (mut disk, file) = disk(seed);
+            disk.write(file, &DATA, 0).unwrap();
+            disk.fail_next(false);
+            assert!(disk.sync(file).is_err());
+            assert!(!disk.is_flushed(|_| true));
+            disk.sync(file).unwrap();
+            let end = disk.end();
+            assert_eq!(content(&disk, "/log"), DATA, "the kernel shows it");
+            disk.crash(end, Crash::PowerLost);
+            lost += u32::from(content(&disk, "/log") != DATA);
+        }
+        assert!(lost > 0);
+    }
+
+    #[test]
+    fn a_full_disk_takes_no_more_but_what_has_its_place() {
+        let (mut disk, file) = disk(1);
+        disk.set_full(true);
+        assert!(disk.write(file, &DATA, 0).is_ok());
+        let error = disk.write(file, &DATA, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(disk.create(Path::new("/new")).is_err());
+    }
+}
