@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::OnConfiguration;
-use crate::metrics::Metrics;
+use crate::metrics::{IntGauge, Metrics};
 use crate::raft::{Configuration, Observation, Refusal, RefusalReason, RoleName, Status, VoteAnswer};
 use crate::replica::Core;
 use crate::types::{Instant, LogIndex, NodeId};
@@ -18,6 +18,8 @@ const ROLES: [RoleName; 4] =
 pub(super) struct Observer {
     node_id: NodeId,
     metrics: Metrics,
+    /// Messages, requests, and jobs of log and apply that wait; set after every turn.
+    queues: [IntGauge; 4],
     on_configuration: OnConfiguration,
     configuration: Option<Arc<Configuration>>,
     peers_due: Instant,
@@ -27,9 +29,12 @@ pub(super) struct Observer {
 
 impl Observer {
     pub(super) fn new(node_id: NodeId, metrics: Metrics, on_configuration: OnConfiguration) -> Self {
+        let queues = ["messages", "requests", "log", "apply"]
+            .map(|queue| metrics.queue_length.with_label_values(&[queue]));
         Self {
             node_id,
             metrics,
+            queues,
             on_configuration,
             configuration: None,
             peers_due: Instant::default(),
@@ -63,13 +68,8 @@ impl Observer {
 
     /// What waits in the driver's queues.
     pub(super) fn queues(&self, messages: usize, requests: usize, log: usize, apply: usize) {
-        for (queue, length) in
-            [("messages", messages), ("requests", requests), ("log", log), ("apply", apply)]
-        {
-            self.metrics
-                .queue_length
-                .with_label_values(&[queue])
-                .set(i64::try_from(length).unwrap_or(i64::MAX));
+        for (gauge, length) in self.queues.iter().zip([messages, requests, log, apply]) {
+            gauge.set(i64::try_from(length).unwrap_or(i64::MAX));
         }
     }
 
