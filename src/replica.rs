@@ -12,13 +12,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::kv::{self, Command, Row};
 use crate::plant::Plant;
 use crate::raft::{
-    AppendEntries, Committed, Configuration, Effect, Event, HaltReason, Message, Observation, Payload,
-    Promise, Raft, Refusal,
+    AdminRefusal, AppendEntries, Committed, Configuration, Effect, Event, HaltReason, Message, Observation,
+    Payload, Promise, Raft, Refusal,
 };
 use crate::storage::files::Files;
 use crate::storage::wal::{FlushStats, Wal};
 use crate::storage::{Checkpoint, StorageError};
-use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ProposalId, ReadId};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, StagedId};
 
 /// The consensus core and the routing of its effects.
 pub struct Core {
@@ -42,6 +42,12 @@ pub struct CoreOutput {
     pub failed_reads: Vec<(ReadId, Refusal)>,
     /// Writes that ended other than by being applied here.
     pub failed_writes: Vec<(ProposalId, Refusal)>,
+    /// Administrators' requests that ended.
+    pub replies: Vec<(RequestId, Result<LogIndex, AdminRefusal>)>,
+    /// Received snapshots that are of no use.
+    pub dropped_snapshots: Vec<StagedId>,
+    /// The entry that removed this node from its cluster.
+    pub removed: Option<LogIndex>,
     /// To count and log.
     pub observations: Vec<Observation>,
     /// Stop the process.
@@ -136,6 +142,11 @@ impl Core {
                 out.failed_reads.extend(ids.into_iter().map(|id| (id, refusal)));
             }
             Effect::ProposalFailed { id, refusal } => out.failed_writes.push((id, refusal)),
+            Effect::Reply { request, result } => out.replies.push((request, result)),
+            Effect::DropSnapshot { staged } => out.dropped_snapshots.push(staged),
+            Effect::Removed { index } => out.removed = Some(index),
+            // The core does not ask for these yet.
+            Effect::SendSnapshot { .. } | Effect::InstallSnapshot { .. } | Effect::Compact { .. } => {}
             Effect::Observe(observation) => out.observations.push(observation),
             Effect::Halt(reason) => out.halt = Some(reason),
         }

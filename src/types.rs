@@ -112,6 +112,20 @@ number! {
     ReadId
 }
 number! {
+    /// A request of an administrator that waits for its outcome: a change of members, a transfer of leadership.
+    RequestId
+}
+number! {
+    /// The log's own clock, in microseconds since the cluster was formed, as far as there were leaders to count
+    /// them: each leader stamps the entries it makes, never below an earlier stamp. All replicas agree on it, and
+    /// no wall clock is in it, so nothing that rests on it can expire early because a clock was set.
+    LogTime
+}
+number! {
+    /// A snapshot that was received whole and waits to be installed. Unique within a process.
+    StagedId
+}
+number! {
     /// A membership of one node: the index of the entry that added it. A node that was removed and
     /// added again has another session, so that old acknowledgements do not count.
     Session

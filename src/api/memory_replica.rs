@@ -34,7 +34,12 @@ impl MemoryReplica {
     /// The leader of three voters.
     pub(super) fn leader() -> Arc<Self> {
         let voters: BTreeMap<_, _> = (1..=3)
-            .map(|id| (NodeId(id), Member { name: format!("kuberaft-{}", id - 1), session: Session(1) }))
+            .map(|id| {
+                (
+                    NodeId(id),
+                    Member { name: format!("kuberaft-{}", id - 1), session: Session(1), ..Member::default() },
+                )
+            })
             .collect();
         let status = Status {
             cluster_id: ClusterId(0xc1),
@@ -45,7 +50,7 @@ impl MemoryReplica {
             commit_index: LogIndex(10),
             applied_index: LogIndex(9),
             last_log_index: LogIndex(11),
-            configuration: Arc::new(Configuration { voters }),
+            configuration: Arc::new(Configuration { voters, ..Configuration::default() }),
             has_quorum: true,
         };
         Arc::new(Self {

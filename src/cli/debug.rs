@@ -156,7 +156,7 @@ mod tests {
     use crate::raft::{AppendEntries, Entry as RaftEntry, Payload};
     use crate::storage::DataDir;
     use crate::storage::wal::{Options, StoredEntry};
-    use crate::types::{ClusterId, IoId, LogIndex, LogPosition, NodeId, Term};
+    use crate::types::{ClusterId, IoId, LogIndex, LogPosition, LogTime, NodeId, Term};
 
     fn stored(index: u64, payload: &Payload) -> StoredEntry {
         let position = LogPosition { index: LogIndex(index), term: Term(2) };
@@ -231,7 +231,8 @@ mod tests {
         let options = Options { segment_bytes: 64 << 10, planted: crate::plant::Planted::NONE };
         let mut data = DataDir::open(root, "one", options, &mut |_| ControlFlow::Break(())).unwrap();
         let delete = Command::Delete { key: Bytes::from_static(b"gone"), condition: Condition::Present };
-        let entry = |index, payload| RaftEntry { term: Term(2), index: LogIndex(index), payload };
+        let entry =
+            |index, payload| RaftEntry { term: Term(2), index: LogIndex(index), time: LogTime(0), payload };
         let first = AppendEntries {
             io: IoId(1),
             truncate_from: None,

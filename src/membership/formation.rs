@@ -277,10 +277,10 @@ fn retired(own: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Decision 
 }
 
 fn founding_members(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> Configuration {
-    let member = |name: &str| Member { name: name.to_owned(), session: Session(1) };
+    let member = |name: &str| Member { name: name.to_owned(), session: Session(1), ..Member::default() };
     let mut voters = BTreeMap::from([(local.node_id, member(&local.name))]);
     voters.extend(answers.iter().map(|(name, answer)| (answer.node_id, member(name))));
-    Configuration { voters }
+    Configuration { voters, ..Configuration::default() }
 }
 
 /// A former with a durable intent, in its first life or a later one.

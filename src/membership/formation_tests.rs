@@ -22,9 +22,11 @@ fn cluster(names: &[&str]) -> InitialCluster {
 fn founders(members: &[(u64, &str)]) -> Configuration {
     let voters = members
         .iter()
-        .map(|&(id, name)| (NodeId(id), Member { name: name.into(), session: Session(1) }))
+        .map(|&(id, name)| {
+            (NodeId(id), Member { name: name.into(), session: Session(1), ..Member::default() })
+        })
         .collect();
-    Configuration { voters }
+    Configuration { voters, ..Configuration::default() }
 }
 
 fn intent() -> Standing {

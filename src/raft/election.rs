@@ -31,7 +31,8 @@ impl Raft {
         let granted = BTreeSet::from([self.id]);
         let role = Role::PreCandidate(PreCandidate { election_deadline, granted });
         self.change_role(role, "election timeout", out);
-        let request = VoteRequest { term: self.hard_state.term.next(), last: self.log.last() };
+        let request =
+            VoteRequest { term: self.hard_state.term.next(), last: self.log.last(), transfer: false };
         for to in self.other_voters() {
             out.push(Effect::Send { to, signal: Signal::PreVote(request.clone()) });
         }
@@ -198,7 +199,7 @@ impl Raft {
     }
 
     fn ask_for_votes(&self, out: &mut Vec<Effect>) {
-        let request = VoteRequest { term: self.hard_state.term, last: self.log.last() };
+        let request = VoteRequest { term: self.hard_state.term, last: self.log.last(), transfer: false };
         for to in self.other_voters() {
             out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Configuration;
-use crate::types::{LogIndex, LogPosition, NodeId, Term};
+use crate::types::{LogIndex, LogPosition, LogTime, NodeId, Term};
 
 /// One log entry: term, index, type and command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Entry {
     pub term: Term,
     /// Place in the log, from 1.
     pub index: LogIndex,
+    /// When its leader made it, by the log's clock; never falls along a log.
+    pub time: LogTime,
     /// Type and content.
     pub payload: Payload,
 }

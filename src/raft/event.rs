@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{Entry, HardState, Message, Observation, Promise, Signal};
-use crate::types::{Instant, IoId, LogIndex, NodeId, ProposalId, ReadId};
+use super::{AdminRefusal, Change, Entry, HardState, Message, Observation, Promise, Signal, Snapshot};
+use crate::types::{
+    Instant, IoId, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, Session, StagedId, Term,
+};
 
 /// Something that happened outside the core.
 #[derive(Clone, Debug)]
@@ -53,6 +55,59 @@ pub enum Event {
         /// Last applied index.
         index: LogIndex,
     },
+    /// An administrator wants other members.
+    ChangeMembers {
+        /// Answered by [`Effect::Reply`].
+        request: RequestId,
+        /// What to change.
+        change: Change,
+        /// Refused unless the configuration in force is that of this entry.
+        expected: Option<LogIndex>,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// An administrator wants another leader.
+    TransferLeadership {
+        /// Answered by [`Effect::Reply`].
+        request: RequestId,
+        /// Who shall lead; `None`: the voter that is furthest.
+        to: Option<NodeId>,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// The state as of this entry is durable: the log below it is no longer needed for a restart.
+    SnapshotTaken {
+        /// The last entry that it covers.
+        position: LogPosition,
+    },
+    /// The transfer asked for by [`Effect::SendSnapshot`] has ended.
+    SnapshotSent {
+        /// To whom.
+        to: NodeId,
+        /// As asked for.
+        session: Session,
+        /// As asked for.
+        term: Term,
+        /// The last entry that the snapshot covers, if the receiver has all of it.
+        sent: Option<LogPosition>,
+    },
+    /// A leader's snapshot has arrived whole, was verified, and waits under `staged`.
+    SnapshotReceived {
+        /// Who sent it.
+        from: NodeId,
+        /// Its term.
+        term: Term,
+        /// This node's session.
+        session: Session,
+        /// What it covers.
+        snapshot: Snapshot,
+        /// Names its content for [`Effect::InstallSnapshot`] or [`Effect::DropSnapshot`].
+        staged: StagedId,
+    },
+    /// Free space fell below the reserve: no more entries.
+    SpaceLow,
+    /// There is room again.
+    SpaceFreed,
 }
 
 /// One client's write.
@@ -125,6 +180,53 @@ pub enum Effect {
         /// Why, and whether it may still be applied.
         refusal: Refusal,
     },
+    /// What became of an administrator's request: the index of the entry that did it, or why it was not done.
+    Reply {
+        /// Which.
+        request: RequestId,
+        /// The outcome.
+        result: Result<LogIndex, AdminRefusal>,
+    },
+    /// Send the state, as of any entry from now on, to a peer whose next entries the log no longer holds. Answered by
+    /// [`Event::SnapshotSent`]. The entries behind what is applied now are kept meanwhile.
+    SendSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// The receiver's session.
+        session: Session,
+        /// The leader's term.
+        term: Term,
+    },
+    /// Make a received snapshot the state, in this order: everything before it in the log's queue; the record that
+    /// makes it current; the log begins anew behind it (or, with `keep_log`, drops what it covers); the state. The
+    /// log's part is answered by [`Event::Appended`] of `io`, the state's by [`Event::Applied`].
+    InstallSnapshot {
+        /// Counts as an append.
+        io: IoId,
+        /// What it covers.
+        snapshot: Snapshot,
+        /// Its content.
+        staged: StagedId,
+        /// Term and vote to remember.
+        hard_state: HardState,
+        /// The log holds the snapshot's last entry: what follows it stays.
+        keep_log: bool,
+    },
+    /// A received snapshot is of no use.
+    DropSnapshot {
+        /// Its content.
+        staged: StagedId,
+    },
+    /// The log up to and including this entry is needed by nobody.
+    Compact {
+        /// The last one that may go.
+        through: LogIndex,
+    },
+    /// This node was removed from its cluster.
+    Removed {
+        /// By which entry.
+        index: LogIndex,
+    },
     /// Something to count, log or show.
     Observe(Observation),
     /// Stop the process; continuing could break a promise.
@@ -193,4 +295,6 @@ pub enum Outcome {
 pub enum HaltReason {
     /// The log failed to write or flush; a flush is never repeated.
     DiskFailed,
+    /// The log lacks entries that this node has acknowledged.
+    DataLost,
 }

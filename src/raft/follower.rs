@@ -34,7 +34,8 @@ impl Raft {
         let match_index = LogIndex(prev.index.0 + entries.len() as u64);
         self.take_entries(entries, out);
         self.advance_follower_commit(match_index, commit_index);
-        self.answer_append(from, Promise::Appended { term, session, match_index, round }, out);
+        let stickiness_ms = self.stickiness_ms();
+        self.answer_append(from, Promise::Appended { term, session, match_index, round, stickiness_ms }, out);
         self.move_proposals(now, out);
         self.ask_again(now);
         self.move_reads(now, out);
@@ -90,17 +91,28 @@ impl Raft {
     /// Acknowledges once durable. If that has to wait, the read round is echoed at once.
     fn answer_append(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
         let waits = self.hard_state_changed || !self.log.is_flushed();
+        let stickiness_ms = self.stickiness_ms();
         if let (Role::Follower(follower), Promise::Appended { term, session, round, .. }) =
             (&mut self.role, &promise)
             && *round > follower.echoed_round
         {
             follower.echoed_round = *round;
             if waits {
-                let signal = Signal::RoundEcho { term: *term, session: *session, round: *round };
+                let signal =
+                    Signal::RoundEcho { term: *term, session: *session, round: *round, stickiness_ms };
                 out.push(Effect::Send { to, signal });
             }
         }
         self.acknowledge(to, promise, out);
+    }
+
+    /// For how long this node ignores other candidates after it heard its leader, in milliseconds.
+    fn stickiness_ms(&self) -> u32 {
+        if self.settings.check_quorum {
+            u32::try_from(self.settings.election_timeout.as_millis()).unwrap_or(u32::MAX)
+        } else {
+            0
+        }
     }
 
     /// What the leader says of forwarded writes.

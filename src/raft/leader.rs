@@ -10,7 +10,7 @@ use super::replication::{Outgoing, send_heartbeat, send_waiting};
 use super::role::{Batch, Leader, Role};
 use super::{Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal};
 use crate::plant::Plant;
-use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Session, Term};
+use crate::types::{Instant, LogIndex, LogPosition, LogTime, NodeId, ProposalId, Session, Term};
 
 /// Batches on their way before writes are held back to share one.
 const UNCOMMITTED_BATCHES: usize = 2;
@@ -33,6 +33,8 @@ impl Raft {
             rounds_sent: VecDeque::new(),
             noop_index: last.next(),
             batches: VecDeque::new(),
+            elected_at: now,
+            elected_time: self.log.time(),
         };
         self.change_role(Role::Leader(Box::new(leader)), "won the election", out);
         out.push(Effect::Observe(Observation::ElectionWon { term: self.hard_state.term }));
@@ -45,10 +47,11 @@ impl Raft {
     /// Appends one entry for each payload and sends them.
     fn append_batch(&mut self, now: Instant, payloads: Vec<Payload>, out: &mut Vec<Effect>) {
         let term = self.hard_state.term;
+        let time = self.log_time(now);
         let mut entries = Vec::with_capacity(payloads.len());
         let mut bytes = 0;
         for payload in payloads {
-            let entry = Entry { term, index: self.log.last().index.next(), payload };
+            let entry = Entry { term, index: self.log.last().index.next(), time, payload };
             bytes += entry.size_bytes();
             self.log.push(entry.clone());
             entries.push(entry);
@@ -59,6 +62,13 @@ impl Raft {
             leader.batches.push_back(Batch { last, bytes, appended_at: now });
         }
         self.replicate(out);
+    }
+
+    /// The log's clock at a leader: where it stood at the election, and the time since then.
+    fn log_time(&self, now: Instant) -> LogTime {
+        let Role::Leader(leader) = &self.role else { return self.log.time() };
+        let since = u64::try_from(now.since(leader.elected_at).as_micros()).unwrap_or(u64::MAX);
+        LogTime(leader.elected_time.0.saturating_add(since)).max(self.log.time())
     }
 
     /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.

@@ -10,16 +10,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Configuration, Entry, Payload};
-use crate::types::{IoId, LogIndex, LogPosition, Term};
+use crate::types::{IoId, LogIndex, LogPosition, LogTime, Term};
 
 /// What the log on disk holds at start.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
+    /// The entry before the first one that the log holds; the state covers it.
+    pub before: LogPosition,
     /// Last entry.
     pub last: LogPosition,
+    /// The log's clock at the last entry, or a later time.
+    pub time: LogTime,
     /// First position of each term, rising.
     pub runs: Vec<LogPosition>,
-    /// Every configuration in the log, rising.
+    /// The configuration that the state covers, if the log no longer holds it, then every one in the log, rising.
     pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
     /// Index up to which entries are known to be committed and have been applied.
     pub applied: LogIndex,
@@ -34,6 +38,8 @@ pub(super) struct Log {
     cache_bytes: usize,
     runs: Vec<LogPosition>,
     last: LogPosition,
+    /// The highest stamp of any entry that was ever in it.
+    time: LogTime,
     configurations: Vec<(LogIndex, Arc<Configuration>)>,
     /// Appends not yet durable, with the last index each makes durable.
     pending: VecDeque<(IoId, LogIndex)>,
@@ -60,6 +66,7 @@ impl Log {
             cache_bytes,
             runs: recovered.runs,
             last: recovered.last,
+            time: recovered.time,
             configurations: recovered.configurations,
             pending: VecDeque::new(),
             last_io: IoId(0),
@@ -72,6 +79,10 @@ impl Log {
 
     pub(super) fn last(&self) -> LogPosition {
         self.last
+    }
+
+    pub(super) fn time(&self) -> LogTime {
+        self.time
     }
 
     pub(super) fn commit(&self) -> LogIndex {
@@ -175,6 +186,7 @@ impl Log {
             self.configurations.push((entry.index, Arc::clone(configuration)));
         }
         self.last = entry.position();
+        self.time = self.time.max(entry.time);
         self.window_bytes += entry.size_bytes();
         self.window.push_back(entry);
     }
@@ -272,7 +284,7 @@ mod tests {
         let mut log = Log::new(Recovered::default(), usize::MAX);
         for term in terms {
             let index = log.last().index.next();
-            log.push(Entry { term: Term(*term), index, payload: Payload::Noop });
+            log.push(Entry { term: Term(*term), index, time: LogTime(0), payload: Payload::Noop });
         }
         log
     }
@@ -302,7 +314,7 @@ mod tests {
         let mut log = log_of(&[1, 1, 1]);
         let first = log.begin_io();
         log.truncate_from(LogIndex(2), false);
-        log.push(Entry { term: Term(2), index: LogIndex(2), payload: Payload::Noop });
+        log.push(Entry { term: Term(2), index: LogIndex(2), time: LogTime(0), payload: Payload::Noop });
         let second = log.begin_io();
         log.on_durable(first);
         assert_eq!(log.durable(), LogIndex(1));
@@ -326,7 +338,12 @@ mod tests {
     fn truncation_takes_back_the_configuration() {
         let mut log = log_of(&[1]);
         let configuration = Arc::new(Configuration::default());
-        log.push(Entry { term: Term(1), index: LogIndex(2), payload: Payload::Configuration(configuration) });
+        log.push(Entry {
+            term: Term(1),
+            index: LogIndex(2),
+            time: LogTime(0),
+            payload: Payload::Configuration(configuration),
+        });
         assert!(log.configuration().is_some());
         log.truncate_from(LogIndex(2), false);
         assert!(log.configuration().is_none());

@@ -58,6 +58,9 @@ pub enum Signal {
         session: Session,
         /// Latest round seen from this leader.
         round: u64,
+        /// For how long the sender ignores other candidates after it heard this leader, in milliseconds; 0: not at
+        /// all. What a leader's lease rests on (thesis, 6.4.1).
+        stickiness_ms: u32,
     },
     /// A follower's clients' writes, for the leader to propose. Never forwarded again.
     Forward {
@@ -88,6 +91,25 @@ pub enum Signal {
         /// The follower's batch.
         id: ReadId,
     },
+    /// The leader of `term` wants the receiver to stand for election at once (thesis, 3.10).
+    TimeoutNow {
+        /// The leader's term.
+        term: Term,
+    },
+    /// The receiver was removed from the cluster by the committed entry `index`.
+    Removed {
+        /// The configuration that removed it.
+        index: LogIndex,
+    },
+    /// The receiver acknowledged entries up to `match_index` in this session, and now says that it lacks them.
+    LostData {
+        /// The leader's term.
+        term: Term,
+        /// The receiver's session.
+        session: Session,
+        /// What it had acknowledged.
+        match_index: LogIndex,
+    },
 }
 
 /// Where a forwarded write was appended, or why it was not.
@@ -111,6 +133,8 @@ pub enum Promise {
         match_index: LogIndex,
         /// Latest read round seen from this leader.
         round: u64,
+        /// As in [`Signal::RoundEcho`].
+        stickiness_ms: u32,
     },
 }
 
@@ -121,6 +145,8 @@ pub struct VoteRequest {
     pub term: Term,
     /// Last entry of the candidate's log.
     pub last: LogPosition,
+    /// The leader itself asked the candidate to take over: a living leader is no reason to ignore it (thesis, 3.10).
+    pub transfer: bool,
 }
 
 /// Arguments of `AppendEntries` (paper, figure 2).

@@ -1,6 +1,7 @@
 //! The consensus core: a pure state machine. Time and events go in, effects come out; the same inputs
 //! give the same outputs. It does no I/O, reads no clock and draws no random numbers but from its seed.
 
+mod change;
 mod configuration;
 mod election;
 mod entry;
@@ -19,9 +20,11 @@ mod reads;
 mod replication;
 mod role;
 mod settings;
+mod snapshot;
 #[cfg(test)]
 mod testing;
 
+pub use change::{AdminRefusal, Change, NewMember};
 pub use configuration::{Configuration, Member};
 pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};
 pub use event::{
@@ -32,3 +35,4 @@ pub use message::{Append, ForwardAnswer, Message, Promise, Signal, VoteRequest};
 pub use node::{PeerStatus, Raft, Status};
 pub use observation::{Observation, RoleName, VoteAnswer};
 pub use settings::{Settings, SettingsError};
+pub use snapshot::Snapshot;

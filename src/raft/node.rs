@@ -10,9 +10,9 @@ use super::random::Random;
 use super::reads::{LocalReads, Reads};
 use super::role::{Follower, Role};
 use super::{
-    AppendEntries, Committed, Configuration, Effect, Entry, Event, HaltReason, HardState, Message,
-    Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
-    Signal,
+    AdminRefusal, AppendEntries, Committed, Configuration, Effect, Entry, Event, HaltReason, HardState,
+    Message, Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings,
+    SettingsError, Signal,
 };
 use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, NodeId, ReadId, Term};
@@ -138,6 +138,15 @@ impl Raft {
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
             Event::Loaded { peer, entries } => self.on_loaded(peer, entries, out),
             Event::Applied { index } => self.log.on_applied(index),
+            Event::ChangeMembers { request, .. } | Event::TransferLeadership { request, .. } => {
+                let refusal = AdminRefusal::NotLeader { leader: self.leader() };
+                out.push(Effect::Reply { request, result: Err(refusal) });
+            }
+            Event::SnapshotReceived { staged, .. } => out.push(Effect::DropSnapshot { staged }),
+            Event::SnapshotTaken { .. }
+            | Event::SnapshotSent { .. }
+            | Event::SpaceLow
+            | Event::SpaceFreed => {}
         }
         if self.hard_state_changed {
             self.append(None, Vec::new(), out);
@@ -275,12 +284,12 @@ impl Raft {
             }
             Message::Promise(Promise::VoteGranted { term }) => self.on_vote_granted(now, from, term, out),
             Message::Signal(Signal::Append(append)) => self.on_append(now, from, append, out),
-            Message::Promise(Promise::Appended { term, session, match_index, round }) => {
+            Message::Promise(Promise::Appended { term, session, match_index, round, .. }) => {
                 if let Some(contact) = self.on_contact(now, from, term, session, Some(round), out) {
                     self.on_appended_at(now, contact, match_index, out);
                 }
             }
-            Message::Signal(Signal::RoundEcho { term, session, round }) => {
+            Message::Signal(Signal::RoundEcho { term, session, round, .. }) => {
                 self.on_contact(now, from, term, session, Some(round), out);
             }
             Message::Signal(Signal::AppendRejected { term, session, prev, hint }) => {
@@ -295,6 +304,8 @@ impl Raft {
                 self.on_read_index_at(now, id, term, index, out);
             }
             Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.forget_question(Some(id)),
+            Message::Signal(Signal::TimeoutNow { .. } | Signal::Removed { .. } | Signal::LostData { .. }) => {
+            }
         }
     }
 
@@ -484,13 +495,15 @@ impl Message {
                 | Signal::RoundEcho { term, .. }
                 | Signal::ReadIndexAt { term, .. } => Some(*term),
                 Signal::Append(append) => Some(append.term),
+                Signal::TimeoutNow { term } | Signal::LostData { term, .. } => Some(*term),
                 // The term of a pre-vote is one that may never come to be.
                 Signal::PreVote(_)
                 | Signal::PreVoteGranted { .. }
                 | Signal::Forward { .. }
                 | Signal::Forwarded { .. }
                 | Signal::ReadIndex { .. }
-                | Signal::ReadIndexRefused { .. } => None,
+                | Signal::ReadIndexRefused { .. }
+                | Signal::Removed { .. } => None,
             },
             Self::Promise(Promise::VoteGranted { term } | Promise::Appended { term, .. }) => Some(*term),
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::RoleName;
 use super::progress::Progress;
-use crate::types::{Instant, IoId, LogIndex, NodeId};
+use crate::types::{Instant, IoId, LogIndex, LogTime, NodeId};
 
 pub(super) enum Role {
     Follower(Follower),
@@ -53,6 +53,9 @@ pub(super) struct Leader {
     pub(super) noop_index: LogIndex,
     /// Batches of entries not yet committed, oldest first.
     pub(super) batches: VecDeque<Batch>,
+    /// When it won, and the log's clock at that moment.
+    pub(super) elected_at: Instant,
+    pub(super) elected_time: LogTime,
 }
 
 /// Entries that a leader appended together.

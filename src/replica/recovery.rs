@@ -78,7 +78,9 @@ pub fn recover<F: Files, S: StateStore>(
     replay(&mut wal, &mut apply, found.commit_index, &mut state)?;
     let applied = apply.applied();
     let log = raft::Recovered {
+        before: found.before,
         last: found.last,
+        time: found.time,
         runs: found.runs,
         configurations: found.configurations,
         applied,

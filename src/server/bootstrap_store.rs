@@ -6,7 +6,7 @@ use crate::membership::{Formed, Intent, Standing};
 use crate::raft::{AppendEntries, Configuration, Entry, HardState, Payload};
 use crate::storage::{BootstrapIntent, DataDir};
 use crate::transport::{BootstrapStore, StoreError};
-use crate::types::{IoId, LogIndex, NodeId, Term};
+use crate::types::{IoId, LogIndex, LogTime, NodeId, Term};
 
 /// The data directory until its log is opened. Clones share it.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ fn founding_record(configuration: &Configuration) -> AppendEntries {
         truncate_from: None,
         hard_state: HardState { term: Term(1), voted_for: None },
         commit_index: LogIndex(0),
-        entries: vec![Entry { term: Term(1), index: LogIndex(1), payload }],
+        entries: vec![Entry { term: Term(1), index: LogIndex(1), time: LogTime(0), payload }],
     }
 }
 

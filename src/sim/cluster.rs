@@ -23,7 +23,7 @@ use super::trace::{Happening, Trace};
 use crate::kv::KeyValue;
 use crate::raft::{AppendEntries, Configuration, Entry, HardState, Member, Payload, RoleName, Status};
 use crate::storage::wal::{Options, Owner, Wal};
-use crate::types::{ClusterId, Instant, IoId, LogIndex, NodeId, Session, Term};
+use crate::types::{ClusterId, Instant, IoId, LogIndex, LogTime, NodeId, Session, Term};
 
 /// Where a node keeps its log.
 pub(super) const DIRECTORY: &str = "/wal";
@@ -328,15 +328,19 @@ impl Cluster {
 
 /// As the server writes it: the configuration, as if a leader of term 1 had sent it.
 fn founding_record(ids: &[NodeId]) -> AppendEntries {
-    let member = |id: &NodeId| (*id, Member { name: format!("n{}", id.0), session: Session(1) });
-    let configuration = Configuration { voters: ids.iter().map(member).collect::<BTreeMap<_, _>>() };
+    let member =
+        |id: &NodeId| (*id, Member { name: format!("n{}", id.0), session: Session(1), ..Member::default() });
+    let configuration = Configuration {
+        voters: ids.iter().map(member).collect::<BTreeMap<_, _>>(),
+        ..Configuration::default()
+    };
     let payload = Payload::Configuration(Arc::new(configuration));
     AppendEntries {
         io: IoId(0),
         truncate_from: None,
         hard_state: HardState { term: Term(1), voted_for: None },
         commit_index: LogIndex(0),
-        entries: vec![Entry { term: Term(1), index: LogIndex(1), payload }],
+        entries: vec![Entry { term: Term(1), index: LogIndex(1), time: LogTime(0), payload }],
     }
 }
 

@@ -263,8 +263,20 @@ impl Process {
     }
 
     fn output(&mut self, steps: u64) -> Turn {
-        let CoreOutput { log, apply, sends, ready_reads, failed_reads, failed_writes, observations, halt } =
-            std::mem::take(&mut self.out);
+        let CoreOutput {
+            log,
+            apply,
+            sends,
+            ready_reads,
+            failed_reads,
+            failed_writes,
+            observations,
+            halt,
+            // Nobody asks for these here yet.
+            replies: _,
+            dropped_snapshots: _,
+            removed: _,
+        } = std::mem::take(&mut self.out);
         // What completions and timeouts lead to waits for room.
         let (log, log_waits) = if self.log_jobs <= CREDITS { (log, Vec::new()) } else { (Vec::new(), log) };
         let (apply, apply_waits) =

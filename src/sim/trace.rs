@@ -221,6 +221,9 @@ impl fmt::Display for Told<'_> {
             Signal::ReadIndex { .. } => write!(f, "read index?"),
             Signal::ReadIndexAt { term, index, .. } => write!(f, "read index {index}, term {term}"),
             Signal::ReadIndexRefused { .. } => write!(f, "read index refused"),
+            Signal::TimeoutNow { term } => write!(f, "take over from the leader of term {term}"),
+            Signal::Removed { index } => write!(f, "removed by entry {index}"),
+            Signal::LostData { match_index, .. } => write!(f, "acknowledged {match_index} and lost it"),
         }
     }
 }
@@ -325,6 +328,9 @@ pub(super) fn words(message: &Message) -> u64 {
             Signal::ReadIndex { id } => (12, id.0, 0),
             Signal::ReadIndexAt { id, index, .. } => (13, id.0, index.0),
             Signal::ReadIndexRefused { id } => (14, id.0, 0),
+            Signal::TimeoutNow { term } => (15, term.0, 0),
+            Signal::Removed { index } => (16, index.0, 0),
+            Signal::LostData { match_index, .. } => (17, match_index.0, 0),
         },
     };
     kind | a.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ b.rotate_left(40)

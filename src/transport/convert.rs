@@ -8,7 +8,7 @@ use crate::raft::{
     Append, Entry, Message, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason, Signal,
     VoteRequest,
 };
-use crate::types::{LogIndex, LogPosition, ProposalId, ReadId, Session, Term};
+use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, Session, Term};
 
 /// Largest gRPC message, in bytes, either way.
 pub const GRPC_BYTES_MAX: usize = 4 << 20;
@@ -122,12 +122,13 @@ pub(super) fn to_wire(message: Message) -> proto::Message {
         Message::Promise(Promise::VoteGranted { term }) => {
             Body::VoteGranted(proto::VoteGranted { term: term.0 })
         }
-        Message::Promise(Promise::Appended { term, session, match_index, round }) => {
+        Message::Promise(Promise::Appended { term, session, match_index, round, stickiness_ms }) => {
             Body::Appended(proto::Appended {
                 term: term.0,
                 session: session.0,
                 match_index: match_index.0,
                 round,
+                stickiness_ms,
             })
         }
     };
@@ -149,8 +150,8 @@ fn signal_to_wire(signal: Signal) -> Body {
             prev: Some(position_to_wire(prev)),
             hint: Some(position_to_wire(hint)),
         }),
-        Signal::RoundEcho { term, session, round } => {
-            Body::RoundEcho(proto::RoundEcho { term: term.0, session: session.0, round })
+        Signal::RoundEcho { term, session, round, stickiness_ms } => {
+            Body::RoundEcho(proto::RoundEcho { term: term.0, session: session.0, round, stickiness_ms })
         }
         Signal::Forward { proposals } => Body::Forward(proto::Forward {
             proposals: proposals
@@ -166,6 +167,11 @@ fn signal_to_wire(signal: Signal) -> Body {
             Body::ReadIndexAt(proto::ReadIndexAt { id: id.0, term: term.0, index: index.0 })
         }
         Signal::ReadIndexRefused { id } => Body::ReadIndexRefused(proto::ReadIndexRefused { id: id.0 }),
+        Signal::TimeoutNow { term } => Body::TimeoutNow(proto::TimeoutNow { term: term.0 }),
+        Signal::Removed { index } => Body::Removed(proto::Removed { index: index.0 }),
+        Signal::LostData { term, session, match_index } => {
+            Body::LostData(proto::LostData { term: term.0, session: session.0, match_index: match_index.0 })
+        }
     }
 }
 
@@ -174,13 +180,15 @@ fn position_to_wire(position: LogPosition) -> proto::Position {
 }
 
 fn vote_to_wire(request: &VoteRequest) -> proto::VoteRequest {
-    proto::VoteRequest { term: request.term.0, last: Some(position_to_wire(request.last)) }
+    let VoteRequest { term, last, transfer } = *request;
+    proto::VoteRequest { term: term.0, last: Some(position_to_wire(last)), transfer }
 }
 
 fn append_to_wire(append: &Append) -> proto::Append {
     let entries = append.entries.iter().map(|entry| proto::Entry {
         term: entry.term.0,
         index: entry.index.0,
+        time: entry.time.0,
         kind: u32::from(entry.payload.kind() as u8),
         data: entry.payload.data(),
     });
@@ -231,7 +239,8 @@ pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
         Body::Append(append) => Signal::Append(append_from_wire(append)?),
         Body::AppendRejected(rejected) => rejected_from_wire(&rejected)?,
         Body::RoundEcho(m) => {
-            Signal::RoundEcho { term: elected_term(m.term)?, session: session(m.session)?, round: m.round }
+            let (term, session) = (elected_term(m.term)?, session(m.session)?);
+            Signal::RoundEcho { term, session, round: m.round, stickiness_ms: m.stickiness_ms }
         }
         Body::Forward(forward) => forward_from_wire(forward)?,
         Body::Forwarded(forwarded) => {
@@ -244,6 +253,13 @@ pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
             Signal::ReadIndexAt { id: ReadId(m.id), term: elected_term(m.term)?, index: index(m.index)? }
         }
         Body::ReadIndexRefused(m) => Signal::ReadIndexRefused { id: ReadId(m.id) },
+        Body::TimeoutNow(m) => Signal::TimeoutNow { term: elected_term(m.term)? },
+        Body::Removed(m) => Signal::Removed { index: index(m.index)? },
+        Body::LostData(m) => Signal::LostData {
+            term: elected_term(m.term)?,
+            session: session(m.session)?,
+            match_index: index(m.match_index)?,
+        },
         Body::VoteGranted(m) => return Ok(Promise::VoteGranted { term: elected_term(m.term)? }.into()),
         Body::Appended(m) => {
             return Ok(Promise::Appended {
@@ -251,6 +267,7 @@ pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
                 session: session(m.session)?,
                 match_index: index(m.match_index)?,
                 round: m.round,
+                stickiness_ms: m.stickiness_ms,
             }
             .into());
         }
@@ -297,7 +314,7 @@ fn vote_from_wire(wire: &proto::VoteRequest) -> Result<VoteRequest, Malformed> {
     let term = elected_term(wire.term)?;
     let last = position("last", wire.last.as_ref())?;
     check_term("last", last.term, term)?;
-    Ok(VoteRequest { term, last })
+    Ok(VoteRequest { term, last, transfer: wire.transfer })
 }
 
 fn append_from_wire(wire: proto::Append) -> Result<Append, Malformed> {
@@ -335,7 +352,7 @@ fn entry_from_wire(wire: proto::Entry, before: LogPosition) -> Result<Entry, Mal
     let kind = u8::try_from(wire.kind).map_err(|_| Malformed::Missing("entry kind"))?;
     let payload =
         Payload::from_parts(kind, wire.data).map_err(|source| Malformed::Payload { index, source })?;
-    Ok(Entry { term, index, payload })
+    Ok(Entry { term, index, time: LogTime(number("time", wire.time)?), payload })
 }
 
 fn rejected_from_wire(wire: &proto::AppendRejected) -> Result<Signal, Malformed> {

@@ -6,29 +6,41 @@ use prost::Message as _;
 
 use super::*;
 use crate::raft::{Configuration, Member};
-use crate::types::NodeId;
+use crate::types::{LogTime, NodeId};
 
 fn at(index: u64, term: u64) -> LogPosition {
     LogPosition { index: LogIndex(index), term: Term(term) }
 }
 
 fn command(index: u64, term: u64, data: &'static [u8]) -> Entry {
-    Entry { term: Term(term), index: LogIndex(index), payload: Payload::Command(Bytes::from_static(data)) }
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        time: LogTime(index),
+        payload: Payload::Command(Bytes::from_static(data)),
+    }
 }
 
 fn append() -> Append {
-    let member = Member { name: "a".into(), session: Session(1) };
-    let configuration = Configuration { voters: [(NodeId(7), member)].into() };
+    let member = Member { name: "a".into(), session: Session(1), ..Member::default() };
+    let configuration = Configuration {
+        voters: [(NodeId(7), member.clone())].into(),
+        outgoing: [(NodeId(8), member.clone())].into(),
+        learners: [(NodeId(9), Member { stays_learner: true, peer_addr: Some("c:1".into()), ..member })]
+            .into(),
+        removed: [(NodeId(4), LogIndex(3))].into(),
+    };
     Append {
         term: Term(5),
         session: Session(1),
         prev: at(10, 3),
         entries: vec![
             command(11, 3, b"set"),
-            Entry { term: Term(5), index: LogIndex(12), payload: Payload::Noop },
+            Entry { term: Term(5), index: LogIndex(12), time: LogTime(7), payload: Payload::Noop },
             Entry {
                 term: Term(5),
                 index: LogIndex(13),
+                time: LogTime(8),
                 payload: Payload::Configuration(Arc::new(configuration)),
             },
         ],
@@ -38,8 +50,8 @@ fn append() -> Append {
 }
 
 fn every_message() -> Vec<Message> {
-    let vote = VoteRequest { term: Term(2), last: at(4, 1) };
-    let first_vote = VoteRequest { term: Term(1), last: at(0, 0) };
+    let vote = VoteRequest { term: Term(2), last: at(4, 1), transfer: true };
+    let first_vote = VoteRequest { term: Term(1), last: at(0, 0), transfer: false };
     let heartbeat = Append { entries: vec![], prev: at(0, 0), ..append() };
     let (term, session) = (Term(5), Session(1));
     let refusals = [
@@ -63,7 +75,7 @@ fn every_message() -> Vec<Message> {
         Signal::Append(heartbeat).into(),
         Signal::AppendRejected { term, session, prev: at(10, 3), hint: at(8, 2) }.into(),
         Signal::AppendRejected { term, session, prev: at(10, 3), hint: at(0, 0) }.into(),
-        Signal::RoundEcho { term, session, round: 3 }.into(),
+        Signal::RoundEcho { term, session, round: 3, stickiness_ms: 300 }.into(),
         Signal::Forward {
             proposals: vec![(ProposalId(1), Bytes::from_static(b"x")), (ProposalId(2), Bytes::new())],
         }
@@ -72,8 +84,12 @@ fn every_message() -> Vec<Message> {
         Signal::ReadIndex { id: ReadId(u64::MAX) }.into(),
         Signal::ReadIndexAt { id: ReadId(1), term, index: LogIndex(9) }.into(),
         Signal::ReadIndexRefused { id: ReadId(1) }.into(),
+        Signal::TimeoutNow { term }.into(),
+        Signal::Removed { index: LogIndex(9) }.into(),
+        Signal::LostData { term, session, match_index: LogIndex(9) }.into(),
         Promise::VoteGranted { term }.into(),
-        Promise::Appended { term, session, match_index: LogIndex(13), round: 3 }.into(),
+        Promise::Appended { term, session, match_index: LogIndex(13), round: 3, stickiness_ms: u32::MAX }
+            .into(),
     ]
 }
 
@@ -177,7 +193,7 @@ fn refuses_malformed_messages_of_other_kinds() {
         from_wire(proto::Message { body: None }).unwrap_err().to_string(),
         "message is missing or unknown"
     );
-    let vote = |term, last| proto::VoteRequest { term, last };
+    let vote = |term, last| proto::VoteRequest { term, last, transfer: false };
     check(Body::RequestVote(vote(0, Some(position_to_wire(at(1, 1))))), "term 0 is out of range");
     check(Body::PreVote(vote(2, None)), "last is missing or unknown");
     check(
@@ -195,7 +211,7 @@ fn refuses_malformed_messages_of_other_kinds() {
         }),
         "hint 5@2 lies after the rejected position 4@2",
     );
-    let appended = proto::Appended { term: 1, session: 1, match_index: u64::MAX, round: 0 };
+    let appended = proto::Appended { term: 1, session: 1, match_index: u64::MAX, round: 0, stickiness_ms: 0 };
     check(Body::Appended(appended), "index 18446744073709551615 is out of range");
     let read = proto::ReadIndexAt { id: 1, term: 0, index: 1 };
     check(Body::ReadIndexAt(read), "term 0 is out of range");

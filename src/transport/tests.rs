@@ -99,9 +99,11 @@ fn member_of(cluster_id: ClusterId) -> Arc<Disk> {
 fn founders(members: &[(u64, &str)]) -> Configuration {
     let voters = members
         .iter()
-        .map(|&(id, name)| (NodeId(id), Member { name: name.into(), session: Session(1) }))
+        .map(|&(id, name)| {
+            (NodeId(id), Member { name: name.into(), session: Session(1), ..Member::default() })
+        })
         .collect();
-    Configuration { voters }
+    Configuration { voters, ..Configuration::default() }
 }
 
 /// What a running node hears and loses.

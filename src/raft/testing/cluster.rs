@@ -240,6 +240,19 @@ impl Cluster {
                 let failed = self.clients.on_failed(proposal, refusal.outcome);
                 self.note(failed);
             }
+            Effect::Reply { request, result } => {
+                self.trace.line(|_| match result {
+                    Ok(index) => format!("  {} answers r{request}: done by entry {index}", name(id)),
+                    Err(refusal) => format!("  {} answers r{request}: {refusal}", name(id)),
+                });
+            }
+            Effect::SendSnapshot { .. }
+            | Effect::InstallSnapshot { .. }
+            | Effect::DropSnapshot { .. }
+            | Effect::Compact { .. }
+            | Effect::Removed { .. } => {
+                self.trace.line(|_| format!("  {} {effect:?}", name(id)));
+            }
             Effect::Observe(observation) => {
                 if self.trace.is_on()
                     && let Some(text) = trace::observation_text(id, &observation)

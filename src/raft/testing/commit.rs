@@ -103,7 +103,10 @@ impl Leader {
                     self.durable.insert(from, known.max(match_index));
                 }
                 let session = Session(0);
-                self.hear(from, Promise::Appended { term: self.term, session, match_index, round: 0 });
+                self.hear(
+                    from,
+                    Promise::Appended { term: self.term, session, match_index, round: 0, stickiness_ms: 0 },
+                );
             }
         }
     }

@@ -11,7 +11,7 @@ use super::super::{
     Append, Configuration, Entry, ForwardAnswer, Member, Message, Payload, Promise, Refusal, RefusalReason,
     Signal, VoteRequest,
 };
-use crate::types::{LogIndex, LogPosition, NodeId, ProposalId, ReadId, Session, Term};
+use crate::types::{LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, Term};
 
 pub(super) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -45,7 +45,12 @@ pub(super) fn log(text: &str) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for term in text.split_whitespace() {
         let index = LogIndex(entries.len() as u64 + 1);
-        entries.push(Entry { term: Term(term.parse()?), index, payload: Payload::Command(Bytes::new()) });
+        entries.push(Entry {
+            term: Term(term.parse()?),
+            index,
+            time: LogTime(0),
+            payload: Payload::Command(Bytes::new()),
+        });
     }
     Ok(entries)
 }
@@ -63,13 +68,13 @@ fn entry(text: &str) -> Result<Entry> {
         Some(("voters", ids)) => Payload::Configuration(Arc::new(configuration(&nodes(ids)?))),
         _ => Payload::Command(Bytes::from(content.to_owned())),
     };
-    Ok(Entry { term, index, payload })
+    Ok(Entry { term, index, time: LogTime(0), payload })
 }
 
 /// Members of the first configuration have session 0.
 pub(super) fn configuration(voters: &[NodeId]) -> Configuration {
-    let member = |id: &NodeId| (*id, Member { name: format!("n{}", id.0), session: Session(0) });
-    Configuration { voters: voters.iter().map(member).collect() }
+    let member = |id: &NodeId| (*id, Member { name: format!("n{}", id.0), ..Member::default() });
+    Configuration { voters: voters.iter().map(member).collect(), ..Configuration::default() }
 }
 
 /// A message as traces show it: its kind, then `name=value` for its parts, all of which default to 0.
@@ -85,13 +90,15 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
     let match_index = LogIndex(number("match")?);
     let commit_index = LogIndex(number("commit")?);
     let id = number("id")?;
+    let transfer = number("transfer")? == 1;
+    let stickiness_ms = u32::try_from(number("stickiness")?)?;
     let mut place = |name: &str| -> Result<LogPosition> {
         Ok(args.take_key(name).map(position).transpose()?.unwrap_or_default())
     };
     let (last, prev, hint, at) = (place("last")?, place("prev")?, place("hint")?, place("at")?);
     let signal = match kind {
-        "PreVote" => Signal::PreVote(VoteRequest { term, last }),
-        "RequestVote" => Signal::RequestVote(VoteRequest { term, last }),
+        "PreVote" => Signal::PreVote(VoteRequest { term, last, transfer: false }),
+        "RequestVote" => Signal::RequestVote(VoteRequest { term, last, transfer }),
         "PreVoteGranted" => Signal::PreVoteGranted { term },
         "PreVoteRefused" => Signal::VoteRefused { term, pre_vote: true },
         "VoteRefused" => Signal::VoteRefused { term, pre_vote: false },
@@ -100,7 +107,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
             Signal::Append(Append { term, session, prev, entries, commit_index, round })
         }
         "AppendRejected" => Signal::AppendRejected { term, session, prev, hint },
-        "RoundEcho" => Signal::RoundEcho { term, session, round },
+        "RoundEcho" => Signal::RoundEcho { term, session, round, stickiness_ms },
         "Forwarded" => {
             let refused = args.take_key("refused").map(refusal).transpose()?;
             let answer: ForwardAnswer = (ProposalId(id), refused.map_or(Ok(at), Err));
@@ -109,7 +116,12 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
         "ReadIndex" => Signal::ReadIndex { id: ReadId(id) },
         "ReadIndexAt" => Signal::ReadIndexAt { id: ReadId(id), term, index },
         "VoteGranted" => return Ok(Promise::VoteGranted { term }.into()),
-        "Appended" => return Ok(Promise::Appended { term, session, match_index, round }.into()),
+        "TimeoutNow" => Signal::TimeoutNow { term },
+        "Removed" => Signal::Removed { index },
+        "LostData" => Signal::LostData { term, session, match_index },
+        "Appended" => {
+            return Ok(Promise::Appended { term, session, match_index, round, stickiness_ms }.into());
+        }
         other => return Err(format!("no message is called {other}").into()),
     };
     Ok(signal.into())

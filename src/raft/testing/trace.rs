@@ -74,7 +74,8 @@ impl Trace {
         match signal {
             Signal::PreVote(request) => format!("PreVote term={} last={}", request.term, request.last),
             Signal::RequestVote(request) => {
-                format!("RequestVote term={} last={}", request.term, request.last)
+                let transfer = if request.transfer { " transfer" } else { "" };
+                format!("RequestVote term={} last={}{transfer}", request.term, request.last)
             }
             Signal::PreVoteGranted { term } => format!("PreVoteGranted term={term}"),
             Signal::VoteRefused { term, pre_vote: true } => format!("PreVoteRefused term={term}"),
@@ -83,7 +84,7 @@ impl Trace {
             Signal::AppendRejected { term, session, prev, hint } => {
                 format!("AppendRejected term={term} prev={prev} hint={hint}{}", session_text(*session))
             }
-            Signal::RoundEcho { term, session, round } => {
+            Signal::RoundEcho { term, session, round, .. } => {
                 format!("RoundEcho term={term} round={round}{}", session_text(*session))
             }
             Signal::Forward { proposals } => {
@@ -102,6 +103,11 @@ impl Trace {
                 format!("ReadIndexAt {} term={term} index={index}", self.question(*id))
             }
             Signal::ReadIndexRefused { id } => format!("ReadIndexRefused {}", self.question(*id)),
+            Signal::TimeoutNow { term } => format!("TimeoutNow term={term}"),
+            Signal::Removed { index } => format!("Removed index={index}"),
+            Signal::LostData { term, session, match_index } => {
+                format!("LostData term={term} match={match_index}{}", session_text(*session))
+            }
         }
     }
 }
@@ -125,6 +131,9 @@ pub(super) fn kind(message: &Message) -> &'static str {
             Signal::ReadIndex { .. } => "ReadIndex",
             Signal::ReadIndexAt { .. } => "ReadIndexAt",
             Signal::ReadIndexRefused { .. } => "ReadIndexRefused",
+            Signal::TimeoutNow { .. } => "TimeoutNow",
+            Signal::Removed { .. } => "Removed",
+            Signal::LostData { .. } => "LostData",
         },
     }
 }
@@ -152,7 +161,7 @@ fn session_text(session: Session) -> String {
 fn promise_text(promise: &Promise) -> String {
     match promise {
         Promise::VoteGranted { term } => format!("VoteGranted term={term}"),
-        Promise::Appended { term, session, match_index, round } => {
+        Promise::Appended { term, session, match_index, round, .. } => {
             format!("Appended term={term} match={match_index} round={round}{}", session_text(*session))
         }
     }

@@ -72,6 +72,16 @@ pub(super) fn said(message: &Message) -> Said {
         Signal::ReadIndexRefused { .. } => {
             Said::new("ReadIndexRefused", "I cannot confirm that I lead".to_owned(), None, None)
         }
+        Signal::TimeoutNow { term } => {
+            Said::new("TimeoutNow", "take over: stand for election at once".to_owned(), Some(*term), None)
+        }
+        Signal::Removed { index } => {
+            Said::new("Removed", "you are no longer a member".to_owned(), None, Some(*index))
+        }
+        Signal::LostData { term, match_index, .. } => {
+            let text = format!("you had entries up to {match_index} and lost them");
+            Said::new("LostData", text, Some(*term), Some(*match_index))
+        }
     }
 }
 

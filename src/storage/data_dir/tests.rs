@@ -9,7 +9,7 @@ use crate::kv::Row;
 use crate::plant::Planted;
 use crate::raft::{Entry, HardState, Payload};
 use crate::storage::inspect;
-use crate::types::{IoId, LogIndex, LogPosition, Revision, Term};
+use crate::types::{IoId, LogIndex, LogPosition, LogTime, Revision, Term};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 const OPTIONS: Options = Options { segment_bytes: 64 << 10, planted: Planted::NONE };
@@ -41,7 +41,7 @@ fn value(index: u64) -> Bytes {
 }
 
 fn entry(index: u64) -> Entry {
-    Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command(value(index)) }
+    Entry { term: Term(1), index: LogIndex(index), time: LogTime(0), payload: Payload::Command(value(index)) }
 }
 
 /// What applying [`entry`] gives.

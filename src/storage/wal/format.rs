@@ -10,12 +10,12 @@ use crc32c::crc32c_append;
 
 use super::Owner;
 use crate::raft::{Entry, HardState, Payload};
-use crate::types::{ClusterId, LogIndex, LogPosition, NodeId, Term};
+use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId, Term};
 
 /// Where records begin.
 pub(super) const HEADER_BLOCK_BYTES: usize = 4096;
 /// Newest format that this version reads, and the one it writes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 
@@ -23,7 +23,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"kuberaft";
 const SEGMENT_HEADER_BYTES: usize = 112;
 const RECORD_MAGIC: u32 = 0x4352_424b;
 const RECORD_HEADER_BYTES: usize = 80;
-const ENTRY_HEADER_BYTES: usize = 13;
+const ENTRY_HEADER_BYTES: usize = 21;
 /// Smallest unit that a disk writes as a whole.
 const SECTOR_BYTES: usize = 512;
 /// Never zero, and further than one bit from zero.
@@ -170,6 +170,7 @@ pub(super) fn encode_record(
     for entry in content.entries {
         let data = entry.payload.data();
         out.put(&entry.term.0.to_le_bytes());
+        out.put(&entry.time.0.to_le_bytes());
         out.put(&[entry.payload.kind() as u8]);
         out.put(&length(data.len()).to_le_bytes());
         out.put(&data);
@@ -286,6 +287,7 @@ pub(super) struct Record {
 /// An entry in a record's body.
 pub(super) struct EntryView<'a> {
     pub(super) position: LogPosition,
+    pub(super) time: LogTime,
     pub(super) kind: u8,
     pub(super) data: &'a [u8],
 }
@@ -294,7 +296,8 @@ impl EntryView<'_> {
     /// The entry, with memory of its own.
     pub(super) fn to_entry(&self) -> Result<Entry, crate::raft::PayloadError> {
         let payload = Payload::from_parts(self.kind, Bytes::copy_from_slice(self.data))?;
-        Ok(Entry { term: self.position.term, index: self.position.index, payload })
+        let LogPosition { index, term } = self.position;
+        Ok(Entry { term, index, time: self.time, payload })
     }
 }
 
@@ -305,9 +308,11 @@ impl Record {
         (0..u64::from(self.header.entries)).map(move |i| {
             let index = LogIndex(self.header.first.0 + i);
             let term = Term(fields.u64()?);
+            let time = LogTime(fields.u64()?);
             let kind = fields.take(1)?[0];
             let bytes = fields.u32()? as usize;
-            Some(EntryView { position: LogPosition { index, term }, kind, data: fields.take(bytes)? })
+            let position = LogPosition { index, term };
+            Some(EntryView { position, time, kind, data: fields.take(bytes)? })
         })
     }
 }

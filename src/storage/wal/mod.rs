@@ -56,7 +56,7 @@ use super::StorageError;
 use super::files::{File, Files};
 use crate::plant::{Plant, Planted};
 use crate::raft::{AppendEntries, Configuration, Entry, HardState};
-use crate::types::{ClusterId, LogIndex, LogPosition, NodeId};
+use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId};
 
 /// Whose log it is; recorded in every segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub struct Recovered {
     pub before: LogPosition,
     /// Last entry, or `before` if there is none.
     pub last: LogPosition,
+    /// The highest time stamp of the entries.
+    pub time: LogTime,
     /// First index of each run of entries of one term, in order.
     pub runs: Vec<LogPosition>,
     /// The configurations among the entries, in order.

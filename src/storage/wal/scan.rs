@@ -14,7 +14,7 @@ use super::{Owner, Recovered, TornTail};
 use crate::raft::{Configuration, EntryKind, HardState};
 use crate::storage::files::{File, Files};
 use crate::storage::{Damage, StorageError};
-use crate::types::LogIndex;
+use crate::types::{LogIndex, LogTime};
 
 /// Everything that reading a log forward tells.
 pub(super) struct Scan<H> {
@@ -23,6 +23,8 @@ pub(super) struct Scan<H> {
     pub(super) positions: Positions,
     pub(super) hard_state: HardState,
     pub(super) commit_index: LogIndex,
+    /// The highest time stamp of the entries.
+    pub(super) time: LogTime,
     pub(super) configurations: Vec<(LogIndex, Arc<Configuration>)>,
     /// Where the next record goes in the last segment.
     pub(super) end: u64,
@@ -153,6 +155,7 @@ impl<H> Scan<H> {
             commit_index: self.commit_index.min(self.positions.last.index),
             before: self.positions.before,
             last: self.positions.last,
+            time: self.time,
             runs: self.positions.runs.clone(),
             configurations: self.configurations.clone(),
             torn_tail: self.torn_tail.clone(),
@@ -165,6 +168,7 @@ impl<H> Scan<H> {
             positions: Positions::begin(header.before),
             hard_state: header.hard_state,
             commit_index: header.commit_index,
+            time: LogTime(0),
             configurations: Vec::new(),
             end: segment::RECORDS_BEGIN,
             last_record: None,
@@ -253,6 +257,7 @@ impl<H> Scan<H> {
                 return Err(self.damage_here(path, "an entry out of order"));
             };
             self.positions.push(entry.position);
+            self.time = self.time.max(entry.time);
             if entry.kind == EntryKind::Configuration as u8 {
                 let configuration = Configuration::decode(entry.data)
                     .map_err(|error| self.damage_here(path, format!("a configuration: {error}")))?;

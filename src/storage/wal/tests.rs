@@ -11,7 +11,7 @@ use self::memory::MemoryFiles;
 use super::*;
 use crate::plant::Planted;
 use crate::raft::{Member, Payload};
-use crate::types::{IoId, Session, Term};
+use crate::types::{IoId, LogTime, Session, Term};
 
 const OWNER: Owner = Owner { node_id: NodeId(0x1234_5678_9abc_def0), cluster_id: ClusterId(77) };
 const SEGMENT: Options = Options { segment_bytes: 24 << 10, planted: Planted::NONE };
@@ -22,19 +22,29 @@ fn directory() -> PathBuf {
 
 fn command(term: u64, index: u64, bytes: usize) -> Entry {
     let data: Vec<u8> = (0..bytes).map(|i| u8::try_from((i * 7 + bytes + 1) % 251).unwrap()).collect();
-    Entry { term: Term(term), index: LogIndex(index), payload: Payload::Command(data.into()) }
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        time: LogTime(index),
+        payload: Payload::Command(data.into()),
+    }
 }
 
 /// A value of zeros looks like sectors that were never written.
 fn zeros(term: u64, index: u64, bytes: usize) -> Entry {
-    Entry { term: Term(term), index: LogIndex(index), payload: Payload::Command(vec![0; bytes].into()) }
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        time: LogTime(index),
+        payload: Payload::Command(vec![0; bytes].into()),
+    }
 }
 
 fn configuration(term: u64, index: u64) -> Entry {
-    let member = Member { name: "one".into(), session: Session(1) };
+    let member = Member { name: "one".into(), session: Session(1), ..Member::default() };
     let voters = BTreeMap::from([(OWNER.node_id, member)]);
-    let payload = Payload::Configuration(Arc::new(Configuration { voters }));
-    Entry { term: Term(term), index: LogIndex(index), payload }
+    let payload = Payload::Configuration(Arc::new(Configuration { voters, ..Configuration::default() }));
+    Entry { term: Term(term), index: LogIndex(index), time: LogTime(index), payload }
 }
 
 fn append(term: u64, truncate_from: Option<u64>, entries: Vec<Entry>) -> AppendEntries {
@@ -71,7 +81,7 @@ fn flush_each(wal: &mut Wal<MemoryFiles>, appends: &[AppendEntries]) {
 fn mixed() -> (MemoryFiles, Vec<Entry>) {
     let files = MemoryFiles::default();
     let mut wal = create(&files);
-    let noop = Entry { term: Term(2), index: LogIndex(2), payload: Payload::Noop };
+    let noop = Entry { term: Term(2), index: LogIndex(2), time: LogTime(2), payload: Payload::Noop };
     flush_each(
         &mut wal,
         &[
@@ -362,7 +372,7 @@ fn a_lost_sector_before_the_last_record_is_damage() {
 #[test]
 fn damage_is_described() {
     let (files, _) = mixed();
-    files.change("0000000000000001", |content| content[4500] ^= 4);
+    files.change("0000000000000001", |content| content[4400] ^= 4);
     let text = open(&files).map(|_| ()).unwrap_err().to_string();
     for part in
         ["/data/wal/0000000000000001", "byte 4", "log entry", "checksum", "The log was not changed", "verify"]
@@ -386,7 +396,8 @@ fn a_bit_flipped_after_opening_is_found_when_read() {
 fn records_stored_as_a_value_are_not_taken_for_records() {
     let (files, entries) = mixed();
     let copy: Bytes = files.content(&segment::name(1))[4096..].to_vec().into();
-    let stored = Entry { term: Term(9), index: LogIndex(10), payload: Payload::Command(copy) };
+    let stored =
+        Entry { term: Term(9), index: LogIndex(10), time: LogTime(10), payload: Payload::Command(copy) };
     let (name, range) = with_last_group(&files, vec![stored]);
     files.change(&name, |content| content[range.start..range.start + 200].fill(0));
     check_cut(&files, &entries, true);
