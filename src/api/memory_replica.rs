@@ -10,14 +10,15 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::Replica;
 use super::replica::Refusal;
-use crate::driver::Status;
 use crate::driver::{Configuration, Member, RoleName};
+use crate::driver::{EventStream, Events, Status};
 use crate::kv::{Answer, Command, Store};
 use crate::types::{ClusterId, LogIndex, NodeId, Session, Term};
 
 pub(super) struct MemoryReplica {
     store: RwLock<Store>,
     pub(super) status: Mutex<Status>,
+    pub(super) events: Events,
     /// What proposals and read barriers answer, if not success.
     pub(super) refusal: Mutex<Option<Refusal>>,
     pub(super) proposals: AtomicUsize,
@@ -56,6 +57,7 @@ impl MemoryReplica {
         Arc::new(Self {
             store: RwLock::default(),
             status: Mutex::new(status),
+            events: Events::default(),
             refusal: Mutex::new(None),
             proposals: AtomicUsize::new(0),
             barriers: AtomicUsize::new(0),
@@ -102,5 +104,9 @@ impl Replica for Arc<MemoryReplica> {
 
     fn status(&self) -> Status {
         self.status.lock().unwrap().clone()
+    }
+
+    fn events(&self, after: Option<u64>) -> EventStream {
+        self.events.follow(after)
     }
 }

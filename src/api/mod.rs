@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 
 mod body;
+mod events;
 mod kv;
 mod problem;
 mod query;

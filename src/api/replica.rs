@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::driver::{Handle, ReadError, Status, WriteError};
+use crate::driver::{EventStream, Handle, ReadError, Status, WriteError};
 pub(super) use crate::driver::{Outcome, Refusal, RefusalReason};
 use crate::kv;
 
@@ -27,6 +27,9 @@ pub trait Replica: Send + Sync + 'static {
 
     /// [`Handle::status`].
     fn status(&self) -> Status;
+
+    /// [`Handle::events`].
+    fn events(&self, after: Option<u64>) -> EventStream;
 }
 
 impl Replica for Handle {
@@ -48,5 +51,9 @@ impl Replica for Handle {
 
     fn status(&self) -> Status {
         Handle::status(self)
+    }
+
+    fn events(&self, after: Option<u64>) -> EventStream {
+        Handle::events(self, after)
     }
 }

@@ -14,6 +14,7 @@ pub(super) enum Route {
     Kv,
     Status,
     Members,
+    Events,
     Livez,
     Readyz,
     Metrics,
@@ -22,12 +23,13 @@ pub(super) enum Route {
 }
 
 /// Labels in the order of [`Route`].
-const ROUTES: [&str; 10] = [
+const ROUTES: [&str; 11] = [
     "/set",
     "/get",
     "/v1/kv/{key}",
     "/v1/status",
     "/v1/members",
+    "/v1/events",
     "/livez",
     "/readyz",
     "/metrics",

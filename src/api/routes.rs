@@ -12,7 +12,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use tokio::time::Instant;
 
 use super::request_metrics::Route;
-use super::{Api, Problem, Replica, kv, status};
+use super::{Api, Problem, Replica, events, kv, status};
 
 const PAGE: &str = include_str!("../ui/index.html");
 /// The page has its style and script inside, loads nothing, and asks any member for its status.
@@ -41,6 +41,10 @@ pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
         .route(
             "/v1/members",
             route(GET, Route::Members, |api, request, _| ready(status::members(&api, &request))),
+        )
+        .route(
+            "/v1/events",
+            route(GET, Route::Events, |api, request, _| ready(events::events(&api, &request))),
         )
         .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
         .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))

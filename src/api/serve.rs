@@ -50,7 +50,7 @@ pub async fn serve<R: Replica>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> usize {
     let settings = api.settings.clone();
-    let router = router(api);
+    let router = router(Arc::clone(&api));
     let slots = Arc::new(Semaphore::new(settings.connections_max as usize));
     let (phase, _) = watch::channel(Phase::Serve);
     tokio::select! {
@@ -59,6 +59,7 @@ pub async fn serve<R: Replica>(
         () = accept(&listener, &router, &settings, &slots, &phase) => {}
     }
     drop(listener);
+    api.drain();
     phase.send_replace(Phase::Drain);
     // Every connection holds a slot, so all slots together mean that none is left.
     if timeout(settings.drain_timeout, slots.acquire_many(settings.connections_max)).await.is_ok() {

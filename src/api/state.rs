@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use tokio::sync::watch;
+
 use super::request_metrics::RequestMetrics;
 use super::{Problem, Replica, Settings};
 use crate::metrics::Metrics;
@@ -39,6 +41,7 @@ pub struct Api<R> {
     node_id: OnceLock<NodeId>,
     replica: OnceLock<R>,
     waiting: RwLock<Option<String>>,
+    draining: watch::Sender<bool>,
 }
 
 impl<R: Replica> Api<R> {
@@ -48,7 +51,17 @@ impl<R: Replica> Api<R> {
         let requests = RequestMetrics::new(&metrics);
         let waiting = RwLock::new(Some("the replica does not run yet".into()));
         let (node_id, replica) = (OnceLock::new(), OnceLock::new());
-        Self { node, settings, metrics, directory, requests, node_id, replica, waiting }
+        Self {
+            node,
+            settings,
+            metrics,
+            directory,
+            requests,
+            node_id,
+            replica,
+            waiting,
+            draining: watch::Sender::new(false),
+        }
     }
 
     /// Tells this node's identity from now on: the data directory is open. Later calls change nothing.
@@ -66,6 +79,15 @@ impl<R: Replica> Api<R> {
     /// `None` takes it back.
     pub fn set_waiting(&self, reason: Option<String>) {
         *self.waiting.write().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Ends what would go on for ever, such as streams of events: the server stops.
+    pub(super) fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub(super) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 
     pub(super) fn waiting(&self) -> Option<String> {

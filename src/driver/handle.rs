@@ -8,6 +8,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use super::core_thread::{FromPeer, Request};
+use super::events::{EventStream, Events};
 use crate::kv;
 use crate::raft::Message;
 // What a handle's users need of the core.
@@ -23,6 +24,7 @@ pub struct Handle {
     requests: Sender<Request>,
     store: Arc<RwLock<kv::Store>>,
     status: Arc<RwLock<Status>>,
+    events: Events,
 }
 
 /// A write that was not applied, or whose outcome is not known.
@@ -60,8 +62,9 @@ impl Handle {
         requests: Sender<Request>,
         store: Arc<RwLock<kv::Store>>,
         status: Arc<RwLock<Status>>,
+        events: Events,
     ) -> Self {
-        Self { requests, store, status }
+        Self { requests, store, status, events }
     }
 
     /// Replicates an encoded command and returns what applying it answered.
@@ -101,6 +104,12 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> Status {
         self.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What this replica observes, from behind the event of number `after` on; see [`Events::follow`].
+    #[must_use]
+    pub fn events(&self, after: Option<u64>) -> EventStream {
+        self.events.follow(after)
     }
 }
 

@@ -18,6 +18,7 @@ mod apply_thread;
 mod checkpoint;
 mod clock;
 mod core_thread;
+mod events;
 mod handle;
 mod log_thread;
 mod observe;
@@ -37,6 +38,7 @@ use crate::storage::files::Files;
 use crate::types::{ClusterId, NodeId};
 
 pub use clock::now;
+pub use events::{EventStream, Events, NextEvent, Observed};
 pub use handle::{
     Configuration, Handle, Inbox, Member, Outcome, ReadError, Refusal, RefusalReason, RoleName, Status,
     WriteError,
@@ -114,6 +116,7 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     let (changes_in, changes) = bounded(CHECKPOINT_QUEUE);
     let (segments_in, segments) = bounded(1);
 
+    let events = Events::default();
     let status = Arc::new(RwLock::new(core_thread::status(cluster_id, node_id, &core)));
     let mut threads = shutdown::Threads::default();
     threads.spawn("checkpoint", {
@@ -134,10 +137,10 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     })?;
     threads.spawn("core", {
         let queues = core_thread::Queues { done, messages, requests, log: log_jobs_in, apply: apply_jobs_in };
-        let observer = observe::Observer::new(node_id, metrics, on_configuration);
+        let observer = observe::Observer::new(node_id, metrics, on_configuration, events.clone());
         let status = Arc::clone(&status);
         move || core_thread::CoreThread::new(core, queues, send, observer, status).run()
     })?;
-    let handle = Handle::new(requests_in.clone(), store, status);
+    let handle = Handle::new(requests_in.clone(), store, status, events);
     Ok((handle, Inbox::new(messages_in), threads.running(requests_in)))
 }

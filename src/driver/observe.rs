@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::OnConfiguration;
+use super::events::Events;
 use crate::metrics::{IntGauge, Metrics};
 use crate::raft::{Configuration, Observation, Refusal, RefusalReason, RoleName, Status, VoteAnswer};
 use crate::replica::Core;
@@ -21,6 +22,7 @@ pub(super) struct Observer {
     /// Messages, requests, and jobs of log and apply that wait; set after every turn.
     queues: [IntGauge; 4],
     on_configuration: OnConfiguration,
+    events: Events,
     configuration: Option<Arc<Configuration>>,
     peers_due: Instant,
     /// The leader last counted as a change.
@@ -28,7 +30,12 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(node_id: NodeId, metrics: Metrics, on_configuration: OnConfiguration) -> Self {
+    pub(super) fn new(
+        node_id: NodeId,
+        metrics: Metrics,
+        on_configuration: OnConfiguration,
+        events: Events,
+    ) -> Self {
         let queues = ["messages", "requests", "log", "apply"]
             .map(|queue| metrics.queue_length.with_label_values(&[queue]));
         Self {
@@ -36,6 +43,7 @@ impl Observer {
             metrics,
             queues,
             on_configuration,
+            events,
             configuration: None,
             peers_due: Instant::default(),
             leader: None,
@@ -53,6 +61,7 @@ impl Observer {
         self.watch_configuration(status);
         for observation in observations {
             self.on_observation(&observation);
+            self.events.publish(&observation);
         }
         let metrics = &self.metrics;
         metrics.raft_commit_index.set(gauge(status.commit_index));

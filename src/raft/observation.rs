@@ -3,7 +3,8 @@
 use crate::types::{LogIndex, NodeId, Term};
 
 /// Something worth counting or showing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Observation {
     /// This node's role or term changed.
     RoleChanged {
@@ -83,7 +84,8 @@ pub enum RoleName {
 }
 
 /// How a vote request was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum VoteAnswer {
     /// Yes.
     Granted,

@@ -1,6 +1,7 @@
 //! HTTP over real sockets against the in-memory replica.
 
 mod connections;
+mod events;
 mod keys;
 mod operations;
 
