@@ -380,7 +380,7 @@ impl Cluster {
         if self.process(node).needs_checkpoint() {
             let takes = self.random.between(200, 20_000);
             let done_at = Instant(self.now.0 + takes);
-            self.machines[node].state.begin(done_at);
+            self.machines[node].state.begin(self.now, done_at);
             if let Err(error) = self.process(node).write_checkpoint() {
                 self.halt(node, &error.to_string());
                 return;

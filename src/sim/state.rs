@@ -21,6 +21,7 @@ pub(super) struct StateDisk {
 struct Pending {
     rows_before: usize,
     before: Checkpoint,
+    begun: Instant,
     done_at: Instant,
 }
 
@@ -47,17 +48,19 @@ impl SharedState {
         SimState { disk: Arc::clone(&self.0), checkpoint }
     }
 
-    /// The checkpoint that the process is about to write is durable only at `done_at`.
-    pub(super) fn begin(&self, done_at: Instant) {
+    /// What the process is about to write is on its way from `begun` on, and durable only at `done_at`.
+    pub(super) fn begin(&self, begun: Instant, done_at: Instant) {
         let mut disk = self.disk();
         let (rows_before, before) = (disk.rows.len(), disk.current.clone());
-        disk.pending = Some(Pending { rows_before, before, done_at });
+        disk.pending = Some(Pending { rows_before, before, begun, done_at });
     }
 
-    /// The process ended at `now`: a checkpoint that was not done may be there or not.
+    /// The process ended at `now`: a checkpoint that was not done may be there or not; one not begun is not.
     pub(super) fn crash(&self, now: Instant, random: &mut Random) {
         let mut disk = self.disk();
-        let lost = disk.pending.take().filter(|pending| pending.done_at > now && random.chance(500));
+        let is_lost =
+            |pending: &Pending| pending.begun > now || (pending.done_at > now && random.chance(500));
+        let lost = disk.pending.take().filter(is_lost);
         if let Some(Pending { rows_before, before, .. }) = lost {
             disk.rows.truncate(rows_before);
             disk.current = before;
