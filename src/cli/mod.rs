@@ -9,6 +9,7 @@ mod dev;
 mod endpoints;
 mod keys;
 mod output;
+mod plant;
 mod print;
 mod scenario;
 mod serve;
@@ -168,6 +169,10 @@ mod tests {
         check("kuberaft bench --rate 0", "above zero");
         check("kuberaft bench --read-percent 101", "101 is not in 0..=100");
         check("kuberaft debug verify", "<DIR>");
+        let possible = crate::plant::Planted::POSSIBLE;
+        let unknown = if possible { "the bugs are vote-not-persisted" } else { "--features planted-bugs" };
+        check("kuberaft scenario election-1 --plant no-such-bug", unknown);
+        check("kuberaft sim --plant no-such-bug", unknown);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::CliError;
 use super::output::Format;
+use super::plant::parse_plant;
 use super::print;
+use crate::plant::{Plant, Planted};
 use crate::sim::scenario::story::{Kind, NodeState, Step, Story};
 use crate::sim::scenario::{SCENARIOS, Scenario};
 
@@ -27,6 +29,9 @@ pub(super) struct Arguments {
     /// Other seeds give other times and winners, and the same story
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Plant a bug in all nodes, to see the story fail; needs a program built with `--features planted-bugs`
+    #[arg(long, value_name = "BUG", value_parser = parse_plant, conflicts_with = "list")]
+    plant: Option<Plant>,
     /// For people, or one JSON document with every message
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -50,7 +55,7 @@ pub(super) fn run(args: &Arguments) -> Result<(), CliError> {
             list().trim_end()
         )));
     };
-    let story = scenario.tell(args.seed);
+    let story = scenario.tell_planted(args.seed, args.plant.map(Planted::new).unwrap_or_default());
     match args.output {
         Format::Text => print::text(&told(&story)),
         Format::Json => print::json(&story),
@@ -58,7 +63,25 @@ pub(super) fn run(args: &Arguments) -> Result<(), CliError> {
     if story.ok {
         return Ok(());
     }
-    Err(CliError::Failed(format!("scenario {name}, seed {}: a check does not hold", args.seed)))
+    Err(CliError::Failed(format!("{}: {}", heading(&story), failed_step(&story))))
+}
+
+fn heading(story: &Story) -> String {
+    let planted = story.planted.map(|bug| format!(", with {bug} planted")).unwrap_or_default();
+    format!("{}, seed {}{planted}", story.scenario, story.seed)
+}
+
+/// The check that ended a story, and where it stands.
+fn failed_step(story: &Story) -> String {
+    let (mut section, mut number) = ("", 0);
+    for step in &story.steps {
+        match step.kind {
+            Kind::Section => (section, number) = (&step.text, 0),
+            _ => number += u32::from(!step.detail),
+        }
+    }
+    let text = story.steps.last().map_or("", |step| &step.text);
+    format!("step {number} of \"{section}\" does not hold: {text}")
 }
 
 fn list() -> String {
@@ -69,7 +92,7 @@ fn list() -> String {
 }
 
 fn told(story: &Story) -> String {
-    let mut out = format!("{}, seed {}\n", story.scenario, story.seed);
+    let mut out = heading(story) + "\n";
     wrap(&mut out, "", story.title);
     out.push('\n');
     wrap(&mut out, "", story.about);
@@ -163,11 +186,27 @@ mod tests {
         assert!(list().lines().all(|line| line.chars().count() <= COLUMNS));
     }
 
+    fn arguments(name: &str) -> Arguments {
+        Arguments { name: Some(name.to_owned()), list: false, seed: 1, plant: None, output: Format::Text }
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    #[test]
+    fn a_planted_bug_fails_the_story_and_the_failed_step_is_named() {
+        let args = Arguments { plant: Some(Plant::VoteWithoutLogCheck), ..arguments("election-2") };
+        let error = run(&args).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let start = "election-2, seed 1, with vote-without-log-check planted: step ";
+        let section = "of \"2. The leader dies: who may follow?\" does not hold: expected: ";
+        let text = error.to_string();
+        assert!(text.starts_with(start) && text.contains(section) && text.contains("is refused"), "{text}");
+        // A bug that the story does not touch changes nothing.
+        run(&Arguments { plant: Some(Plant::ForwardTwice), ..args }).unwrap();
+    }
+
     #[test]
     fn an_unknown_name_is_a_usage_error_that_lists_the_known_ones() {
-        let args =
-            Arguments { name: Some("election-9".to_owned()), list: false, seed: 1, output: Format::Text };
-        let error = run(&args).unwrap_err();
+        let error = run(&arguments("election-9")).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("replicate-log-3"), "{error}");
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::CliError;
+use super::{CliError, plant};
 use crate::config::Span;
 use crate::plant::{Plant, Planted};
 use crate::sim::faults::FaultKind;
@@ -42,7 +42,7 @@ pub(super) struct Sim {
     without: Vec<FaultKind>,
     /// Plant a bug that must be found, or each in turn, up to 2000 seeds from each of five starts; needs a program
     /// built with `--features planted-bugs`
-    #[arg(long, value_name = "BUG|all", value_parser = parse_plant)]
+    #[arg(long, value_name = "BUG|all", value_parser = parse_planting)]
     plant: Option<Planting>,
     /// With `--plant all`: write what caught which bug to this file
     #[arg(long, value_name = "FILE", requires = "plant")]
@@ -78,18 +78,13 @@ enum Planting {
     All,
 }
 
-fn parse_plant(text: &str) -> Result<Planting, String> {
-    if !Planted::POSSIBLE {
-        let build = "cargo build --release --features planted-bugs";
-        return Err(format!("this program cannot plant bugs; build one that can: {build}"));
-    }
-    if text == "all" {
+fn parse_planting(text: &str) -> Result<Planting, String> {
+    if Planted::POSSIBLE && text == "all" {
         return Ok(Planting::All);
     }
-    Plant::named(text).map(Planting::One).ok_or_else(|| {
-        let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
-        format!("the bugs are {}, or all", names.join(", "))
-    })
+    plant::parse_plant(text)
+        .map(Planting::One)
+        .map_err(|error| error + if Planted::POSSIBLE { ", or all" } else { "" })
 }
 
 /// Runs the seeds, or replays one.
@@ -293,14 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn bugs_need_a_program_that_can() {
-        let planting = parse_plant("no-flush");
+    fn one_bug_is_planted_or_all() {
         if Planted::POSSIBLE {
-            assert_eq!(planting, Ok(Planting::One(Plant::NoFlush)));
-            assert!(parse_plant("no-such-bug").unwrap_err().contains("two-votes-a-term"));
-        } else {
-            assert!(planting.unwrap_err().contains("--features planted-bugs"));
+            assert_eq!(parse_planting("no-flush"), Ok(Planting::One(Plant::NoFlush)));
+            assert_eq!(parse_planting("all"), Ok(Planting::All));
         }
+        assert!(parse_planting("no-such-bug").is_err());
     }
 
     #[test]

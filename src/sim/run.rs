@@ -245,7 +245,8 @@ impl Runner {
     }
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
 }

@@ -15,8 +15,13 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use stage::{NODES, Stage, Told};
 use story::Story;
+
+use super::run::panic_message;
+use crate::plant::{Plant, Planted};
 
 /// A scenario that can be told.
 pub struct Scenario {
@@ -50,15 +55,34 @@ impl Scenario {
     /// Plays it. The seed decides over times and winners, not over the story.
     #[must_use]
     pub fn tell(&self, seed: u64) -> Story {
-        self.tell_tampered(seed, |_| ())
+        self.tell_planted(seed, Planted::NONE)
     }
 
-    fn tell_tampered(&self, seed: u64, tamper: stage::Tamper) -> Story {
+    /// Plays it with a bug in all nodes: what the story shows may not be so then.
+    #[must_use]
+    pub fn tell_planted(&self, seed: u64, planted: Planted) -> Story {
+        self.tell_tampered(seed, planted, |_| ())
+    }
+
+    fn tell_tampered(&self, seed: u64, planted: Planted, tamper: stage::Tamper) -> Story {
         let Self { name, title, about, .. } = *self;
-        let story = Story { scenario: name, seed, title, about, nodes: NODES, steps: Vec::new(), ok: true };
-        let mut stage = Stage::new(story, tamper);
+        let bug = planted.get().map(Plant::name);
+        let story = Story {
+            scenario: name,
+            seed,
+            planted: bug,
+            title,
+            about,
+            nodes: NODES,
+            steps: Vec::new(),
+            ok: true,
+        };
+        let mut stage = Stage::new(story, planted, tamper);
         // A check that does not hold has ended the story, and is its last step.
-        let told = (self.play)(&mut stage).and_then(|()| stage.check_rules());
+        let play = || (self.play)(&mut stage).and_then(|()| stage.check_rules());
+        let told = catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|panic| {
+            stage.check("no node asserts against its state", false, &panic_message(&*panic))
+        });
         stage.story.ok &= told.is_ok();
         stage.story
     }

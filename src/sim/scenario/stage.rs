@@ -2,6 +2,7 @@
 
 use super::narrator::{Draft, Narrator, name, names};
 use super::story::{Kind, NodeState, Sent, Step, Story};
+use crate::plant::Planted;
 use crate::raft::RoleName;
 use crate::sim::cluster::Cluster;
 use crate::sim::setup::Setup;
@@ -41,20 +42,21 @@ pub(super) struct Stage {
     pub(super) story: Story,
     /// What need not be told to a reader now.
     pub(super) details: Details,
+    planted: Planted,
     tamper: Tamper,
     sections: usize,
 }
 
 impl Stage {
-    pub(super) fn new(story: Story, tamper: Tamper) -> Self {
-        let cluster = new_cluster(story.seed, tamper, |_| ());
-        let narrator = Narrator::new(NODES);
-        Self { cluster, narrator, past: Vec::new(), story, details: Details::Nothing, tamper, sections: 0 }
+    pub(super) fn new(story: Story, planted: Planted, tamper: Tamper) -> Self {
+        let (past, details, sections) = (Vec::new(), Details::Nothing, 0);
+        let (cluster, narrator) = (new_cluster(story.seed, planted, tamper, |_| ()), Narrator::new(NODES));
+        Self { cluster, narrator, past, story, details, planted, tamper, sections }
     }
 
     /// Begins a section on a new cluster.
     pub(super) fn begin(&mut self, title: &str, change: impl FnOnce(&mut Setup)) {
-        self.cluster = new_cluster(self.story.seed, self.tamper, change);
+        self.cluster = new_cluster(self.story.seed, self.planted, self.tamper, change);
         self.narrator = Narrator::new(NODES);
         self.past.clear();
         self.section(title);
@@ -282,8 +284,9 @@ impl Stage {
     }
 }
 
-fn new_cluster(seed: u64, tamper: Tamper, change: impl FnOnce(&mut Setup)) -> Cluster {
+fn new_cluster(seed: u64, planted: Planted, tamper: Tamper, change: impl FnOnce(&mut Setup)) -> Cluster {
     let mut setup = Setup::calm(seed, NODES);
+    setup.raft.planted = planted;
     setup.disk.slow_of_thousand = 0;
     change(&mut setup);
     tamper(&mut setup);

@@ -9,6 +9,9 @@ pub struct Story {
     pub scenario: &'static str,
     /// Where everything random came from.
     pub seed: u64,
+    /// The bug in all nodes, if one was planted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planted: Option<&'static str>,
     /// What it shows, in a line.
     pub title: &'static str,
     /// What it shows, and why.

@@ -2,6 +2,7 @@
 
 use super::SCENARIOS;
 use super::story::{Kind, Story};
+use crate::plant::Planted;
 
 fn failure(story: &Story) -> String {
     let last = story.steps.last().map(|step| step.text.clone()).unwrap_or_default();
@@ -23,8 +24,8 @@ fn every_story_holds_for_every_seed() {
 }
 
 /// The check that ends a story which must not hold.
-fn failed_check(name: &str, seed: u64, tamper: super::stage::Tamper) -> String {
-    let story = super::Scenario::find(name).unwrap().tell_tampered(seed, tamper);
+fn failed_check(name: &str, seed: u64, planted: Planted, tamper: super::stage::Tamper) -> String {
+    let story = super::Scenario::find(name).unwrap().tell_tampered(seed, planted, tamper);
     let last = story.steps.last().unwrap();
     assert!(!story.ok && last.holds == Some(false), "{name}, seed {seed} holds: {}", last.text);
     last.text.clone()
@@ -33,14 +34,14 @@ fn failed_check(name: &str, seed: u64, tamper: super::stage::Tamper) -> String {
 #[test]
 fn without_heartbeats_the_leader_does_not_stay() {
     for seed in 0..5 {
-        failed_check("election-3", seed, |setup| setup.network.loss = 700);
+        failed_check("election-3", seed, Planted::NONE, |setup| setup.network.loss = 700);
     }
 }
 
 #[test]
 fn without_check_quorum_a_leader_does_not_step_down() {
     for seed in 0..5 {
-        let check = failed_check("election-4", seed, |setup| setup.raft.check_quorum = false);
+        let check = failed_check("election-4", seed, Planted::NONE, |setup| setup.raft.check_quorum = false);
         assert!(check.contains("the leader steps down"), "{check}");
     }
 }
@@ -48,9 +49,16 @@ fn without_check_quorum_a_leader_does_not_step_down() {
 #[test]
 fn without_pre_vote_the_term_rises() {
     for seed in 0..5 {
-        let check = failed_check("election-1", seed, |setup| setup.raft.pre_vote = false);
+        let check = failed_check("election-1", seed, Planted::NONE, |setup| setup.raft.pre_vote = false);
         assert!(check.contains("the term stays 1"), "{check}");
     }
+}
+
+#[test]
+fn an_assertion_in_a_node_ends_the_story() {
+    let check =
+        failed_check("election-1", 0, Planted::NONE, |setup| assert!(setup.raft.pre_vote, "so be it"));
+    assert!(check.contains("no node asserts") && check.contains("so be it"), "{check}");
 }
 
 #[test]
@@ -67,42 +75,42 @@ fn another_seed_tells_the_same_story_at_other_times() {
 
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use super::failed_check;
-    use crate::plant::{Plant, Planted};
-    use crate::sim::setup::Setup;
+    use super::*;
+    use crate::plant::Plant;
 
-    #[test]
-    fn a_refusal_that_counts_as_a_vote_makes_leaders_without_a_majority() {
+    fn check(plant: Plant, name: &str, part: &str) {
         for seed in 0..5 {
-            let tamper = |setup: &mut Setup| {
-                setup.raft.planted = Planted::new(Plant::RefusalCountsAsVote);
-            };
-            let check = failed_check("election-1", seed, tamper);
-            assert!(check.contains("nobody leads"), "{check}");
+            let check = failed_check(name, seed, Planted::new(plant), |_| ());
+            assert!(check.contains(part), "{name}, seed {seed}, with {}: {check}", plant.name());
         }
     }
 
     #[test]
+    fn a_refusal_that_counts_as_a_vote_makes_leaders_without_a_majority() {
+        check(Plant::RefusalCountsAsVote, "election-1", "nobody leads");
+    }
+
+    #[test]
     fn a_vote_without_a_look_at_the_log_lets_the_laggard_win() {
-        for seed in 0..5 {
-            let tamper = |setup: &mut Setup| {
-                setup.raft.planted = Planted::new(Plant::VoteWithoutLogCheck);
-            };
-            let check = failed_check("election-2", seed, tamper);
-            assert!(check.contains("its log is behind"), "{check}");
+        check(Plant::VoteWithoutLogCheck, "election-2", "its log is behind");
+    }
+
+    #[test]
+    fn a_log_that_is_never_flushed_breaks_a_rule_in_each_election() {
+        for name in ["election-1", "election-2", "election-3", "election-4"] {
+            check(Plant::NoFlush, name, "acknowledged is durable broken");
         }
     }
 
     #[test]
     fn a_commit_without_a_majority_is_seen_in_all_three_replications() {
         for name in ["replicate-log-1", "replicate-log-2", "replicate-log-3"] {
-            for seed in 0..5 {
-                let tamper = |setup: &mut Setup| {
-                    setup.raft.planted = Planted::new(Plant::CommitWithoutQuorum);
-                };
-                let check = failed_check(name, seed, tamper);
-                assert!(check.contains("majority"), "{name}: {check}");
-            }
+            check(Plant::CommitWithoutQuorum, name, "majority");
         }
+    }
+
+    #[test]
+    fn a_conflicting_entry_that_is_kept_is_seen() {
+        check(Plant::KeepConflict, "replicate-log-3", "is not in the new leader's log");
     }
 }
