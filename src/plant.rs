@@ -46,11 +46,13 @@ pub enum Plant {
     ReadAnswerMixedUp,
     /// A forwarded write whose fate is unknown is sent again.
     ForwardTwice,
+    /// A leader takes writes however many bytes are not committed.
+    UnboundedWrites,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -72,6 +74,7 @@ impl Plant {
         Self::ReadBeforeNoop,
         Self::ReadAnswerMixedUp,
         Self::ForwardTwice,
+        Self::UnboundedWrites,
     ];
 
     /// As written on the command line.
@@ -99,6 +102,7 @@ impl Plant {
             Self::ReadBeforeNoop => "read-before-noop",
             Self::ReadAnswerMixedUp => "read-answer-mixed-up",
             Self::ForwardTwice => "forward-twice",
+            Self::UnboundedWrites => "unbounded-writes",
         }
     }
 
@@ -139,6 +143,7 @@ impl Plant {
                 "Any answer to a question for a read index is taken for the latest one's"
             }
             Self::ForwardTwice => "A forwarded write whose fate is unknown is sent again",
+            Self::UnboundedWrites => "A leader takes writes however many bytes are not committed",
         }
     }
 }

@@ -128,7 +128,7 @@ impl Raft {
             bytes += command.len();
             if !leads {
                 answers.push((id, Err(Refusal::not_applied(RefusalReason::NoLeader))));
-            } else if bytes > self.settings.uncommitted_bytes_max {
+            } else if self.is_too_much(bytes) {
                 bytes -= command.len();
                 answers.push((id, Err(Refusal::not_applied(RefusalReason::Overloaded))));
             } else {

@@ -325,7 +325,7 @@ impl Raft {
         let mut bytes = self.unfinished_bytes();
         for proposal in proposals {
             bytes += proposal.command.len();
-            if bytes > self.settings.uncommitted_bytes_max {
+            if self.is_too_much(bytes) {
                 let refusal = Refusal::not_applied(RefusalReason::Overloaded);
                 out.push(Effect::ProposalFailed { id: proposal.id, refusal });
                 bytes -= proposal.command.len();
@@ -334,6 +334,11 @@ impl Raft {
             }
         }
         self.move_proposals(now, out);
+    }
+
+    /// Whether more bytes would wait or be uncommitted than may.
+    pub(super) fn is_too_much(&self, bytes: usize) -> bool {
+        bytes > self.settings.uncommitted_bytes_max && !self.settings.planted.is(Plant::UnboundedWrites)
     }
 
     /// Bytes of writes that wait here or are not yet committed.

@@ -65,6 +65,7 @@ mod tests {
             Plant::AcknowledgeBeforeFlush,
             Plant::TruncationNotWritten,
             Plant::NoFlush,
+            Plant::UnboundedWrites,
         ] {
             let plan = |seed| Plan {
                 seed,

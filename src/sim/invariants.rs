@@ -10,7 +10,7 @@
 //! | state-machine safety | one list of committed entries; each node commits and applies along it |
 //! | acknowledged is durable | a promise is compared with the sender's disk as it is sent; an entry that is committed first is on a majority's disks; what a leader believes of a follower is on that one's |
 //! | leaders commit by entries of their own term | the last entry that a leader commits in a turn |
-//! | bounds | jobs on their way to log and apply, appends on their way to a follower |
+//! | bounds | jobs on their way to log and apply, appends on their way to a follower, writes that a leader has not committed |
 //! | one vote a term | votes that left a node, across its restarts |
 //! | monotonic | term, commit index, applied index |
 //! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
@@ -384,12 +384,20 @@ impl Invariants {
         Ok(())
     }
 
-    /// What a leader believes of its followers at the end of a turn.
+    /// What a leader believes of its followers at the end of a turn, and what it has taken on.
     ///
     /// # Errors
-    /// A follower's disk holds less; more is on its way than the window allows.
+    /// A follower's disk holds less; more is on its way than the window allows; more is uncommitted than it may be.
     pub fn leading(&self, node: usize, peers: &[PeerStatus], settings: &Settings) -> Checked {
-        let Node { memory, term, .. } = &self.nodes[node];
+        let Node { memory, term, commit, .. } = &self.nodes[node];
+        let uncommitted = memory.marks.iter().skip(place(commit.next())).filter(|mark| mark.term == *term);
+        let (bytes, bytes_max) =
+            (uncommitted.map(|mark| mark.bytes).sum::<usize>(), settings.uncommitted_bytes_max);
+        if bytes > bytes_max {
+            let what =
+                format!("n{} has {bytes} uncommitted bytes of term {term}, above {bytes_max}", node + 1);
+            return broken("bounds", what);
+        }
         for peer in peers {
             let (messages, bytes) = peer.in_flight;
             // The last append may go beyond: by its own size, which is that of one entry at least.

@@ -8,16 +8,18 @@ use crate::types::{IoId, LogIndex, LogPosition, Term};
 pub(super) struct Mark {
     pub(super) term: Term,
     pub(super) digest: u64,
+    /// Of the command, if it is one.
+    pub(super) bytes: usize,
 }
 
 impl Mark {
     pub(super) fn of(entry: &Entry) -> Self {
-        let digest = match &entry.payload {
-            Payload::Noop => 1,
-            Payload::Command(data) => digest(2, data),
-            Payload::Configuration(configuration) => digest(3, &configuration.encode()),
+        let (digest, bytes) = match &entry.payload {
+            Payload::Noop => (1, 0),
+            Payload::Command(data) => (digest(2, data), data.len()),
+            Payload::Configuration(configuration) => (digest(3, &configuration.encode()), 0),
         };
-        Self { term: entry.term, digest }
+        Self { term: entry.term, digest, bytes }
     }
 }
 

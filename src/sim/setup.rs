@@ -131,7 +131,8 @@ fn draw_raft(random: &mut Random) -> raft::Settings {
         settings.append_bytes_max = random.pick(&[64, 1024, 65_536]);
         settings.window_messages = random.pick(&[1, 2, 8]);
         settings.window_bytes = random.pick(&[512, 8192]);
-        settings.uncommitted_bytes_max = random.pick(&[25_000, 100_000]);
+        // The smallest is filled by a handful of writes; longer ones are refused then.
+        settings.uncommitted_bytes_max = random.pick(&[3000, 25_000, 100_000]);
     }
     // Small, so that followers that lag are served from the disk.
     settings.cache_bytes = random.pick(&[0, 2000, 16 << 20]);
