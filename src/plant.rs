@@ -48,11 +48,15 @@ pub enum Plant {
     ForwardTwice,
     /// A leader takes writes however many bytes are not committed.
     UnboundedWrites,
+    /// An invitation to a new cluster is accepted although the answer that it rests on is not the newest.
+    NonceNotChecked,
+    /// The intent to form a cluster is not durable before others are told.
+    IntentNotPersisted,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -75,6 +79,8 @@ impl Plant {
         Self::ReadAnswerMixedUp,
         Self::ForwardTwice,
         Self::UnboundedWrites,
+        Self::NonceNotChecked,
+        Self::IntentNotPersisted,
     ];
 
     /// As written on the command line.
@@ -103,6 +109,8 @@ impl Plant {
             Self::ReadAnswerMixedUp => "read-answer-mixed-up",
             Self::ForwardTwice => "forward-twice",
             Self::UnboundedWrites => "unbounded-writes",
+            Self::NonceNotChecked => "nonce-not-checked",
+            Self::IntentNotPersisted => "intent-not-persisted",
         }
     }
 
@@ -144,6 +152,10 @@ impl Plant {
             }
             Self::ForwardTwice => "A forwarded write whose fate is unknown is sent again",
             Self::UnboundedWrites => "A leader takes writes however many bytes are not committed",
+            Self::NonceNotChecked => {
+                "An invitation to a new cluster is accepted although the answer that it rests on is not the newest"
+            }
+            Self::IntentNotPersisted => "The intent to form a cluster is not durable before others are told",
         }
     }
 }

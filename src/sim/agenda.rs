@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::clients::{Ending, Token};
+use super::founding::{Rpc, Step};
 use crate::raft::Message;
 use crate::types::{Instant, NodeId};
 
@@ -20,6 +21,8 @@ pub(super) enum Event {
     Started { node: usize, incarnation: u64 },
     ReadStore { node: usize, incarnation: u64, token: Token },
     Restart { node: usize },
+    Founding { node: usize, incarnation: u64, step: Step },
+    Rpc { from: usize, to: usize, rpc: Box<Rpc> },
     Request { node: usize, token: Token },
     Reply { token: Token, ending: Ending },
     GiveUp { token: Token },

@@ -13,6 +13,7 @@ use super::clients::{Clients, Ending};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::files::SimFiles;
+use super::founding::{Directory, Founding, IDS};
 use super::invariants::{Broken, Checked, Invariants};
 use super::network::Network;
 use super::node::{Machine, Standing};
@@ -27,6 +28,7 @@ use crate::types::{ClusterId, Instant, IoId, LogIndex, LogTime, NodeId, Session,
 
 /// Where a node keeps its log.
 pub(super) const DIRECTORY: &str = "/wal";
+/// The cluster that has been formed already.
 const CLUSTER: ClusterId = ClusterId(1);
 
 /// A rule was broken: what and when.
@@ -54,6 +56,7 @@ pub struct Cluster {
     pub trace: Trace,
     pub(super) random: Random,
     violation: Option<Violation>,
+    pub(super) founding: Founding,
     events: u64,
     /// Clients ask by themselves.
     pub(super) clients_run: bool,
@@ -62,7 +65,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose nodes have just been formed and start now.
+    /// A cluster whose nodes start now; it has just been formed, or they have to.
     ///
     /// # Panics
     /// Never for 1 to 7 nodes: an empty disk takes a new log.
@@ -70,18 +73,19 @@ impl Cluster {
     pub fn new(setup: Setup) -> Self {
         let seed = setup.seed;
         let ids: Vec<NodeId> = (1..=setup.nodes as u64).map(NodeId).collect();
-        let first = founding_record(&ids);
-        let machines = ids.iter().map(|id| new_machine(*id, &setup, &first)).collect();
+        let first = (!setup.founds).then(|| founding_record(&founders(&ids)));
+        let machines = ids.iter().map(|id| new_machine(*id, &setup, first.as_ref())).collect();
         let mut cluster = Self {
             now: Instant(0),
             agenda: Agenda::default(),
             machines,
             network: Network::new(setup.nodes, Random::new(seed, 2), setup.network),
             clients: Clients::new(setup.clients, setup.workload, Random::new(seed, 3)),
-            invariants: Invariants::new(ids, &first),
+            invariants: Invariants::new(ids, first.as_ref()),
             trace: Trace::default(),
             random: Random::new(seed, 4),
             violation: None,
+            founding: Founding::new(setup.nodes),
             events: 0,
             clients_run: true,
             lost_replies: 0,
@@ -89,6 +93,9 @@ impl Cluster {
         };
         for node in 0..cluster.machines.len() {
             cluster.start(node);
+        }
+        if cluster.setup.founds {
+            cluster.begin_founding();
         }
         for client in 0..cluster.clients.automatic() {
             cluster.think(client);
@@ -168,6 +175,8 @@ impl Cluster {
             Event::GiveUp { token } => self.on_reply(token, Ending::Unknown),
             Event::Think { client } => self.on_think(client),
             Event::Restart { node } => self.restart_planned(node),
+            Event::Founding { node, incarnation, step } => self.on_founding(node, incarnation, step),
+            Event::Rpc { from, to, rpc } => self.on_rpc(from, to, rpc),
             Event::SendDropped { node, incarnation, .. }
             | Event::Turn { node, incarnation }
             | Event::Timer { node, incarnation }
@@ -229,7 +238,7 @@ impl Cluster {
     }
 
     pub(super) fn index_of(id: NodeId) -> usize {
-        usize::try_from(id.0 - 1).expect("nodes are numbered from 1")
+        usize::try_from((id.0 - 1) % IDS).expect("nodes are numbered from 1")
     }
 
     /// Notes something done from outside.
@@ -282,10 +291,10 @@ impl Cluster {
         (0..self.machines.len()).filter_map(|node| Some((led(node)?.term, node))).max().map(|(_, node)| node)
     }
 
-    /// Whether a bit of a node's disk was changed.
+    /// Whether a bit of a node's disk was changed, or all of it lost.
     #[must_use]
     pub fn is_flipped(&self, node: usize) -> bool {
-        self.machines[node].flipped
+        self.machines[node].flipped || self.machines[node].directory.was_emptied
     }
 
     /// Whether all running nodes follow one leader that a majority answers.
@@ -326,15 +335,15 @@ impl Cluster {
     }
 }
 
-/// As the server writes it: the configuration, as if a leader of term 1 had sent it.
-fn founding_record(ids: &[NodeId]) -> AppendEntries {
+fn founders(ids: &[NodeId]) -> Configuration {
     let member =
         |id: &NodeId| (*id, Member { name: format!("n{}", id.0), session: Session(1), ..Member::default() });
-    let configuration = Configuration {
-        voters: ids.iter().map(member).collect::<BTreeMap<_, _>>(),
-        ..Configuration::default()
-    };
-    let payload = Payload::Configuration(Arc::new(configuration));
+    Configuration { voters: ids.iter().map(member).collect::<BTreeMap<_, _>>(), ..Configuration::default() }
+}
+
+/// As the server writes it: the configuration, as if a leader of term 1 had sent it.
+pub(super) fn founding_record(configuration: &Configuration) -> AppendEntries {
+    let payload = Payload::Configuration(Arc::new(configuration.clone()));
     AppendEntries {
         io: IoId(0),
         truncate_from: None,
@@ -344,14 +353,15 @@ fn founding_record(ids: &[NodeId]) -> AppendEntries {
     }
 }
 
-fn new_machine(id: NodeId, setup: &Setup, first: &AppendEntries) -> Machine {
+/// With a log that holds `first`, or an empty directory.
+fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Machine {
     let mut random = Random::new(setup.seed, 16 + id.0);
     let files = SimFiles::new(Disk::new(Random::new(setup.seed, 32 + id.0), setup.disk));
-    let directory = Path::new(DIRECTORY);
-    drop(
-        Wal::create(files.clone(), directory, owner(id), options(setup), Some(first))
-            .expect("a new disk takes a new log"),
-    );
+    if first.is_some() {
+        let owner = Owner { node_id: id, cluster_id: CLUSTER };
+        let log = Wal::create(files.clone(), Path::new(DIRECTORY), owner, options(setup), first);
+        drop(log.expect("a new disk takes a new log"));
+    }
     let end = files.disk().end();
     files.disk().begin(end);
     let clock = Clock::new(Instant(random.below(1 << 40)));
@@ -361,7 +371,9 @@ fn new_machine(id: NodeId, setup: &Setup, first: &AppendEntries) -> Machine {
         state: SharedState::default(),
         clock,
         random,
+        directory: first.map_or_else(Directory::default, |_| Directory::of(CLUSTER)),
         process: None,
+        founder: None,
         incarnation: 0,
         paused_until: Instant(0),
         fuse: None,
@@ -369,10 +381,6 @@ fn new_machine(id: NodeId, setup: &Setup, first: &AppendEntries) -> Machine {
         standing: Standing::Fit,
         holds_elections: false,
     }
-}
-
-pub(super) fn owner(node_id: NodeId) -> Owner {
-    Owner { node_id, cluster_id: CLUSTER }
 }
 
 pub(super) fn options(setup: &Setup) -> Options {

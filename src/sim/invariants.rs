@@ -85,11 +85,12 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// For these nodes, whose logs hold `first`.
+    /// For these nodes, whose logs hold `first`, if it is given, and are empty otherwise.
     #[must_use]
-    pub fn new(ids: Vec<NodeId>, first: &AppendEntries) -> Self {
-        let marks: Vec<Mark> = first.entries.iter().map(Mark::of).collect();
-        let log = MarkedLog { marks: marks.clone(), hard_state: first.hard_state };
+    pub fn new(ids: Vec<NodeId>, first: Option<&AppendEntries>) -> Self {
+        let marks: Vec<Mark> = first.iter().flat_map(|first| &first.entries).map(Mark::of).collect();
+        let hard_state = first.map(|first| first.hard_state).unwrap_or_default();
+        let log = MarkedLog { marks: marks.clone(), hard_state };
         let node = |_: &NodeId| Node { memory: log.clone(), durable: log.clone(), ..Node::default() };
         Self {
             nodes: ids.iter().map(node).collect(),
@@ -101,6 +102,21 @@ impl Invariants {
             seen_too: BTreeMap::new(),
             largest_entry: 0,
             ids,
+        }
+    }
+
+    /// A node opens the log that it made when it became a member.
+    ///
+    /// # Errors
+    /// Another node's log begins in another way.
+    pub fn joined(&mut self, node: usize, id: NodeId, hard_state: HardState, entries: &[Entry]) -> Checked {
+        let log = MarkedLog { marks: entries.iter().map(Mark::of).collect(), hard_state };
+        self.ids[node] = id;
+        self.nodes[node] = Node { memory: log.clone(), durable: log.clone(), ..Node::default() };
+        match log.marks.as_slice() {
+            [] => Ok(()),
+            [first] => self.matches(node, LogIndex(1), *first, Term(0)),
+            more => broken("log matching", format!("n{} begins with {} entries", node + 1, more.len())),
         }
     }
 

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use super::agenda::Event;
 use super::clients::Ending;
-use super::cluster::{Cluster, DIRECTORY, options, owner};
+use super::cluster::{Cluster, DIRECTORY, options};
 use super::disk::Crash;
 use super::node::{Process, Standing};
 use super::trace::Happening;
 use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
 use crate::storage::data_dir::check_fit;
-use crate::storage::wal::{Recovered, Wal};
+use crate::storage::wal::{Owner, Recovered, Wal};
 use crate::storage::{StateStore, StorageError};
-use crate::types::{Instant, LogIndex, NodeId};
+use crate::types::{Instant, LogIndex};
 
 /// From an opened log to a process that runs.
 const RECOVERY_MICROS: u64 = 1000;
@@ -21,7 +21,7 @@ impl Cluster {
     /// Starts a node if it may be started and does not run.
     pub(super) fn restart_planned(&mut self, node: usize) {
         let machine = &self.machines[node];
-        if machine.process.is_none() && machine.standing == Standing::Fit {
+        if machine.process.is_none() && machine.founder.is_none() && machine.standing == Standing::Fit {
             self.start(node);
         }
     }
@@ -32,7 +32,12 @@ impl Cluster {
         machine.incarnation += 1;
         (machine.fuse, machine.paused_until) = (None, self.now);
         files.disk().begin(self.now);
-        match self.recover(node, id) {
+        let recovered = match self.settle_directory(node) {
+            Ok(Some(cluster_id)) => self.recover(node, Owner { node_id: id, cluster_id }),
+            Ok(None) => return self.start_founder(node),
+            Err(error) => Err(error.into()),
+        };
+        match recovered {
             Ok(process) => {
                 let at = Instant(files.disk().end().0 + RECOVERY_MICROS);
                 self.machines[node].process = Some(Box::new(process));
@@ -55,16 +60,21 @@ impl Cluster {
         }
     }
 
-    fn recover(&mut self, node: usize, node_id: NodeId) -> Result<Process, RecoveryError> {
+    fn recover(&mut self, node: usize, owner: Owner) -> Result<Process, RecoveryError> {
+        let node_id = owner.node_id;
         let machine = &self.machines[node];
         let (files, directory) = (machine.files.clone(), Path::new(DIRECTORY));
-        let (wal, found) = Wal::open(files, directory, owner(node_id), options(&self.setup))?;
+        let (wal, found) = Wal::open(files, directory, owner, options(&self.setup))?;
         let state = machine.state.open();
         check_fit(directory, &found, state.checkpoint())?;
         let entries = wal.read(LogIndex(1), found.last.index, usize::MAX)?;
         let (hard_state, last) = (found.hard_state, found.last);
         let Recovered { commit_index, .. } = found;
         let covered = state.checkpoint().applied.index;
+        if !std::mem::replace(&mut self.machines[node].directory.was_opened, true) {
+            let joined = self.invariants.joined(node, node_id, hard_state, &entries);
+            self.check(joined);
+        }
         let checked = self.invariants.recovered(node, hard_state, &entries, commit_index.max(covered));
         self.check(checked);
         let seed = self.machines[node].random.next_u64();
@@ -112,6 +122,11 @@ impl Cluster {
         let machine = &mut self.machines[node];
         machine.fuse = None;
         machine.files.disk().crash(now, crash);
+        machine.directory.crash(now, &mut machine.random);
+        if machine.founder.take().is_some() {
+            self.tell(|| format!("n{} ended before it was in a cluster: {why}", node + 1));
+            return;
+        }
         let Some(process) = machine.process.take() else {
             if crash == Crash::PowerLost {
                 self.tell(|| format!("n{} loses power while it is down", node + 1));

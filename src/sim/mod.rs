@@ -6,8 +6,9 @@
 //! 3. [`clients`]: who asks, and what they were told; [`checker`] judges it
 //! 4. [`invariants`]: what must hold at every step
 //! 5. [`trace`]: what happened
-//! 6. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
-//! 7. [`scenario`]: scripted runs, told to a reader
+//! 6. `founding`: from empty directories to a cluster
+//! 7. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
+//! 8. [`scenario`]: scripted runs, told to a reader
 
 mod agenda;
 pub mod checker;
@@ -18,6 +19,7 @@ mod control;
 pub mod disk;
 pub mod faults;
 mod files;
+mod founding;
 pub mod hunt;
 pub mod invariants;
 mod lifecycle;

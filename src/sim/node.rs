@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::clients::Token;
 use super::clock::Clock;
 use super::files::SimFiles;
+use super::founding::{Directory, Founder};
 use super::random::Random;
 use super::state::{SharedState, SimState};
 use crate::kv::{self, Row};
@@ -30,7 +31,11 @@ pub(super) struct Machine {
     pub(super) state: SharedState,
     pub(super) clock: Clock,
     pub(super) random: Random,
+    /// Whom it belongs to.
+    pub(super) directory: Directory,
     pub(super) process: Option<Box<Process>>,
+    /// The process while it does not belong to a cluster.
+    pub(super) founder: Option<Box<Founder>>,
     /// Counts processes: what an earlier one asked for is not for the next one.
     pub(super) incarnation: u64,
     /// Nothing of the process runs before this.

@@ -261,6 +261,9 @@ impl Cluster {
             Some(_) => None,
         };
         if let Some(why) = lost {
+            if !is_cut {
+                self.on_first_contact(from, to);
+            }
             self.trace.note(self.now, [4, from as u64, to as u64], || Happening::Lost { from, to, why });
             let incarnation = self.incarnation(from);
             let to = self.machines[to].id;

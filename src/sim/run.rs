@@ -108,6 +108,12 @@ impl Runner {
             }
         }
         if self.goes_on() {
+            self.faults.stop(&mut self.cluster);
+            // A start finds out whether the disk is intact.
+            (0..self.cluster.setup().nodes).for_each(|node| self.cluster.restart(node));
+            self.must_form();
+        }
+        if self.goes_on() {
             self.heal();
             self.must_recover();
         }
@@ -120,13 +126,23 @@ impl Runner {
         self.cluster.violation().is_none()
     }
 
-    /// Faults stop. All intact nodes run, or only just a majority of all; sometimes leaders fall just before.
+    /// If nodes began with empty directories, one cluster is there within a bound.
+    fn must_form(&mut self) {
+        let cluster = &mut self.cluster;
+        cluster.calm_founding();
+        let patience = Duration::from_secs(20);
+        let limit = cluster.now().after(patience);
+        if !cluster.run_until(limit, Cluster::is_formed) {
+            let what = format!("no cluster of all nodes within {patience:?}: {}", cluster.summary());
+            cluster.report("liveness", what);
+        }
+    }
+
+    /// All intact nodes run, or only just a majority of all; sometimes leaders fall just before.
     fn heal(&mut self) {
         let nodes = self.cluster.setup().nodes;
-        self.faults.stop(&mut self.cluster);
-        // A start finds out whether the disk is intact.
-        (0..nodes).for_each(|node| self.cluster.restart(node));
-        let mut intact: Vec<usize> = (0..nodes).filter(|node| !self.cluster.is_lost(*node)).collect();
+        let is_in = |node: &usize| !self.cluster.is_lost(*node) && !self.cluster.is_outside(*node);
+        let mut intact: Vec<usize> = (0..nodes).filter(is_in).collect();
         let fallen = if self.random.chance(300) { self.fell_leaders() } else { None };
         if fallen.is_some() || self.random.chance(400) {
             while intact.len() > nodes / 2 + 1 {

@@ -37,6 +37,8 @@ pub struct Setup {
     pub wake_micros: u64,
     /// A process that ended by itself is started again after up to this time, in microseconds.
     pub restart_micros: Option<u64>,
+    /// Nodes start with empty directories, and form the cluster first.
+    pub founds: bool,
 }
 
 impl Setup {
@@ -66,6 +68,7 @@ impl Setup {
             checkpoint_interval: 1_000_000,
             wake_micros: 20,
             restart_micros: None,
+            founds: false,
         }
     }
 
@@ -110,6 +113,8 @@ impl Setup {
             checkpoint_interval: random.pick(&[50_000, 1_000_000, 10_000_000]),
             wake_micros: random.pick(&[5, 30, 300]),
             restart_micros: Some(random.pick(&[100_000, 1_000_000, 5_000_000])),
+            // From a stream of its own, so that the rest of a seed stays as it was.
+            founds: nodes > 1 && Random::new(seed, 7).chance(300),
             ..Self::calm(seed, nodes)
         }
     }
