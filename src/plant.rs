@@ -52,11 +52,25 @@ pub enum Plant {
     NonceNotChecked,
     /// The intent to form a cluster is not durable before others are told.
     IntentNotPersisted,
+    /// While voters change, a majority of the new ones alone decides.
+    JointOneMajority,
+    /// A joint configuration is left before it is committed.
+    LeaveJointEarly,
+    /// A new leader changes members before it has committed an entry of its own term.
+    ChangeBeforeNoop,
+    /// Acknowledgements of an earlier membership count.
+    OldSessionCounts,
+    /// Learners are made voters before they have caught up.
+    PromoteBeforeCatchUp,
+    /// Leadership is transferred to a node whose log is behind.
+    TransferWithoutLogCheck,
+    /// Removed nodes are listened to, and added again.
+    RemovedRejoins,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 31] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -81,6 +95,13 @@ impl Plant {
         Self::UnboundedWrites,
         Self::NonceNotChecked,
         Self::IntentNotPersisted,
+        Self::JointOneMajority,
+        Self::LeaveJointEarly,
+        Self::ChangeBeforeNoop,
+        Self::OldSessionCounts,
+        Self::PromoteBeforeCatchUp,
+        Self::TransferWithoutLogCheck,
+        Self::RemovedRejoins,
     ];
 
     /// As written on the command line.
@@ -111,6 +132,13 @@ impl Plant {
             Self::UnboundedWrites => "unbounded-writes",
             Self::NonceNotChecked => "nonce-not-checked",
             Self::IntentNotPersisted => "intent-not-persisted",
+            Self::JointOneMajority => "joint-one-majority",
+            Self::LeaveJointEarly => "leave-joint-early",
+            Self::ChangeBeforeNoop => "change-before-noop",
+            Self::OldSessionCounts => "old-session-counts",
+            Self::PromoteBeforeCatchUp => "promote-before-catch-up",
+            Self::TransferWithoutLogCheck => "transfer-without-log-check",
+            Self::RemovedRejoins => "removed-rejoins",
         }
     }
 
@@ -156,6 +184,15 @@ impl Plant {
                 "An invitation to a new cluster is accepted although the answer that it rests on is not the newest"
             }
             Self::IntentNotPersisted => "The intent to form a cluster is not durable before others are told",
+            Self::JointOneMajority => "While voters change, a majority of the new ones alone decides",
+            Self::LeaveJointEarly => "A joint configuration is left before it is committed",
+            Self::ChangeBeforeNoop => {
+                "A new leader changes members before it has committed an entry of its own term"
+            }
+            Self::OldSessionCounts => "Acknowledgements of an earlier membership count",
+            Self::PromoteBeforeCatchUp => "Learners are made voters before they have caught up",
+            Self::TransferWithoutLogCheck => "Leadership is transferred to a node whose log is behind",
+            Self::RemovedRejoins => "Removed nodes are listened to, and added again",
         }
     }
 }
