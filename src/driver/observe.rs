@@ -111,8 +111,12 @@ impl Observer {
     }
 
     fn name(&self, id: NodeId) -> String {
-        let member = self.configuration.as_ref().and_then(|configuration| configuration.voters.get(&id));
+        let member = self.configuration.as_ref().and_then(|configuration| configuration.member(id));
         member.map_or_else(|| id.to_string(), |member| member.name.clone())
+    }
+
+    fn names(&self, ids: &[NodeId]) -> String {
+        ids.iter().map(|id| self.name(*id)).collect::<Vec<_>>().join(" ")
     }
 
     fn on_observation(&mut self, observation: &Observation) {
@@ -147,6 +151,20 @@ impl Observer {
             }
             Observation::Committed { micros, .. } => {
                 metrics.raft_commit_duration_seconds.observe(Duration::from_micros(micros).as_secs_f64());
+            }
+            Observation::ConfigurationChanged { index, joint, ref voters, ref learners } => {
+                let (voters, learners) = (self.names(voters), self.names(learners));
+                tracing::info!(index = index.0, joint, voters, learners, "members changed");
+            }
+            Observation::MemberPromoted { member } => {
+                tracing::info!(member = self.name(member), "learner has caught up and becomes a voter");
+            }
+            Observation::MemberRemoved { member } => {
+                tracing::info!(member = self.name(member), "member removed");
+            }
+            Observation::TransferStarted { to } => tracing::info!(to = self.name(to), "hands over the lead"),
+            Observation::TransferEnded { to, done } => {
+                tracing::info!(to = self.name(to), done, "handing over the lead has ended");
             }
         }
     }

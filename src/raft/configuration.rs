@@ -53,6 +53,22 @@ impl Configuration {
         majority(&self.voters) && (!self.is_joint() || majority(&self.outgoing))
     }
 
+    /// The highest index that a majority of the voters has reached; of both sets while joint. `rank` tells which place
+    /// counts, of that many voters sorted from the furthest on: half of them is the majority's last.
+    pub(super) fn agreed_index(
+        &self,
+        reached: impl Fn(NodeId) -> LogIndex,
+        rank: impl Fn(usize) -> usize,
+    ) -> LogIndex {
+        let agreed = |voters: &BTreeMap<NodeId, Member>| {
+            let mut indexes: Vec<LogIndex> = voters.keys().map(|id| reached(*id)).collect();
+            indexes.sort_unstable_by(|a, b| b.cmp(a));
+            indexes.get(rank(indexes.len())).copied().unwrap_or_default()
+        };
+        let new = agreed(&self.voters);
+        if self.is_joint() { new.min(agreed(&self.outgoing)) } else { new }
+    }
+
     /// Whether a change of voters is under way.
     #[must_use]
     pub fn is_joint(&self) -> bool {
@@ -63,6 +79,12 @@ impl Configuration {
     #[must_use]
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.voters.contains_key(&id) || self.outgoing.contains_key(&id)
+    }
+
+    /// Whether `id` receives the log and does not count.
+    #[must_use]
+    pub fn is_learner(&self, id: NodeId) -> bool {
+        self.learners.contains_key(&id) && !self.is_voter(id)
     }
 
     /// The member of this id, whatever its part.

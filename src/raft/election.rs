@@ -9,8 +9,7 @@ use crate::types::{Instant, NodeId, Term};
 
 impl Raft {
     pub(super) fn on_election_timeout(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let is_voter = self.log.configuration().is_some_and(|configuration| configuration.is_voter(self.id));
-        if !is_voter {
+        if !self.is_voter() {
             // Not a member, or not known to be one: it votes when asked but never starts an election.
             let deadline = self.draw_election_deadline(now);
             if let Role::Follower(follower) = &mut self.role {
@@ -22,7 +21,7 @@ impl Raft {
         if self.settings.pre_vote && !alone {
             self.start_pre_vote(now, out);
         } else {
-            self.start_election(now, out);
+            self.start_election(now, false, out);
         }
     }
 
@@ -38,14 +37,17 @@ impl Raft {
         }
     }
 
-    fn start_election(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// Stands for election; on behalf of the leader if this is a `transfer`.
+    pub(super) fn start_election(&mut self, now: Instant, transfer: bool, out: &mut Vec<Effect>) {
         let term = self.hard_state.term.next();
         self.hard_state = HardState { term, voted_for: Some(self.id) };
         self.append(None, Vec::new(), out);
         let election_deadline = self.draw_election_deadline(now);
         let own_vote = self.log.last_io();
-        let role = Role::Candidate(Candidate { election_deadline, own_vote, granted: BTreeSet::new() });
-        self.change_role(role, "stands for election", out);
+        let role =
+            Role::Candidate(Candidate { election_deadline, own_vote, transfer, granted: BTreeSet::new() });
+        let why = if transfer { "stands for election, as the leader wants" } else { "stands for election" };
+        self.change_role(role, why, out);
         out.push(Effect::Observe(Observation::ElectionStarted { term }));
         if self.settings.planted.is(Plant::AskBeforeOwnVote) {
             self.ask_for_votes(out);
@@ -138,6 +140,7 @@ impl Raft {
             VoteAnswer::VotedForAnother
         } else if (request.last.term, request.last.index) < (last.term, last.index)
             && !self.settings.planted.is(Plant::VoteWithoutLogCheck)
+            && !(request.transfer && self.settings.planted.is(Plant::TransferWithoutLogCheck))
         {
             VoteAnswer::LogBehind
         } else {
@@ -166,9 +169,10 @@ impl Raft {
             return;
         }
         candidate.granted.insert(from);
+        let Role::PreCandidate(candidate) = &self.role else { return };
         let granted = &candidate.granted;
-        if self.log.configuration().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
-            self.start_election(now, out);
+        if self.deciding().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
+            self.start_election(now, false, out);
         }
     }
 
@@ -199,7 +203,8 @@ impl Raft {
     }
 
     fn ask_for_votes(&self, out: &mut Vec<Effect>) {
-        let request = VoteRequest { term: self.hard_state.term, last: self.log.last(), transfer: false };
+        let transfer = matches!(&self.role, Role::Candidate(candidate) if candidate.transfer);
+        let request = VoteRequest { term: self.hard_state.term, last: self.log.last(), transfer };
         for to in self.other_voters() {
             out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
         }
@@ -209,7 +214,7 @@ impl Raft {
         let Role::Candidate(candidate) = &self.role else { return };
         let granted = &candidate.granted;
         let is_asking = granted.contains(&self.id) || self.settings.planted.is(Plant::AskBeforeOwnVote);
-        if is_asking && self.log.configuration().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
+        if is_asking && self.deciding().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
             self.become_leader(now, out);
         }
     }

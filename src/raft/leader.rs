@@ -20,12 +20,8 @@ const ROUNDS_REMEMBERED: usize = 16;
 impl Raft {
     pub(super) fn become_leader(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let last = self.log.last().index;
-        let mut progress = BTreeMap::new();
-        if let Some(configuration) = self.log.configuration() {
-            for (id, member) in configuration.voters.iter().filter(|(id, _)| **id != self.id) {
-                progress.insert(*id, Progress::new(now, member.session, last));
-            }
-        }
+        let followers = self.followers().into_iter();
+        let progress = followers.map(|(id, session)| (id, Progress::new(now, session, last))).collect();
         let leader = Leader {
             progress,
             next_heartbeat: now.after(self.settings.heartbeat_interval),
@@ -35,6 +31,10 @@ impl Raft {
             batches: VecDeque::new(),
             elected_at: now,
             elected_time: self.log.time(),
+            settled: None,
+            change: None,
+            transfer: None,
+            promotion_since: None,
         };
         self.change_role(Role::Leader(Box::new(leader)), "won the election", out);
         out.push(Effect::Observe(Observation::ElectionWon { term: self.hard_state.term }));
@@ -45,11 +45,12 @@ impl Raft {
     }
 
     /// Appends one entry for each payload and sends them.
-    fn append_batch(&mut self, now: Instant, payloads: Vec<Payload>, out: &mut Vec<Effect>) {
+    pub(super) fn append_batch(&mut self, now: Instant, payloads: Vec<Payload>, out: &mut Vec<Effect>) {
         let term = self.hard_state.term;
         let time = self.log_time(now);
         let mut entries = Vec::with_capacity(payloads.len());
         let mut bytes = 0;
+        let is_configuration = payloads.iter().any(|payload| matches!(payload, Payload::Configuration(_)));
         for payload in payloads {
             let entry = Entry { term, index: self.log.last().index.next(), time, payload };
             bytes += entry.size_bytes();
@@ -60,6 +61,9 @@ impl Raft {
         let last = self.log.last().index;
         if let Role::Leader(leader) = &mut self.role {
             leader.batches.push_back(Batch { last, bytes, appended_at: now });
+        }
+        if is_configuration {
+            self.follow_configuration(now);
         }
         self.replicate(out);
     }
@@ -72,11 +76,16 @@ impl Raft {
     }
 
     /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.
+    /// While the lead is being handed over, it waits for the next leader.
     pub(super) fn form_batches(&mut self, now: Instant, out: &mut Vec<Effect>) {
         while let Role::Leader(leader) = &self.role {
             let enough = self.proposals.queue_len() >= self.settings.batch_entries
                 || self.proposals.queue_bytes() >= self.settings.batch_bytes;
-            if self.proposals.queue_len() == 0 || (leader.batches.len() >= UNCOMMITTED_BATCHES && !enough) {
+            let holds_back = leader.transfer.is_some();
+            if holds_back
+                || self.proposals.queue_len() == 0
+                || (leader.batches.len() >= UNCOMMITTED_BATCHES && !enough)
+            {
                 return;
             }
             self.form_batch(now, out);
@@ -153,16 +162,18 @@ impl Raft {
             leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
         }
         self.start_round(now, out);
+        self.advance_transfer(out);
+        self.promote_learners(now, out);
     }
 
     /// Whether a majority of the voters, this leader included, was heard within an election timeout.
     pub(super) fn quorum_is_active(&self, now: Instant) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let active = |id: NodeId| {
-            let contact = leader.progress.get(&id).map(|progress| progress.last_contact);
-            id == self.id || contact.is_some_and(|at| now.since(at) <= self.settings.election_timeout)
+            let timeout = self.settings.election_timeout;
+            id == self.id || leader.progress.get(&id).is_some_and(|progress| progress.is_active(now, timeout))
         };
-        self.log.configuration().is_some_and(|configuration| configuration.has_quorum(active))
+        self.deciding().is_some_and(|configuration| configuration.has_quorum(active))
     }
 
     fn report_lost_peers(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -221,7 +232,8 @@ impl Raft {
     ) -> Option<NodeId> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let progress = leader.progress.get_mut(&from)?;
-        if term != self.hard_state.term || session != progress.session {
+        let is_session = session == progress.session || self.settings.planted.is(Plant::OldSessionCounts);
+        if term != self.hard_state.term || !is_session {
             return None;
         }
         progress.last_contact = now;
@@ -253,8 +265,12 @@ impl Raft {
             return;
         }
         progress.on_match(match_index);
+        let hands_over = leader.transfer.is_some();
         self.advance_commit(now, out);
         self.send_more(from, out);
+        if hands_over {
+            self.advance_transfer(out);
+        }
     }
 
     pub(super) fn on_append_rejected(
@@ -282,20 +298,18 @@ impl Raft {
     /// committed with it. The leader's own log counts only as far as it is durable.
     pub(super) fn advance_commit(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let planted = self.settings.planted;
+        let Some(configuration) = self.deciding() else { return };
         let Role::Leader(leader) = &mut self.role else { return };
-        let Some(configuration) = self.log.configuration() else { return };
-        let durable = |id: &NodeId| {
-            if *id == self.id {
+        let durable = |id: NodeId| {
+            if id == self.id {
                 let unflushed = planted.is(Plant::CountUnflushed);
                 if unflushed { self.log.last().index } else { self.log.durable() }
             } else {
-                leader.progress.get(id).map_or(LogIndex(0), |progress| progress.match_index)
+                leader.progress.get(&id).map_or(LogIndex(0), |progress| progress.match_index)
             }
         };
-        let mut indexes: Vec<LogIndex> = configuration.voters.keys().map(durable).collect();
-        indexes.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = if planted.is(Plant::CommitWithoutQuorum) { 0 } else { indexes.len() / 2 };
-        let Some(candidate) = indexes.get(majority).copied() else { return };
+        let rank = |voters: usize| if planted.is(Plant::CommitWithoutQuorum) { 0 } else { voters / 2 };
+        let candidate = configuration.agreed_index(durable, rank);
         let own_term = self.log.term_at(candidate) == Some(self.hard_state.term);
         if !(own_term || planted.is(Plant::CommitEarlierTerm)) || !self.log.commit_to(candidate) {
             return;
@@ -312,6 +326,7 @@ impl Raft {
         self.form_batches(now, out);
         self.tell_commit(out);
         self.move_reads(now, out);
+        self.settle_configuration(now, out);
     }
 
     /// Tells the followers whose clients wait for this commit, unless an append has just told them.
@@ -322,6 +337,15 @@ impl Raft {
             if progress.commit_sent < commit.min(progress.forwarded_through) {
                 send_heartbeat(&outgoing, *to, progress, out);
             }
+        }
+    }
+
+    /// Asks the followers whose logs are not known, those that were just added among them, where they agree.
+    pub(super) fn probe_followers(&mut self, out: &mut Vec<Effect>) {
+        let Some((outgoing, progress)) = self.outgoing() else { return };
+        for (to, progress) in progress.iter_mut().filter(|(_, progress)| matches!(progress.flow, Flow::Probe))
+        {
+            send_heartbeat(&outgoing, *to, progress, out);
         }
     }
 

@@ -121,6 +121,23 @@ impl Log {
         self.configurations.last().map(|(_, configuration)| configuration)
     }
 
+    /// Index of the configuration in force; 0 if no entry holds it.
+    pub(super) fn configuration_index(&self) -> LogIndex {
+        self.configurations.last().map_or(LogIndex(0), |(index, _)| *index)
+    }
+
+    /// The latest configuration that is known to be committed, and the later ones in the log, which may be replaced.
+    pub(super) fn open_configurations(&self) -> &[(LogIndex, Arc<Configuration>)] {
+        let committed = self.configurations.partition_point(|(index, _)| *index <= self.commit);
+        &self.configurations[committed.saturating_sub(1)..]
+    }
+
+    /// The latest configuration that is known to be committed, and its index.
+    pub(super) fn committed_configuration(&self) -> Option<(LogIndex, &Arc<Configuration>)> {
+        let (index, configuration) = self.open_configurations().first()?;
+        (*index <= self.commit).then_some((*index, configuration))
+    }
+
     /// Term of the entry at `index`; 0 before the first; `None` past the end.
     pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
         if index > self.last.index {

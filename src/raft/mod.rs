@@ -9,20 +9,24 @@ mod event;
 mod follower;
 mod leader;
 mod log;
+mod members;
 mod message;
 mod node;
 mod observation;
 mod progress;
+mod promotion;
 mod proposals;
 mod random;
 mod read_index;
 mod reads;
+mod reconfiguration;
 mod replication;
 mod role;
 mod settings;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+mod transfer;
 
 pub use change::{AdminRefusal, Change, NewMember};
 pub use configuration::{Configuration, Member};

@@ -1,18 +1,22 @@
 //! One node's consensus state, the dispatch of events, and the change of roles.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::election::ignored_vote;
 use super::log::{Log, Recovered};
+use super::members::{ChangeRequest, Told};
 use super::progress::Progress;
 use super::proposals::Proposals;
 use super::random::Random;
 use super::reads::{LocalReads, Reads};
 use super::role::{Follower, Role};
+use super::transfer::Handover;
 use super::{
-    AdminRefusal, AppendEntries, Committed, Configuration, Effect, Entry, Event, HaltReason, HardState,
-    Message, Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings,
-    SettingsError, Signal,
+    AppendEntries, Committed, Configuration, Effect, Entry, Event, HaltReason, HardState, Message,
+    Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
+    Signal,
 };
 use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, NodeId, ReadId, Term};
@@ -37,6 +41,9 @@ pub struct Raft {
     pub(super) reads: Reads,
     pub(super) random: Random,
     pub(super) next_read_id: u64,
+    /// A transfer of leadership that this node began and whose end it waits for.
+    pub(super) handover: Option<Handover>,
+    pub(super) told: Told,
     /// The latest leader known, and its term.
     last_leader: Option<(NodeId, Term)>,
     /// Role and term last reported.
@@ -58,6 +65,14 @@ pub struct Status {
     pub last_log_index: LogIndex,
     /// Members as of the latest configuration in the log.
     pub configuration: Option<Arc<Configuration>>,
+    /// Index of that configuration's entry; 0 if there is none.
+    pub configuration_index: LogIndex,
+    /// Whether this node receives the log and does not count.
+    pub is_learner: bool,
+    /// Whether that configuration is joint, or not known to be committed.
+    pub change_in_progress: bool,
+    /// At a leader: whom it is handing over the lead to.
+    pub transfer_to: Option<NodeId>,
     /// At a leader: whether a majority answers; elsewhere: whether a leader is known.
     pub has_quorum: bool,
     /// Time since the leader was last heard, in microseconds; 0 at the leader; `None` if it never was.
@@ -73,8 +88,14 @@ pub struct PeerStatus {
     pub id: NodeId,
     /// Last index known to be durable there.
     pub match_index: LogIndex,
+    /// First index not sent yet.
+    pub next_index: LogIndex,
+    /// Whether it receives the log and does not count.
+    pub is_learner: bool,
     /// Whether it answered within an election timeout.
     pub active: bool,
+    /// Time since it was last heard, or since this node began to send to it.
+    pub silent_for: Duration,
     /// Appends on their way to it: how many, and their entries' bytes.
     pub in_flight: (usize, usize),
 }
@@ -97,6 +118,7 @@ impl Raft {
     ) -> Result<Self, SettingsError> {
         settings.check()?;
         let log = Log::new(recovered, settings.cache_bytes);
+        let told = Told::new(log.configuration());
         let mut random = Random::new(seed);
         let next_read_id = random.next_u64();
         let mut raft = Self {
@@ -110,11 +132,13 @@ impl Raft {
             reads: Reads::default(),
             random,
             next_read_id,
+            handover: None,
+            told,
             last_leader: None,
             reported: (RoleName::Follower, hard_state.term),
         };
         // A sole voter has nobody to wait for.
-        let alone = raft.log.configuration().is_some_and(|c| c.voters.len() == 1 && c.is_voter(id));
+        let alone = raft.is_voter() && raft.other_voters().is_empty();
         let deadline = if alone { now } else { raft.draw_election_deadline(now) };
         if let Role::Follower(follower) = &mut raft.role {
             follower.election_deadline = deadline;
@@ -138,9 +162,11 @@ impl Raft {
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
             Event::Loaded { peer, entries } => self.on_loaded(peer, entries, out),
             Event::Applied { index } => self.log.on_applied(index),
-            Event::ChangeMembers { request, .. } | Event::TransferLeadership { request, .. } => {
-                let refusal = AdminRefusal::NotLeader { leader: self.leader() };
-                out.push(Effect::Reply { request, result: Err(refusal) });
+            Event::ChangeMembers { request, change, expected, deadline } => {
+                self.on_change_members(now, ChangeRequest { request, change, expected, deadline }, out);
+            }
+            Event::TransferLeadership { request, to, deadline } => {
+                self.on_transfer_leadership(now, request, to, deadline, out);
             }
             Event::SnapshotReceived { staged, .. } => out.push(Effect::DropSnapshot { staged }),
             Event::SnapshotTaken { .. }
@@ -152,6 +178,7 @@ impl Raft {
             self.append(None, Vec::new(), out);
         }
         self.hand_out(out);
+        self.tell_configuration(out);
     }
 
     /// When to call [`Raft::step`] with [`Event::Timeout`] at the latest.
@@ -163,7 +190,7 @@ impl Raft {
             Role::Candidate(candidate) => candidate.election_deadline,
             Role::Leader(leader) => leader.next_heartbeat,
         };
-        let clients = [self.proposals.next_deadline(), self.reads.next_deadline()];
+        let clients = [self.proposals.next_deadline(), self.reads.next_deadline(), self.admin_deadline()];
         clients.into_iter().flatten().fold(role, Instant::min)
     }
 
@@ -188,6 +215,10 @@ impl Raft {
             commit_index: self.log.commit(),
             last_log_index: self.log.last().index,
             configuration: self.log.configuration().cloned(),
+            configuration_index: self.log.configuration_index(),
+            is_learner: self.log.configuration().is_some_and(|c| c.is_learner(self.id)),
+            change_in_progress: self.change_is_open(),
+            transfer_to: self.transfer_to(),
             has_quorum,
             leader_contact_micros: contact
                 .map(|at| u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX)),
@@ -202,7 +233,10 @@ impl Raft {
         let peer = |(id, progress): (&NodeId, &Progress)| PeerStatus {
             id: *id,
             match_index: progress.match_index,
-            active: now.since(progress.last_contact) <= self.settings.election_timeout,
+            next_index: progress.next_index,
+            is_learner: self.log.configuration().is_some_and(|c| c.is_learner(*id)),
+            active: progress.is_active(now, self.settings.election_timeout),
+            silent_for: now.since(progress.last_contact),
             in_flight: progress.in_flight(),
         };
         leader.progress.iter().map(peer).collect()
@@ -220,13 +254,23 @@ impl Raft {
         now.after(self.random.up_to_twice(self.settings.election_timeout))
     }
 
-    pub(super) fn other_voters(&self) -> Vec<NodeId> {
-        let voters = self.log.configuration().map(|configuration| configuration.voters.keys());
-        voters.into_iter().flatten().copied().filter(|id| *id != self.id).collect()
+    /// Whether this node stands for election: as a voter, before or after a change that is under way. One that a
+    /// configuration leaves out is still needed until that is committed: if it alone has its entry, nobody else can
+    /// win (thesis, 4.2.2).
+    pub(super) fn is_voter(&self) -> bool {
+        self.log.open_configurations().iter().any(|(_, configuration)| configuration.is_voter(self.id))
+    }
+
+    /// The voters that this node asks for votes, of both sets while joint.
+    pub(super) fn other_voters(&self) -> BTreeSet<NodeId> {
+        let Some(configuration) = self.log.configuration() else { return BTreeSet::new() };
+        let voters = configuration.voters.keys().chain(configuration.outgoing.keys());
+        voters.copied().filter(|id| *id != self.id).collect()
     }
 
     fn on_timeout(&mut self, now: Instant, out: &mut Vec<Effect>) {
         self.expire(now, out);
+        self.expire_admin(now, out);
         let election_due = match &self.role {
             Role::Leader(leader) => {
                 if leader.next_heartbeat <= now {
@@ -260,8 +304,13 @@ impl Raft {
     }
 
     fn on_message(&mut self, now: Instant, from: NodeId, message: Message, out: &mut Vec<Effect>) {
+        if let Some(index) = self.removed_sender(from, &message) {
+            out.push(Effect::Send { to: from, signal: Signal::Removed { index } });
+            return;
+        }
         if message.term().is_some_and(|term| term > self.hard_state.term) {
             if let Message::Signal(Signal::RequestVote(request)) = &message
+                && !request.transfer
                 && self.ignores_vote_requests(now)
             {
                 out.push(Effect::Observe(ignored_vote(from, request.term, false)));
@@ -304,8 +353,9 @@ impl Raft {
                 self.on_read_index_at(now, id, term, index, out);
             }
             Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.forget_question(Some(id)),
-            Message::Signal(Signal::TimeoutNow { .. } | Signal::Removed { .. } | Signal::LostData { .. }) => {
-            }
+            Message::Signal(Signal::TimeoutNow { term }) => self.on_timeout_now(now, term, out),
+            Message::Signal(Signal::Removed { index }) => self.on_removed(index, out),
+            Message::Signal(Signal::LostData { .. }) => {}
         }
     }
 
@@ -443,21 +493,24 @@ impl Raft {
     /// The only place where the role changes: what rested on the old role is given up or moved.
     pub(super) fn change_role(&mut self, role: Role, why: &'static str, out: &mut Vec<Effect>) {
         let old_leader = self.leader();
-        let was_leader = matches!(self.role, Role::Leader(_));
-        self.role = role;
+        let old_role = std::mem::replace(&mut self.role, role);
         let term = self.hard_state.term;
         let report = (self.role.name(), term);
         if std::mem::replace(&mut self.reported, report) != report {
             out.push(Effect::Observe(Observation::RoleChanged { role: report.0, term, why }));
         }
-        if was_leader {
+        if let Role::Leader(old) = old_role {
             self.refuse_remote_proposals(out);
+            self.give_up_admin(*old, out);
         }
         let leader = self.leader();
         if leader == old_leader {
             return;
         }
         out.push(Effect::Observe(Observation::LeaderChanged { leader, term }));
+        if let Some(leader) = leader {
+            self.on_leader_known(leader, out);
+        }
         for (to, id) in self.reads.reset() {
             out.push(Effect::Send { to, signal: Signal::ReadIndexRefused { id } });
         }
@@ -498,9 +551,10 @@ impl Message {
                 Signal::VoteRefused { term, .. }
                 | Signal::AppendRejected { term, .. }
                 | Signal::RoundEcho { term, .. }
-                | Signal::ReadIndexAt { term, .. } => Some(*term),
+                | Signal::ReadIndexAt { term, .. }
+                | Signal::TimeoutNow { term }
+                | Signal::LostData { term, .. } => Some(*term),
                 Signal::Append(append) => Some(append.term),
-                Signal::TimeoutNow { term } | Signal::LostData { term, .. } => Some(*term),
                 // The term of a pre-vote is one that may never come to be.
                 Signal::PreVote(_)
                 | Signal::PreVoteGranted { .. }

@@ -67,6 +67,39 @@ pub enum Observation {
         /// Microseconds from append to commit, of the oldest entry.
         micros: u64,
     },
+    /// Another configuration is in force, committed or not.
+    ConfigurationChanged {
+        /// Its entry.
+        index: LogIndex,
+        /// Whether it is joint: voters are changing.
+        joint: bool,
+        /// Its voters; of a joint one, those to be.
+        voters: Vec<NodeId>,
+        /// Its learners.
+        learners: Vec<NodeId>,
+    },
+    /// This leader makes a learner that has caught up a voter.
+    MemberPromoted {
+        /// Which.
+        member: NodeId,
+    },
+    /// A member's removal is committed; this leader sends it no more entries.
+    MemberRemoved {
+        /// Which.
+        member: NodeId,
+    },
+    /// This leader prepares to hand over the lead.
+    TransferStarted {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The handing over that this node started is over.
+    TransferEnded {
+        /// To whom it was.
+        to: NodeId,
+        /// Whether that one leads now.
+        done: bool,
+    },
 }
 
 /// The roles, without their data.

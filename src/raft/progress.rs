@@ -1,8 +1,12 @@
 //! What a leader knows of one follower.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::types::{Instant, LogIndex, Session};
+
+/// A follower that lacks no more entries than these has caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A follower as its leader sees it.
 ///
@@ -23,6 +27,8 @@ pub(super) struct Progress {
     pub(super) lost: bool,
     /// Commit index last sent.
     pub(super) commit_sent: LogIndex,
+    /// Of a learner: since when it has kept up with the leader.
+    pub(super) caught_up_since: Option<Instant>,
     /// Last entry that the leader appended on this follower's behalf: its client waits for the commit.
     pub(super) forwarded_through: LogIndex,
 }
@@ -57,8 +63,24 @@ impl Progress {
             last_contact: now,
             lost: false,
             commit_sent: LogIndex(0),
+            caught_up_since: None,
             forwarded_through: LogIndex(0),
         }
+    }
+
+    /// Whether it was heard within an election timeout.
+    pub(super) fn is_active(&self, now: Instant, election_timeout: Duration) -> bool {
+        now.since(self.last_contact) <= election_timeout
+    }
+
+    /// How many entries of a log that ends at `last` it lacks, as far as it has said.
+    pub(super) fn lacks(&self, last: LogIndex) -> u64 {
+        last.0.saturating_sub(self.match_index.0)
+    }
+
+    /// Whether it lacks so little that it can count in a majority without holding it up.
+    pub(super) fn is_caught_up(&self, last: LogIndex) -> bool {
+        self.match_index > LogIndex(0) && self.lacks(last) <= CAUGHT_UP_ENTRIES
     }
 
     /// Messages and bytes in the window.

@@ -46,8 +46,7 @@ impl Raft {
         let echoed = |id: NodeId| {
             id == self.id || leader.progress.get(&id).is_some_and(|progress| progress.echoed_round >= round)
         };
-        let confirmed =
-            self.log.configuration().is_some_and(|configuration| configuration.has_quorum(echoed));
+        let confirmed = self.deciding().is_some_and(|configuration| configuration.has_quorum(echoed));
         if !(confirmed || self.settings.planted.is(Plant::ReadWithoutRound)) {
             return;
         }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::RoleName;
+use super::members::PendingChange;
 use super::progress::Progress;
+use super::transfer::Transfer;
 use crate::types::{Instant, IoId, LogIndex, LogTime, NodeId};
 
 pub(super) enum Role {
@@ -37,12 +39,14 @@ pub(super) struct Candidate {
     pub(super) election_deadline: Instant,
     /// When this append is durable, its own vote counts and it asks for the others'.
     pub(super) own_vote: IoId,
+    /// The leader before asked it to stand (thesis, 3.10).
+    pub(super) transfer: bool,
     pub(super) granted: BTreeSet<NodeId>,
 }
 
 /// Replicates its log (paper, 5.3).
 pub(super) struct Leader {
-    /// Every other member.
+    /// Every other member, and those removed by a configuration that is not committed yet.
     pub(super) progress: BTreeMap<NodeId, Progress>,
     pub(super) next_heartbeat: Instant,
     /// Read round; a new one starts with each heartbeat and each batch of reads.
@@ -56,6 +60,13 @@ pub(super) struct Leader {
     /// When it won, and the log's clock at that moment.
     pub(super) elected_at: Instant,
     pub(super) elected_time: LogTime,
+    /// The configuration whose commit was last acted on.
+    pub(super) settled: Option<LogIndex>,
+    /// Who waits for a change of members.
+    pub(super) change: Option<PendingChange>,
+    pub(super) transfer: Option<Transfer>,
+    /// When the first of the learners that are to be promoted next had caught up for long enough.
+    pub(super) promotion_since: Option<Instant>,
 }
 
 /// Entries that a leader appended together.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// Uncommitted and waiting writes of a leader in bytes; past it they are refused as overloaded.
     pub uncommitted_bytes_max: usize,
+    /// A leader makes learners voters once they have caught up.
+    pub promotion: bool,
     /// A bug to show that it is found; none in a normal build.
     pub planted: Planted,
 }
@@ -48,6 +50,7 @@ impl Default for Settings {
             window_bytes: 8 << 20,
             cache_bytes: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
+            promotion: true,
             planted: Planted::default(),
         }
     }

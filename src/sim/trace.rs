@@ -5,7 +5,7 @@ use std::fmt;
 use super::clients::{Ending, Question};
 use super::disk::Crash;
 use crate::raft::{HardState, Message, Observation, Promise, Refusal, RoleName, Signal};
-use crate::types::{Instant, LogIndex, LogPosition, Term};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, Term};
 
 /// Something that happened. Nodes are numbered from 0, shown from 1.
 #[derive(Clone, Debug)]
@@ -261,6 +261,22 @@ impl fmt::Display for Seen<'_> {
             }
             Observation::Committed { index, micros } => {
                 write!(f, "committed up to {index} after {micros} µs")
+            }
+            Observation::ConfigurationChanged { index, joint, voters, learners } => {
+                let joint = if *joint { " (joint)" } else { "" };
+                let names =
+                    |ids: &[NodeId]| ids.iter().map(|id| format!("n{}", id.0)).collect::<Vec<_>>().join(" ");
+                let (voters, learners) = (names(voters), names(learners));
+                write!(f, "members as of entry {index}{joint}: voters {voters}; learners {learners}")
+            }
+            Observation::MemberPromoted { member } => write!(f, "makes n{} a voter", member.0),
+            Observation::MemberRemoved { member } => write!(f, "has removed n{}", member.0),
+            Observation::TransferStarted { to } => write!(f, "hands over the lead to n{}", to.0),
+            Observation::TransferEnded { to, done: true } => {
+                write!(f, "has handed over the lead to n{}", to.0)
+            }
+            Observation::TransferEnded { to, done: false } => {
+                write!(f, "has not handed over the lead to n{}", to.0)
             }
         }
     }

@@ -318,7 +318,12 @@ impl Narrator {
             Observation::LeaderChanged { .. }
             | Observation::ElectionStarted { .. }
             | Observation::PeerRoundTrip { .. }
-            | Observation::Committed { .. } => {}
+            | Observation::Committed { .. }
+            | Observation::ConfigurationChanged { .. }
+            | Observation::MemberPromoted { .. }
+            | Observation::MemberRemoved { .. }
+            | Observation::TransferStarted { .. }
+            | Observation::TransferEnded { .. } => {}
         }
     }
 

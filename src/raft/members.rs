@@ -1,0 +1,333 @@
+//! Changes of members at the leader (thesis, chapter 4): adding and removing learners in one step, voters through a
+//! joint configuration. A configuration is in force as soon as it is in the log; what follows from it waits for its
+//! commit: leaving a joint one, telling who asked, telling who was removed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::progress::Progress;
+use super::role::Role;
+use super::{AdminRefusal, Change, Configuration, Effect, Message, Observation, Payload, Raft, Signal};
+use crate::plant::Plant;
+use crate::types::{Instant, LogIndex, NodeId, RequestId, Session};
+
+/// What an administrator asked for.
+#[derive(Clone, Debug)]
+pub(super) struct ChangeRequest {
+    pub(super) request: RequestId,
+    pub(super) change: Change,
+    pub(super) expected: Option<LogIndex>,
+    pub(super) deadline: Instant,
+}
+
+/// Who waits for the change under way.
+#[derive(Debug)]
+pub(super) struct PendingChange {
+    request: RequestId,
+    pub(super) deadline: Instant,
+}
+
+/// What a node has told of the configurations in its log.
+#[derive(Default)]
+pub(super) struct Told {
+    /// The one in force when it was last looked at.
+    in_force: Option<Arc<Configuration>>,
+    /// That this node was removed.
+    removal: bool,
+}
+
+impl Told {
+    pub(super) fn new(in_force: Option<&Arc<Configuration>>) -> Self {
+        Self { in_force: in_force.cloned(), removal: false }
+    }
+}
+
+impl Raft {
+    pub(super) fn on_change_members(&mut self, now: Instant, asked: ChangeRequest, out: &mut Vec<Effect>) {
+        match self.plan_change(now, &asked) {
+            Err(refusal) => {
+                out.push(Effect::Reply { request: asked.request, result: Err(refusal) });
+            }
+            Ok(next) if next.voters.contains_key(&self.id) => self.begin_change(now, &asked, next, out),
+            Ok(next) => match self.successor(now, &next) {
+                // Whoever leads next makes the change; a leader that leaves would hold up its end.
+                Some(to) => self.transfer_for_change(now, to, asked, out),
+                None => self.begin_change(now, &asked, next, out),
+            },
+        }
+    }
+
+    /// A voter that can take over at once from a leader that `next` makes none.
+    fn successor(&self, now: Instant, next: &Configuration) -> Option<NodeId> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let configuration = self.log.configuration()?;
+        let last = self.log.last().index;
+        let can_lead = |id: NodeId| {
+            configuration.voters.contains_key(&id)
+                && next.voters.contains_key(&id)
+                && leader.progress.get(&id).is_some_and(|progress| progress.is_caught_up(last))
+        };
+        self.furthest_voter(now, can_lead)
+    }
+
+    /// Whether a change can begin now, and the configuration that it begins with.
+    pub(super) fn plan_change(
+        &self,
+        now: Instant,
+        asked: &ChangeRequest,
+    ) -> Result<Configuration, AdminRefusal> {
+        let planted = self.settings.planted;
+        let (Role::Leader(leader), Some(configuration)) = (&self.role, self.log.configuration()) else {
+            return Err(AdminRefusal::NotLeader { leader: self.leader() });
+        };
+        let current = self.log.configuration_index();
+        if asked.expected.is_some_and(|expected| expected != current) {
+            return Err(AdminRefusal::Unexpected { current });
+        }
+        if self.log.commit() < leader.noop_index && !planted.is(Plant::ChangeBeforeNoop) {
+            return Err(AdminRefusal::NotReady);
+        }
+        if self.changes_or_transfers() {
+            return Err(AdminRefusal::InProgress);
+        }
+        configuration.check(&asked.change, planted.is(Plant::RemovedRejoins))?;
+        let last = self.log.last().index;
+        let next = configuration.changed(&asked.change, last.next());
+        if next.voters.is_empty() {
+            return Err(AdminRefusal::NoVoters);
+        }
+        if !planted.is(Plant::PromoteBeforeCatchUp) {
+            for id in &asked.change.promote {
+                let progress = leader.progress.get(id);
+                if !progress.is_some_and(|progress| progress.is_caught_up(last)) {
+                    let entries = progress.map_or(last.0, |progress| progress.lacks(last));
+                    return Err(AdminRefusal::NotCaughtUp { id: *id, entries });
+                }
+            }
+            self.check_voters_to_be(now, &next)?;
+        }
+        Ok(next)
+    }
+
+    /// Whether a configuration is joint or not yet committed, or a transfer is under way.
+    pub(super) fn changes_or_transfers(&self) -> bool {
+        self.change_is_open() || self.transfer_to().is_some()
+    }
+
+    /// Whether the configuration in force is joint, or not known to be committed.
+    pub(super) fn change_is_open(&self) -> bool {
+        self.log.configuration().is_some_and(|configuration| configuration.is_joint())
+            || self.log.configuration_index() > self.log.commit()
+    }
+
+    /// Voters change only while those to be could commit at once; else the cluster might stop for want of one that
+    /// is not there.
+    fn check_voters_to_be(&self, now: Instant, next: &Configuration) -> Result<(), AdminRefusal> {
+        let Role::Leader(leader) = &self.role else { return Ok(()) };
+        if !next.is_joint() {
+            return Ok(());
+        }
+        let last = self.log.last().index;
+        let is_there = |id: &&NodeId| {
+            **id == self.id
+                || leader.progress.get(id).is_some_and(|progress| {
+                    progress.is_active(now, self.settings.election_timeout) && progress.is_caught_up(last)
+                })
+        };
+        let (active, voters) = (next.voters.keys().filter(is_there).count(), next.voters.len());
+        if active > voters / 2 { Ok(()) } else { Err(AdminRefusal::NoQuorum { active, voters }) }
+    }
+
+    pub(super) fn begin_change(
+        &mut self,
+        now: Instant,
+        asked: &ChangeRequest,
+        next: Configuration,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.change = Some(PendingChange { request: asked.request, deadline: asked.deadline });
+        }
+        self.append_configuration(now, next, out);
+    }
+
+    /// Appends a configuration, which is in force from here on.
+    pub(super) fn append_configuration(&mut self, now: Instant, next: Configuration, out: &mut Vec<Effect>) {
+        let is_joint = next.is_joint();
+        self.append_batch(now, vec![Payload::Configuration(Arc::new(next))], out);
+        self.probe_followers(out);
+        if is_joint && self.settings.planted.is(Plant::LeaveJointEarly) {
+            self.leave_joint(now, out);
+        }
+    }
+
+    fn leave_joint(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if let Some(joint) = self.log.configuration() {
+            let next = joint.left(self.log.last().index.next());
+            self.append_configuration(now, next, out);
+        }
+    }
+
+    /// After a commit: does what the commit of a configuration allows. Whoever leads goes on with what an earlier leader
+    /// began.
+    pub(super) fn settle_configuration(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let index = self.log.configuration_index();
+        let Role::Leader(leader) = &mut self.role else { return };
+        if index > self.log.commit() || leader.settled == Some(index) {
+            return;
+        }
+        leader.settled = Some(index);
+        let Some(configuration) = self.log.configuration().cloned() else { return };
+        if configuration.is_joint() {
+            self.leave_joint(now, out);
+            return;
+        }
+        if let Some(change) = leader.change.take() {
+            out.push(Effect::Reply { request: change.request, result: Ok(index) });
+        }
+        if configuration.voters.contains_key(&self.id) {
+            self.drop_removed(&configuration, out);
+        } else {
+            // The others learn of the commit before they lose their leader (thesis, 4.2.2).
+            self.start_round(now, out);
+            self.drop_removed(&configuration, out);
+            let term = self.hard_state.term;
+            self.become_follower(now, term, None, "is a voter no longer", out);
+        }
+    }
+
+    /// Tells those that were removed, once, and forgets them.
+    fn drop_removed(&mut self, configuration: &Configuration, out: &mut Vec<Effect>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.progress.retain(|id, _| {
+            let stays = configuration.member(*id).is_some();
+            if let Some(index) = configuration.removed.get(id).filter(|_| !stays) {
+                out.push(Effect::Send { to: *id, signal: Signal::Removed { index: *index } });
+                out.push(Effect::Observe(Observation::MemberRemoved { member: *id }));
+            }
+            stays
+        });
+    }
+
+    /// Everybody whom a leader sends entries to, with their sessions: all members, and those that are removed as long
+    /// as that is not committed.
+    pub(super) fn followers(&self) -> BTreeMap<NodeId, Session> {
+        let mut followers = BTreeMap::new();
+        for (_, configuration) in self.log.open_configurations() {
+            followers.extend(configuration.members().into_iter().map(|(id, member)| (id, member.session)));
+        }
+        followers.remove(&self.id);
+        followers
+    }
+
+    /// Starts anew with members of another session than before, and begins with those that were added.
+    pub(super) fn follow_configuration(&mut self, now: Instant) {
+        let followers = self.followers();
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else { return };
+        for (id, session) in followers {
+            if leader.progress.get(&id).is_none_or(|progress| progress.session != session) {
+                let mut progress = Progress::new(now, session, last);
+                progress.probe_from(last.next());
+                leader.progress.insert(id, progress);
+            }
+        }
+    }
+
+    /// The configuration whose majorities decide: that in force.
+    pub(super) fn deciding(&self) -> Option<Arc<Configuration>> {
+        let configuration = self.log.configuration()?;
+        if self.settings.planted.is(Plant::JointOneMajority) && configuration.is_joint() {
+            let outgoing = BTreeMap::new();
+            return Some(Arc::new(Configuration { outgoing, ..Configuration::clone(configuration) }));
+        }
+        Some(Arc::clone(configuration))
+    }
+
+    /// The committed entry that removed the sender of a message that a member would send of its own accord.
+    pub(super) fn removed_sender(&self, from: NodeId, message: &Message) -> Option<LogIndex> {
+        let Message::Signal(
+            Signal::PreVote(_)
+            | Signal::RequestVote(_)
+            | Signal::Append(_)
+            | Signal::Forward { .. }
+            | Signal::ReadIndex { .. },
+        ) = message
+        else {
+            return None;
+        };
+        let (_, configuration) = self.log.committed_configuration()?;
+        let index = configuration.removed.get(&from).copied();
+        index.filter(|_| !self.settings.planted.is(Plant::RemovedRejoins))
+    }
+
+    /// Somebody says that this node was removed. An old message must not fool one that was added since.
+    pub(super) fn on_removed(&mut self, index: LogIndex, out: &mut Vec<Effect>) {
+        let is_member_since = self
+            .log
+            .committed_configuration()
+            .is_some_and(|(at, configuration)| at > index && configuration.member(self.id).is_some());
+        if !is_member_since {
+            self.tell_removal(index, out);
+        }
+    }
+
+    fn tell_removal(&mut self, index: LogIndex, out: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.told.removal, true) {
+            out.push(Effect::Removed { index });
+        }
+    }
+
+    /// After each step: tells of a configuration that came into force, and of the commit of this node's own removal.
+    pub(super) fn tell_configuration(&mut self, out: &mut Vec<Effect>) {
+        let removed = self.log.committed_configuration().and_then(|(_, c)| c.removed.get(&self.id).copied());
+        if let Some(index) = removed {
+            self.tell_removal(index, out);
+        }
+        let in_force = self.log.configuration();
+        let is_told = match (in_force, &self.told.in_force) {
+            (Some(in_force), Some(told)) => Arc::ptr_eq(in_force, told),
+            (in_force, told) => in_force.is_none() && told.is_none(),
+        };
+        if is_told {
+            return;
+        }
+        self.told.in_force = in_force.cloned();
+        if let Some(configuration) = &self.told.in_force {
+            out.push(Effect::Observe(Observation::ConfigurationChanged {
+                index: self.log.configuration_index(),
+                joint: configuration.is_joint(),
+                voters: configuration.voters.keys().copied().collect(),
+                learners: configuration.learners.keys().copied().collect(),
+            }));
+        }
+    }
+
+    /// When the first of the administrators' requests gives up.
+    pub(super) fn admin_deadline(&self) -> Option<Instant> {
+        let handover = self.handover.as_ref().map(|handover| handover.deadline);
+        let Role::Leader(leader) = &self.role else { return handover };
+        let change = leader.change.as_ref().map(|change| change.deadline);
+        let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+        [handover, change, transfer].into_iter().flatten().min()
+    }
+
+    /// Answers administrators whose time is up.
+    pub(super) fn expire_admin(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let expired = match &mut self.role {
+            Role::Leader(leader) => leader.change.take_if(|change| change.deadline <= now),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => None,
+        };
+        if let Some(change) = expired {
+            let result = Err(AdminRefusal::Timeout);
+            out.push(Effect::Reply { request: change.request, result });
+        }
+        self.expire_transfer(now, out);
+    }
+
+    /// Leadership ended while a change was under way: another leader goes on with it, or replaces it.
+    pub(super) fn give_up_change(change: &PendingChange, out: &mut Vec<Effect>) {
+        let result = Err(AdminRefusal::LeadershipLost);
+        out.push(Effect::Reply { request: change.request, result });
+    }
+}
