@@ -12,6 +12,7 @@ use super::super::{
 use super::clients::Clients;
 use super::disk::Disk;
 use super::invariants::History;
+use super::members::Administrators;
 use super::trace::{self, Trace, entry_text, name};
 use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId, Term};
 
@@ -28,6 +29,7 @@ pub(super) struct Cluster {
     pub(super) settings: Settings,
     pub(super) seed: u64,
     pub(super) clients: Clients,
+    pub(super) administrators: Administrators,
     pub(super) trace: Trace,
     pub(super) history: History,
     /// The first broken invariant.
@@ -80,6 +82,7 @@ impl Cluster {
             settings,
             seed,
             clients: Clients::default(),
+            administrators: Administrators::default(),
             trace: Trace::new(is_traced),
             history: History::default(),
             violation: None,
@@ -135,6 +138,7 @@ impl Cluster {
         node.raft = None;
         node.disk.crash();
         self.clients.on_crash(id);
+        self.administrators.on_crash(id);
         self.trace.line(|_| match lost {
             0 => format!("{} crashes", name(id)),
             lost => format!("{} crashes; appends not flushed, and lost: {lost}", name(id)),
@@ -217,40 +221,15 @@ impl Cluster {
                 self.load(id, (from, through), bytes_max, peer, todo);
             }
             Effect::Apply { entries } => self.apply(id, entries, todo),
-            Effect::ReadReady { ids, index } => {
-                let applied = LogIndex(node.applied.len() as u64);
-                self.trace.line(|_| format!("  {} serves {} at index {index}", name(id), reads_text(&ids)));
-                for read in ids {
-                    let ready = self.clients.on_read_ready(read, index, applied);
-                    self.note(ready);
-                }
-            }
-            Effect::ReadFailed { ids, refusal } => {
-                let refusal = trace::refusal_text(refusal);
-                self.trace.line(|_| format!("  {} answers {}: {refusal}", name(id), reads_text(&ids)));
-                for read in ids {
-                    let failed = self.clients.on_read_failed(read);
-                    self.note(failed);
-                }
-            }
-            Effect::ProposalFailed { id: proposal, refusal } => {
-                self.trace.line(|_| {
-                    format!("  {} answers p{proposal}: {}", name(id), trace::refusal_text(refusal))
-                });
-                let failed = self.clients.on_failed(proposal, refusal.outcome);
-                self.note(failed);
-            }
-            Effect::Reply { request, result } => {
-                self.trace.line(|_| match result {
-                    Ok(index) => format!("  {} answers r{request}: done by entry {index}", name(id)),
-                    Err(refusal) => format!("  {} answers r{request}: {refusal}", name(id)),
-                });
-            }
+            Effect::ReadReady { .. }
+            | Effect::ReadFailed { .. }
+            | Effect::ProposalFailed { .. }
+            | Effect::Reply { .. }
+            | Effect::Removed { .. } => self.answer(id, effect),
             Effect::SendSnapshot { .. }
             | Effect::InstallSnapshot { .. }
             | Effect::DropSnapshot { .. }
-            | Effect::Compact { .. }
-            | Effect::Removed { .. } => {
+            | Effect::Compact { .. } => {
                 self.trace.line(|_| format!("  {} {effect:?}", name(id)));
             }
             Effect::Observe(observation) => {
@@ -407,6 +386,8 @@ impl Cluster {
         for error in errors {
             self.note(Err(error));
         }
+        let checked = self.check_members(id);
+        self.note(checked);
     }
 
     fn check_committed(&mut self, id: NodeId, index: LogIndex) -> Result<(), String> {
@@ -423,10 +404,9 @@ impl Cluster {
         };
         let has_quorum =
             raft.log.configuration().is_some_and(|configuration| configuration.has_quorum(holds));
-        let is_whole = raft
-            .log
-            .configuration()
-            .is_some_and(|configuration| configuration.voters.keys().all(|id| self.nodes.contains_key(id)));
+        let is_whole = raft.log.configuration().is_some_and(|configuration| {
+            configuration.members().keys().all(|id| self.nodes.contains_key(id))
+        });
         if is_whole && !has_quorum {
             return Err(format!("{} is committed, but no majority holds it durably", entry.position()));
         }
@@ -538,7 +518,7 @@ impl Cluster {
     }
 }
 
-fn reads_text(ids: &[ReadId]) -> String {
+pub(super) fn reads_text(ids: &[ReadId]) -> String {
     match ids {
         [first, .., last] => format!("reads r{first} to r{last}"),
         _ => ids.iter().map(|id| format!("read r{id}")).collect::<Vec<_>>().join(" "),

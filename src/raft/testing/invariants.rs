@@ -1,6 +1,6 @@
 //! What must hold whatever happens (paper, figure 3), checked against the whole history of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{Entry, Payload};
 use crate::types::{LogIndex, LogPosition, NodeId, Term};
@@ -14,6 +14,9 @@ pub(super) struct History {
     entries: BTreeMap<LogPosition, (LogPosition, Payload)>,
     /// State machine safety: every committed entry, and the term in which that became known.
     committed: Vec<(LogPosition, Term)>,
+    /// The latest committed configuration, and everybody whom one has removed.
+    configuration: LogPosition,
+    removed: BTreeSet<NodeId>,
 }
 
 impl History {
@@ -45,6 +48,20 @@ impl History {
         Ok(())
     }
 
+    /// The latest committed configuration; 0 before the first entry that holds one.
+    pub(super) fn configuration(&self) -> LogPosition {
+        self.configuration
+    }
+
+    /// Nobody takes itself for removed unless a committed entry removed it.
+    pub(super) fn check_removed(&self, id: NodeId) -> Result<(), String> {
+        if self.removed.contains(&id) {
+            Ok(())
+        } else {
+            Err(format!("n{} takes itself for removed, but no committed entry says so", id.0))
+        }
+    }
+
     pub(super) fn committed(&self) -> LogIndex {
         LogIndex(self.committed.len() as u64)
     }
@@ -57,7 +74,13 @@ impl History {
         }
         let place = usize::try_from(position.index.0 - 1).expect("a test's log is short");
         match self.committed.get(place) {
-            None => self.committed.push((position, term)),
+            None => {
+                self.committed.push((position, term));
+                if let Some((_, Payload::Configuration(configuration))) = self.entries.get(&position) {
+                    self.configuration = position;
+                    self.removed.extend(configuration.removed.keys());
+                }
+            }
             Some((other, _)) if *other != position => {
                 return Err(format!("{other} and {position} are both committed"));
             }

@@ -10,6 +10,7 @@ mod cluster;
 mod commit;
 mod disk;
 mod invariants;
+mod members;
 mod parse;
 mod script;
 mod trace;

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
 use super::super::{
-    Append, Configuration, Entry, ForwardAnswer, Member, Message, Payload, Promise, Refusal, RefusalReason,
-    Signal, VoteRequest,
+    Append, Change, Configuration, Entry, ForwardAnswer, Member, Message, Payload, Promise, Refusal,
+    RefusalReason, Signal, VoteRequest,
 };
+use super::members::new_member;
 use crate::types::{LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, Term};
 
 pub(super) type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -65,16 +66,66 @@ fn entry(text: &str) -> Result<Entry> {
     let LogPosition { index, term } = position(place)?;
     let payload = match content.split_once(' ') {
         _ if content == "no-op" => Payload::Noop,
-        Some(("voters", ids)) => Payload::Configuration(Arc::new(configuration(&nodes(ids)?))),
+        Some(("voters" | "joint", _)) => Payload::Configuration(Arc::new(any_configuration(content)?)),
         _ => Payload::Command(Bytes::from(content.to_owned())),
     };
     Ok(Entry { term, index, time: LogTime(0), payload })
 }
 
+/// `joint voters n1 n2 outgoing n1 n2 n3 learners n4 lasting-learners n5 removed n6`; all sessions are 0.
+fn any_configuration(text: &str) -> Result<Configuration> {
+    let mut parsed = configuration(&[]);
+    let mut part = "joint";
+    for word in text.split_whitespace() {
+        let Ok(id) = node(word) else {
+            part = word;
+            continue;
+        };
+        let mut member = member(id);
+        match part {
+            "voters" => parsed.voters.insert(id, member),
+            "outgoing" => parsed.outgoing.insert(id, member),
+            "learners" => parsed.learners.insert(id, member),
+            "lasting-learners" => {
+                member.stays_learner = true;
+                parsed.learners.insert(id, member)
+            }
+            "removed" => {
+                parsed.removed.insert(id, LogIndex(0));
+                None
+            }
+            other => return Err(format!("no part of a configuration is called {other}").into()),
+        };
+    }
+    Ok(parsed)
+}
+
+fn member(id: NodeId) -> Member {
+    Member { name: format!("n{}", id.0), ..Member::default() }
+}
+
+/// `add='n4 n5' add-learner=n6 promote=n4 demote=n2 remove='n1 n3'`: what an administrator wants to change
+pub(super) fn change(args: &mut ArgumentConsumer) -> Result<Change> {
+    let mut ids = |key: &str| args.take_key(key).map_or(Ok(Vec::new()), nodes);
+    let mut change = Change {
+        add: ids("add")?.into_iter().map(|id| new_member(id, false)).collect(),
+        promote: ids("promote")?,
+        demote: ids("demote")?,
+        remove: ids("remove")?,
+    };
+    change.add.extend(ids("add-learner")?.into_iter().map(|id| new_member(id, true)));
+    if let Some(name) = args.take_key("name")
+        && let Some(new) = change.add.first_mut()
+    {
+        name.clone_into(&mut new.name);
+    }
+    Ok(change)
+}
+
 /// Members of the first configuration have session 0.
 pub(super) fn configuration(voters: &[NodeId]) -> Configuration {
-    let member = |id: &NodeId| (*id, Member { name: format!("n{}", id.0), ..Member::default() });
-    Configuration { voters: voters.iter().map(member).collect(), ..Configuration::default() }
+    let voters = voters.iter().map(|id| (*id, member(*id))).collect();
+    Configuration { voters, ..Configuration::default() }
 }
 
 /// A message as traces show it: its kind, then `name=value` for its parts, all of which default to 0.

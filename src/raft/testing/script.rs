@@ -19,6 +19,8 @@
 //! | `send-dropped N N` | tells the first node that a message for the second never left |
 //! | `propose N x=1 y=2 [within=10s]` | clients ask the node for writes, all at once; `size=100` makes one of that many bytes |
 //! | `read N [count=1] [within=10s]` | clients ask the node for linearizable reads, all at once |
+//! | `change N [add='N…'] [add-learner='N…'] [promote='N…'] [demote='N…'] [remove='N…'] [expected=3] [within=10s]` | an administrator asks the node for other members; `name=x`: the name of the first to be added (else as the node) |
+//! | `transfer N [to=N] [within=10s]` | an administrator asks the node to hand over the lead |
 //! | `message N N Kind name=value…` | the second node gets this message as if the first had sent it |
 //! | `status [N…]`, `log [N…]`, `messages` | shows the nodes; their logs, `\|` after what they know to be committed; what is under way |
 
@@ -33,7 +35,7 @@ use super::super::{Entry, Event, HardState, Settings};
 use super::cluster::{Cluster, Envelope, Founding};
 use super::parse::{self, Result};
 use super::trace::{self, entries_text, name};
-use crate::types::{NodeId, Term};
+use crate::types::{LogIndex, NodeId, Term};
 
 test_each_path! { in "src/raft/testscripts" as scripts => run_script }
 
@@ -105,6 +107,19 @@ fn carry_out(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> 
             let within = args.take_key("within").map_or(Ok(Duration::from_secs(10)), parse::duration)?;
             let count = args.take_key("count").map_or(Ok(1), str::parse)?;
             each_node(args, |id| cluster.read(id, count, within))?;
+        }
+        "change" => {
+            let id = parse::node(args.next_pos().ok_or("which node?")?)?;
+            let within = args.take_key("within").map_or(Ok(Duration::from_secs(10)), parse::duration)?;
+            let expected = args.take_key("expected").map(str::parse).transpose()?.map(LogIndex);
+            let change = parse::change(args)?;
+            cluster.change(id, change, expected, within);
+        }
+        "transfer" => {
+            let id = parse::node(args.next_pos().ok_or("which node?")?)?;
+            let within = args.take_key("within").map_or(Ok(Duration::from_secs(10)), parse::duration)?;
+            let to = args.take_key("to").map(parse::node).transpose()?;
+            cluster.transfer(id, to, within);
         }
         "message" => {
             let (from, to) = pair(args)?;
@@ -182,6 +197,7 @@ fn settings(args: &mut ArgumentConsumer) -> Result<Settings> {
             "window_messages" => settings.window_messages = value.parse()?,
             "window_bytes" => settings.window_bytes = value.parse()?,
             "cache_bytes" => settings.cache_bytes = value.parse()?,
+            "promotion" => settings.promotion = value.parse()?,
             "uncommitted_bytes_max" => settings.uncommitted_bytes_max = value.parse()?,
             other => return Err(format!("no setting is called {other}").into()),
         }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::super::{
-    Append, AppendEntries, Configuration, Entry, Message, Observation, Outcome, Payload, Promise, Refusal,
-    RefusalReason, Signal, VoteAnswer,
+    Append, AppendEntries, Configuration, Entry, Member, Message, Observation, Outcome, Payload, Promise,
+    Refusal, RefusalReason, Signal, VoteAnswer,
 };
 use crate::types::{NodeId, ReadId, Session};
 
@@ -192,7 +192,21 @@ pub(super) fn entry_text(entry: &Entry) -> String {
 }
 
 fn configuration_text(configuration: &Configuration) -> String {
-    format!("voters {}", names(configuration.voters.keys().copied()))
+    let Configuration { voters, outgoing, learners, removed } = configuration;
+    let (stay, come): (Vec<_>, Vec<_>) = learners.iter().partition(|(_, member)| member.stays_learner);
+    let ids = |members: Vec<(&NodeId, &Member)>| members.into_iter().map(|(id, _)| *id).collect();
+    let parts: [(&str, Vec<NodeId>); 4] = [
+        ("outgoing", outgoing.keys().copied().collect()),
+        ("learners", ids(come)),
+        ("lasting-learners", ids(stay)),
+        ("removed", removed.keys().copied().collect()),
+    ];
+    let joint = if configuration.is_joint() { "joint " } else { "" };
+    let mut text = format!("{joint}voters {}", names(voters.keys().copied()));
+    for (part, ids) in parts.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+        let _ = write!(text, " {part} {}", names(ids));
+    }
+    text
 }
 
 pub(super) fn append_entries_text(append: &AppendEntries) -> String {
@@ -246,10 +260,22 @@ pub(super) fn observation_text(id: NodeId, observation: &Observation) -> Option<
         }
         Observation::PeerFound { peer } => Some(format!("finds {} again", name(*peer))),
         Observation::PeerLost { peer } => Some(format!("has lost {}", name(*peer))),
+        Observation::MemberPromoted { member } => {
+            Some(format!("finds that {} has caught up and makes it a voter", name(*member)))
+        }
+        Observation::MemberRemoved { member } => Some(format!("forgets {}", name(*member))),
+        Observation::TransferStarted { to } => Some(format!("hands over the lead to {}", name(*to))),
+        Observation::TransferEnded { to, done: true } => {
+            Some(format!("has handed over the lead to {}", name(*to)))
+        }
+        Observation::TransferEnded { to, done: false } => {
+            Some(format!("gives up handing over the lead to {}", name(*to)))
+        }
         Observation::LeaderChanged { .. }
         | Observation::ElectionStarted { .. }
         | Observation::ElectionWon { .. }
         | Observation::PeerRoundTrip { .. }
+        | Observation::ConfigurationChanged { .. }
         | Observation::Committed { .. } => None,
     }
 }

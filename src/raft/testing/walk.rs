@@ -1,5 +1,5 @@
 //! Random walks: messages lost, doubled and out of order, nodes that crash and lose what was not flushed, disks
-//! that stall, partitions. The invariants must hold after every step, and once the trouble ends, the cluster must
+//! that stall, partitions, other members, other leaders. The invariants must hold after every step, and once the trouble ends, the cluster must
 //! elect a leader, catch up and answer everybody.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::random::Random;
-use super::super::{Event, HardState, Settings};
+use super::super::{Change, Event, HardState, Settings};
 use super::cluster::{Cluster, Envelope, Founding};
+use super::members::new_member;
 use super::parse;
 use super::trace;
 use crate::types::NodeId;
@@ -17,6 +18,9 @@ use crate::types::NodeId;
 const SEEDS: u64 = 50;
 const STEPS: usize = 2_500;
 const LINES_SHOWN: usize = 200;
+/// Voters and learners are added up to this many, and nodes to take them from.
+const VOTERS_MAX: usize = 5;
+const NODES_MAX: usize = 10;
 
 #[test]
 fn with_pre_vote_and_check_quorum() {
@@ -79,6 +83,7 @@ impl Walk {
             window_bytes: up_to(400),
             cache_bytes: up_to(300),
             uncommitted_bytes_max: 40 + up_to(200),
+            promotion: up_to(4) > 1,
             ..Settings::default()
         };
         let mut cluster = Cluster::new(settings, seed, is_traced);
@@ -112,7 +117,11 @@ impl Walk {
     fn act(&mut self) {
         let id = self.any_node();
         match self.below(1000) {
-            0..800 => self.deliver(),
+            0..790 => self.deliver(),
+            790..800 => match self.below(3) {
+                0 => self.transfer(id),
+                _ => self.change(id),
+            },
             800..845 => self.next_timer(),
             845..855 => {
                 let duration = Duration::from_millis(self.below(40) as u64);
@@ -192,6 +201,62 @@ impl Walk {
         }
     }
 
+    /// An administrator asks for other members: between one and five voters, now and then something that is refused.
+    fn change(&mut self, id: NodeId) {
+        let id = self.cluster.leader().filter(|_| self.below(8) > 0).unwrap_or(id);
+        let Some(status) = self.cluster.raft(id).map(|raft| raft.status(self.cluster.now)) else { return };
+        let Some(configuration) = status.configuration else { return };
+        let mut change = Change::default();
+        let mut voters = configuration.voters.len();
+        let is_bold = self.below(10) == 0;
+        for member in configuration.members().into_keys() {
+            let is_voter = configuration.voters.contains_key(&member);
+            match self.below(9) {
+                0 => {
+                    change.remove.push(member);
+                    voters -= usize::from(is_voter);
+                }
+                1 if is_voter || is_bold => {
+                    change.demote.push(member);
+                    voters -= usize::from(is_voter);
+                }
+                2..5 if (!is_voter && voters < VOTERS_MAX) || is_bold => {
+                    change.promote.push(member);
+                    voters += 1;
+                }
+                _ => {}
+            }
+        }
+        for _ in 0..self.below(3) {
+            let learners = configuration.learners.len() + change.add.len();
+            if voters + learners < VOTERS_MAX && self.cluster.nodes.len() < NODES_MAX {
+                let new = NodeId(self.cluster.nodes.len() as u64 + 1);
+                let hard_state = HardState::default();
+                self.cluster.found(Founding {
+                    id: new,
+                    voters: None,
+                    hard_state,
+                    log: Vec::new(),
+                    applied: 0,
+                });
+                change.add.push(new_member(new, self.below(4) == 0));
+            }
+        }
+        let expected = (self.below(3) == 0).then_some(status.configuration_index);
+        let within = Duration::from_millis(50 + self.below(2000) as u64);
+        self.cluster.change(id, change, expected, within);
+    }
+
+    fn transfer(&mut self, id: NodeId) {
+        let id = self.cluster.leader().filter(|_| self.below(8) > 0).unwrap_or(id);
+        if self.cluster.raft(id).is_some() {
+            let to = self.any_node();
+            let to = (self.below(3) > 0).then_some(to);
+            let within = Duration::from_millis(50 + self.below(2000) as u64);
+            self.cluster.transfer(id, to, within);
+        }
+    }
+
     fn disk(&mut self, id: NodeId) {
         let choice = self.below(6);
         let Some(node) = self.cluster.nodes.get_mut(&id) else { return };
@@ -256,11 +321,18 @@ impl Walk {
         if self.cluster.leader().is_none() || self.cluster.history.committed() <= before {
             return Err("the cluster does not recover".to_owned());
         }
-        if self.cluster.clients.is_waiting() {
+        if self.cluster.clients.is_waiting() || self.cluster.administrators.is_waiting() {
             return Err("a client waits for ever".to_owned());
         }
+        let leader = self.cluster.leader().and_then(|id| self.cluster.raft(id));
+        let Some(configuration) = leader.and_then(|raft| raft.log.configuration()) else {
+            return Err("the leader knows no members".to_owned());
+        };
+        if configuration.is_joint() {
+            return Err("a change of members is never finished".to_owned());
+        }
         let applied = |id: &NodeId| self.cluster.nodes[id].applied.len() as u64;
-        if ids.iter().any(|id| applied(id) != self.cluster.history.committed().0) {
+        if configuration.members().keys().any(|id| applied(id) != self.cluster.history.committed().0) {
             return Err("a node lags for ever".to_owned());
         }
         Ok(())
