@@ -110,3 +110,108 @@ impl Configuration {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::NewMember;
+    use super::super::random::Random;
+    use super::*;
+
+    fn members(ids: impl IntoIterator<Item = u64>) -> BTreeMap<NodeId, Member> {
+        let member = |id: u64| (NodeId(id), Member { name: format!("n{id}"), ..Member::default() });
+        ids.into_iter().map(member).collect()
+    }
+
+    fn of_voters(ids: impl IntoIterator<Item = u64>) -> Configuration {
+        Configuration { voters: members(ids), ..Configuration::default() }
+    }
+
+    fn add(id: u64) -> Change {
+        let new = NewMember {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            peer_addr: Some(format!("host-{id}:7000")),
+            stays_learner: false,
+        };
+        Change { add: vec![new], ..Change::default() }
+    }
+
+    fn remove(ids: &[u64]) -> Change {
+        Change { remove: ids.iter().copied().map(NodeId).collect(), ..Change::default() }
+    }
+
+    #[test]
+    fn a_session_is_the_entry_that_added_the_member_and_stays() {
+        let added = of_voters([1]).changed(&add(2), LogIndex(7));
+        assert!(!added.is_joint());
+        let learner = &added.learners[&NodeId(2)];
+        assert_eq!((learner.session, learner.peer_addr.as_deref()), (Session(7), Some("host-2:7000")));
+
+        let promote = Change { promote: vec![NodeId(2)], ..Change::default() };
+        let voter = added.changed(&promote, LogIndex(9)).left(LogIndex(10));
+        assert_eq!(voter.voters[&NodeId(2)].session, Session(7));
+
+        let demote = Change { demote: vec![NodeId(2)], ..Change::default() };
+        let learner = voter.changed(&demote, LogIndex(12)).left(LogIndex(13));
+        assert_eq!(learner.learners[&NodeId(2)].session, Session(7));
+        assert!(learner.learners[&NodeId(2)].stays_learner && learner.removed.is_empty());
+    }
+
+    #[test]
+    fn a_removed_voter_is_outgoing_first_and_a_removed_learner_gone_at_once() {
+        let mut before = of_voters([1, 2, 3]);
+        before.learners = members([4]);
+        let joint = before.changed(&remove(&[3, 4]), LogIndex(5));
+        assert_eq!(joint.outgoing, before.voters);
+        assert_eq!(joint.removed, BTreeMap::from([(NodeId(4), LogIndex(5))]));
+        let left = joint.left(LogIndex(6));
+        let removed = BTreeMap::from([(NodeId(3), LogIndex(6)), (NodeId(4), LogIndex(5))]);
+        assert_eq!(left, Configuration { removed, ..of_voters([1, 2]) });
+    }
+
+    #[test]
+    fn the_latest_removals_are_remembered() {
+        let mut configuration = of_voters([1]);
+        let count = REMOVED_MAX as u64 + 5;
+        for i in 0..count {
+            // Ids fall while indexes rise: it is the index that counts.
+            let id = 2 * count - i;
+            configuration = configuration.changed(&add(id), LogIndex(2 * i + 1));
+            configuration = configuration.changed(&remove(&[id]), LogIndex(2 * i + 2));
+        }
+        assert_eq!(configuration.removed.len(), REMOVED_MAX);
+        assert_eq!(configuration.removed.values().min(), Some(&LogIndex(12)));
+    }
+
+    #[test]
+    fn names_are_unique_but_may_be_handed_on() {
+        let configuration = of_voters([1, 2]);
+        let mut change = add(3);
+        change.add[0].name = "n2".into();
+        let taken = AdminRefusal::NameTaken { name: "n2".into(), id: NodeId(2) };
+        assert_eq!(configuration.check(&change, false), Err(taken));
+        change.remove.push(NodeId(2));
+        assert_eq!(configuration.check(&change, false), Ok(()));
+        let twin = NewMember { id: NodeId(4), ..change.add[0].clone() };
+        change.add.push(twin);
+        let taken = AdminRefusal::NameTaken { name: "n2".into(), id: NodeId(3) };
+        assert_eq!(configuration.check(&change, false), Err(taken));
+    }
+
+    /// The highest index that quorums reach, found by trying each.
+    #[test]
+    fn what_is_agreed_is_what_a_quorum_has_reached() {
+        let mut random = Random::new(11);
+        for case in 0..2_000 {
+            let mut some = || (1..=7).filter(|_| random.next_u64() % 2 == 0).collect::<Vec<_>>();
+            let configuration = Configuration { outgoing: members(some()), ..of_voters(some()) };
+            let reached: Vec<u64> = (0..=7).map(|_| random.next_u64() % 9).collect();
+            let at = |id: NodeId| LogIndex(reached[usize::try_from(id.0).expect("at most seven")]);
+            let tried = (1..9).map(LogIndex).rfind(|index| configuration.has_quorum(|id| at(id) >= *index));
+            let agreed = configuration.agreed_index(at, |voters| voters / 2);
+            assert_eq!(agreed, tried.unwrap_or_default(), "case {case}: {configuration:?} at {reached:?}");
+        }
+    }
+}

@@ -66,14 +66,14 @@ fn entry(text: &str) -> Result<Entry> {
     let LogPosition { index, term } = position(place)?;
     let payload = match content.split_once(' ') {
         _ if content == "no-op" => Payload::Noop,
-        Some(("voters" | "joint", _)) => Payload::Configuration(Arc::new(any_configuration(content)?)),
+        Some(("voters" | "joint", _)) => Payload::Configuration(Arc::new(any_configuration(content, index)?)),
         _ => Payload::Command(Bytes::from(content.to_owned())),
     };
     Ok(Entry { term, index, time: LogTime(0), payload })
 }
 
-/// `joint voters n1 n2 outgoing n1 n2 n3 learners n4 lasting-learners n5 removed n6`; all sessions are 0.
-fn any_configuration(text: &str) -> Result<Configuration> {
+/// `joint voters n1 n2 outgoing n1 n2 n3 learners n4 lasting-learners n5 removed n6`, in the entry at `index`; all sessions are 0.
+fn any_configuration(text: &str, index: LogIndex) -> Result<Configuration> {
     let mut parsed = configuration(&[]);
     let mut part = "joint";
     for word in text.split_whitespace() {
@@ -91,7 +91,7 @@ fn any_configuration(text: &str) -> Result<Configuration> {
                 parsed.learners.insert(id, member)
             }
             "removed" => {
-                parsed.removed.insert(id, LogIndex(0));
+                parsed.removed.insert(id, index);
                 None
             }
             other => return Err(format!("no part of a configuration is called {other}").into()),
