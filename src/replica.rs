@@ -9,7 +9,7 @@ pub mod recovery;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::kv::{self, Command, Row};
+use crate::kv::{self, Command, Record};
 use crate::plant::Plant;
 use crate::raft::{
     AdminRefusal, AppendEntries, Committed, Configuration, Effect, Event, HaltReason, Message, Observation,
@@ -233,8 +233,8 @@ pub struct ApplyOutput {
     pub answers: Vec<(ProposalId, kv::Answer)>,
     /// Reads that may be served now.
     pub ready_reads: Vec<ReadId>,
-    /// Changes for the checkpoint, in order of revision.
-    pub rows: Vec<Row>,
+    /// Changes for the checkpoint, in the order of the entries.
+    pub records: Vec<Record>,
 }
 
 impl Apply {
@@ -303,7 +303,7 @@ impl Apply {
                 let command = Command::decode(&data).unwrap_or_else(|error| {
                     panic!("committed entry {} cannot be applied: {error}", self.applied)
                 });
-                let answer = store.apply(command, &mut out.rows);
+                let answer = store.apply(entry.index, entry.time, command, &mut out.records);
                 if let Some(id) = proposal {
                     out.answers.push((id, answer));
                 }

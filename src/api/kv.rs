@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::body::read_body;
 use super::query::{Consistency, Parameters, decode_key, parse_condition};
 use super::{Api, Problem, Replica};
-use crate::kv::{Answer, Command, Condition, KeyValue};
+use crate::kv::{Answer, Command, Condition, KeyValue, Operation};
 use crate::types::Revision;
 
 /// Path before a key.
@@ -44,7 +44,8 @@ pub(super) async fn set<R: Replica>(
     check_key(&api, &key)?;
     check_value(&api, value.len())?;
     let deadline = started + timeout(&api, parameters.timeout);
-    match propose(&api, &Command::Put { key, value, condition: Condition::Always }, deadline).await? {
+    match propose(&api, &Operation::Put { key, value, condition: Condition::Always }.into(), deadline).await?
+    {
         Answer::Put { .. } => Ok(answer("ok".into(), TEXT)),
         other => Err(refused(&other)),
     }
@@ -98,7 +99,7 @@ pub(super) async fn kv_put<R: Replica>(
     let deadline = started + timeout(&api, parameters.timeout);
     let body_bytes_max = check_target(&api, &request)?.min(api.settings.value_bytes_max);
     let value = read_body(request.into_body(), body_bytes_max, deadline).await?;
-    match propose(&api, &Command::Put { key, value, condition }, deadline).await? {
+    match propose(&api, &Operation::Put { key, value, condition }.into(), deadline).await? {
         Answer::Put { revision, create_revision, version } => {
             let body = format!(
                 "{{\"revision\":{revision},\"create_revision\":{create_revision},\"version\":{version}}}\n"
@@ -122,7 +123,7 @@ pub(super) async fn kv_delete<R: Replica>(
     let key = key_of(&api, &request)?;
     let condition = parse_condition(request.headers())?;
     let deadline = started + timeout(&api, parameters.timeout);
-    match propose(&api, &Command::Delete { key, condition }, deadline).await? {
+    match propose(&api, &Operation::Delete { key, condition }.into(), deadline).await? {
         Answer::Deleted { revision } => {
             let mut response = answer(format!("{{\"revision\":{revision}}}\n").into(), JSON);
             response.headers_mut().insert(X_REVISION, revision.0.into());
@@ -211,6 +212,7 @@ fn refused(answer: &Answer) -> Problem {
         Answer::PreconditionFailed { mod_revision: Some(revision) } => {
             Problem::precondition_failed(format!("the key is at revision {revision}"))
         }
+        Answer::IdempotencyConflict => Problem::idempotency_conflict(),
         Answer::Put { .. } | Answer::Deleted { .. } => {
             Problem::internal(format!("the state machine gave the answer of another command: {answer:?}"))
         }

@@ -1,7 +1,7 @@
 //! A replica for tests of HTTP: the real store, applied to at once, and switches for what can go wrong.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use super::replica::Refusal;
 use crate::driver::{Configuration, Member, RoleName};
 use crate::driver::{EventStream, Events, Status};
 use crate::kv::{Answer, Command, Store};
-use crate::types::{ClusterId, LogIndex, NodeId, Session, Term};
+use crate::types::{ClusterId, LogIndex, LogTime, NodeId, Session, Term};
 
 pub(super) struct MemoryReplica {
     store: RwLock<Store>,
+    applied: AtomicU64,
     pub(super) status: Mutex<Status>,
     pub(super) events: Events,
     /// What proposals and read barriers answer, if not success.
@@ -56,6 +57,7 @@ impl MemoryReplica {
         };
         Arc::new(Self {
             store: RwLock::default(),
+            applied: AtomicU64::new(0),
             status: Mutex::new(status),
             events: Events::default(),
             refusal: Mutex::new(None),
@@ -89,7 +91,9 @@ impl Replica for Arc<MemoryReplica> {
         }
         let _pass = self.gate.acquire().await.unwrap();
         let command = Command::decode(&command).unwrap();
-        Ok(self.store.write().unwrap().apply(command, &mut Vec::new()))
+        let mut store = self.store.write().unwrap();
+        let at = LogIndex(self.applied.fetch_add(1, Ordering::SeqCst) + 1);
+        Ok(store.apply(at, LogTime(at.0), command, &mut Vec::new()))
     }
 
     async fn read_barrier(&self, timeout: Duration) -> Result<(), Refusal> {

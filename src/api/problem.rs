@@ -72,6 +72,11 @@ impl Problem {
         Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
     }
 
+    pub(super) fn idempotency_conflict() -> Self {
+        let detail = "the idempotency key was used for another request; nothing was done";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", detail)
+    }
+
     pub(super) fn too_large(what: &str, bytes_max: usize) -> Self {
         let detail = format!("the {what} is longer than {bytes_max} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)

@@ -152,7 +152,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::kv::{Command, Condition};
+    use crate::kv::{Command, Condition, IdempotencyKey, Operation};
     use crate::raft::{AppendEntries, Entry as RaftEntry, Payload};
     use crate::storage::DataDir;
     use crate::storage::wal::{Options, StoredEntry};
@@ -164,11 +164,11 @@ mod tests {
     }
 
     fn record() -> LogRecord {
-        let put = Command::Put {
+        let put = Command::from(Operation::Put {
             key: Bytes::from_static(b"k"),
             value: Bytes::from_static(b"v\xff"),
             condition: Condition::Absent,
-        };
+        });
         LogRecord {
             path: PathBuf::from("wal/1"),
             offset: 512,
@@ -230,7 +230,10 @@ mod tests {
     fn data_directory(root: &Path) -> PathBuf {
         let options = Options { segment_bytes: 64 << 10, planted: crate::plant::Planted::NONE };
         let mut data = DataDir::open(root, "one", options, &mut |_| ControlFlow::Break(())).unwrap();
-        let delete = Command::Delete { key: Bytes::from_static(b"gone"), condition: Condition::Present };
+        let delete = Command {
+            operation: Operation::Delete { key: Bytes::from_static(b"gone"), condition: Condition::Present },
+            idempotency_key: Some(IdempotencyKey::new(Bytes::from_static(b"once")).unwrap()),
+        };
         let entry =
             |index, payload| RaftEntry { term: Term(2), index: LogIndex(index), time: LogTime(0), payload };
         let first = AppendEntries {
@@ -258,7 +261,7 @@ mod tests {
         let mut printer = Printer { out: Vec::new(), format: Format::Text, known: None, gone: false };
         inspect::log(dir.path(), &mut |record| printer.record(record)).unwrap();
         let text = String::from_utf8(printer.out).unwrap();
-        assert!(text.contains("command        delete gone if present"), "{text}");
+        assert!(text.contains("command        delete gone if present, idempotency key once"), "{text}");
 
         let mut bytes = std::fs::read(&segment).unwrap();
         let key = bytes.windows(4).position(|window| window == b"gone").unwrap();

@@ -50,7 +50,7 @@ pub(super) fn run(
             return;
         }
         let checkpoint = apply.checkpoint();
-        if changes.send(Changes { rows: out.rows, checkpoint }).is_err() {
+        if changes.send(Changes { records: out.records, checkpoint }).is_err() {
             return;
         }
     }

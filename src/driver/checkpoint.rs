@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::shutdown::Failure;
-use crate::kv::Row;
+use crate::kv::Record;
 use crate::metrics::{IntGauge, Metrics};
 use crate::storage::{Checkpoint, StateStore};
 
 /// Written earlier than the interval says when this many changes wait.
-const ROWS_MAX: usize = 65_536;
+const RECORDS_MAX: usize = 65_536;
 
 /// One store's part in the gauge of all that is stored.
 pub(super) struct Size<'a> {
@@ -32,7 +32,7 @@ impl<'a> Size<'a> {
 
 /// What one batch changed, and what a checkpoint after it covers.
 pub(super) struct Changes {
-    pub(super) rows: Vec<Row>,
+    pub(super) records: Vec<Record>,
     pub(super) checkpoint: Checkpoint,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn run<S: StateStore>(
     interval: Duration,
     metrics: &Metrics,
 ) -> Result<(), Failure> {
-    let mut rows: Vec<Row> = Vec::new();
+    let mut records: Vec<Record> = Vec::new();
     let mut checkpoint: Option<Checkpoint> = None;
     let mut due = Instant::now() + interval;
     let mut size_bytes = Size::new(&metrics.storage_bytes);
@@ -51,9 +51,9 @@ pub(super) fn run<S: StateStore>(
         size_bytes.set(state.size_bytes()?);
         let open = match changes.recv_deadline(due) {
             Ok(mut change) => {
-                rows.append(&mut change.rows);
+                records.append(&mut change.records);
                 checkpoint = Some(change.checkpoint);
-                if rows.len() < ROWS_MAX {
+                if records.len() < RECORDS_MAX {
                     continue;
                 }
                 true
@@ -62,8 +62,8 @@ pub(super) fn run<S: StateStore>(
             Err(RecvTimeoutError::Disconnected) => false,
         };
         if let Some(checkpoint) = checkpoint.take() {
-            state.write(&rows)?;
-            rows.clear();
+            state.write(&records)?;
+            records.clear();
             let index = checkpoint.applied.index;
             state.commit(checkpoint)?;
             metrics.raft_snapshot_index.set(i64::try_from(index.0).unwrap_or(i64::MAX));

@@ -5,14 +5,18 @@
 //! | bytes | content |
 //! | --- | --- |
 //! | 1 | version: 1 |
-//! | 1 | kind: 1 put, 2 delete |
+//! | 1 | kind: 1 put, 2 delete; 128 more with an idempotency key |
 //! | 1 | condition: 0 always, 1 absent, 2 present, 3 mod revision |
 //! | 8 | the mod revision; only with condition 3 |
+//! | 1 | length of the idempotency key, 1 to 64; only with such a key |
+//! | … | the idempotency key; likewise |
 //! | 4 | length of the key, 1 or more |
 //! | … | the key |
 //! | … | put: the value, to the end; delete: nothing |
 //!
 //! Each command has exactly one encoding.
+
+use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -21,6 +25,8 @@ use crate::types::Revision;
 const VERSION: u8 = 1;
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
+/// Added to a kind: an idempotency key comes with it.
+const WITH_IDEMPOTENCY_KEY: u8 = 0x80;
 const CONDITION_ALWAYS: u8 = 0;
 const CONDITION_ABSENT: u8 = 1;
 const CONDITION_PRESENT: u8 = 2;
@@ -28,7 +34,61 @@ const CONDITION_MOD_REVISION: u8 = 3;
 
 /// A write, as carried by a log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub struct Command {
+    /// What to do.
+    pub operation: Operation,
+    /// With one, the operation takes effect at most once, however often the command comes.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// A name that a client gives to one request, so that repeating the request does nothing more. Opaque.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(Bytes);
+
+/// Bytes that cannot be an idempotency key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an idempotency key has 1 to {max} bytes, not {0}", max = IdempotencyKey::BYTES_MAX)]
+pub struct IdempotencyKeyError(pub usize);
+
+impl IdempotencyKey {
+    /// Longest key, in bytes.
+    pub const BYTES_MAX: usize = 64;
+
+    /// Takes 1 to 64 bytes.
+    ///
+    /// # Errors
+    /// None, or more.
+    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, IdempotencyKeyError> {
+        let bytes = bytes.into();
+        if (1..=Self::BYTES_MAX).contains(&bytes.len()) {
+            Ok(Self(bytes))
+        } else {
+            Err(IdempotencyKeyError(bytes.len()))
+        }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
     /// Set a key.
     Put {
         /// The key, 1 byte or more.
@@ -87,12 +147,21 @@ pub enum Answer {
         /// The key's `mod_revision`, if it is there.
         mod_revision: Option<Revision>,
     },
+    /// The idempotency key was used for another request; nothing was done.
+    IdempotencyConflict,
 }
 
 /// Bytes that are no command.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a command: {0}")]
 pub struct CommandError(pub &'static str);
+
+impl From<Operation> for Command {
+    /// Without idempotency key.
+    fn from(operation: Operation) -> Self {
+        Self { operation, idempotency_key: None }
+    }
+}
 
 impl Command {
     /// As carried by log entries.
@@ -101,13 +170,15 @@ impl Command {
     /// A key of 4 GiB or more; the limits at the edge are far below.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let (kind, key, value, condition) = match self {
-            Self::Put { key, value, condition } => (KIND_PUT, key, &value[..], *condition),
-            Self::Delete { key, condition } => (KIND_DELETE, key, &[][..], *condition),
+        let (kind, key, value, condition) = match &self.operation {
+            Operation::Put { key, value, condition } => (KIND_PUT, key, &value[..], *condition),
+            Operation::Delete { key, condition } => (KIND_DELETE, key, &[][..], *condition),
         };
-        let mut out = BytesMut::with_capacity(3 + 8 + 4 + key.len() + value.len());
+        let idempotency_key = self.idempotency_key.as_ref().map(IdempotencyKey::as_bytes);
+        let name_bytes = idempotency_key.map_or(0, |name| 1 + name.len());
+        let mut out = BytesMut::with_capacity(3 + 8 + name_bytes + 4 + key.len() + value.len());
         out.put_u8(VERSION);
-        out.put_u8(kind);
+        out.put_u8(if idempotency_key.is_some() { kind | WITH_IDEMPOTENCY_KEY } else { kind });
         match condition {
             Condition::Always => out.put_u8(CONDITION_ALWAYS),
             Condition::Absent => out.put_u8(CONDITION_ABSENT),
@@ -116,6 +187,10 @@ impl Command {
                 out.put_u8(CONDITION_MOD_REVISION);
                 out.put_u64_le(revision.0);
             }
+        }
+        if let Some(name) = idempotency_key {
+            out.put_u8(u8::try_from(name.len()).expect("idempotency keys have at most 64 bytes"));
+            out.put_slice(name);
         }
         out.put_u32_le(u32::try_from(key.len()).expect("keys are limited to far less than 4 GiB"));
         out.put_slice(key);
@@ -142,6 +217,8 @@ impl Command {
             }
             _ => return Err(CommandError("unknown condition")),
         };
+        let is_named = kind & WITH_IDEMPOTENCY_KEY != 0;
+        let idempotency_key = is_named.then(|| take_idempotency_key(&mut rest)).transpose()?;
         let key_len = u32::from_le_bytes(take_array(&mut rest)?);
         let key_len = usize::try_from(key_len).map_err(|_| CommandError("key longer than the command"))?;
         if key_len == 0 {
@@ -151,13 +228,23 @@ impl Command {
             return Err(CommandError("key longer than the command"));
         }
         let key = rest.split_to(key_len);
-        match kind {
-            KIND_PUT => Ok(Self::Put { key, value: rest, condition }),
-            KIND_DELETE if rest.is_empty() => Ok(Self::Delete { key, condition }),
-            KIND_DELETE => Err(CommandError("a deletion with a value")),
-            _ => Err(CommandError("unknown kind")),
-        }
+        let operation = match kind & !WITH_IDEMPOTENCY_KEY {
+            KIND_PUT => Operation::Put { key, value: rest, condition },
+            KIND_DELETE if rest.is_empty() => Operation::Delete { key, condition },
+            KIND_DELETE => return Err(CommandError("a deletion with a value")),
+            _ => return Err(CommandError("unknown kind")),
+        };
+        Ok(Self { operation, idempotency_key })
     }
+}
+
+fn take_idempotency_key(rest: &mut Bytes) -> Result<IdempotencyKey, CommandError> {
+    let [length] = take_array(rest)?;
+    if usize::from(length) > rest.len() {
+        return Err(CommandError("cut short"));
+    }
+    IdempotencyKey::new(rest.split_to(length.into()))
+        .map_err(|_| CommandError("an idempotency key of a length that none has"))
 }
 
 /// Cuts `N` bytes off the front.
@@ -172,17 +259,26 @@ mod tests {
     use super::*;
 
     fn put(condition: Condition) -> Command {
-        Command::Put { key: Bytes::from_static(b"key"), value: Bytes::from_static(b"value"), condition }
+        let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+        Operation::Put { key, value, condition }.into()
     }
 
     fn delete(condition: Condition) -> Command {
-        Command::Delete { key: Bytes::from_static(b"key"), condition }
+        Operation::Delete { key: Bytes::from_static(b"key"), condition }.into()
+    }
+
+    fn named(name: &[u8], command: Command) -> Command {
+        let name = IdempotencyKey::new(Bytes::copy_from_slice(name)).unwrap();
+        Command { idempotency_key: Some(name), ..command }
     }
 
     fn all() -> Vec<Command> {
         let conditions =
             [Condition::Always, Condition::Absent, Condition::Present, Condition::ModRevision(Revision(7))];
-        conditions.into_iter().flat_map(|condition| [put(condition), delete(condition)]).collect()
+        let plain = conditions.into_iter().flat_map(|condition| [put(condition), delete(condition)]);
+        plain
+            .flat_map(|command| [command.clone(), named(b"n", command.clone()), named(&[0xff; 64], command)])
+            .collect()
     }
 
     #[test]
@@ -190,8 +286,11 @@ mod tests {
         for command in all() {
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
-        let empty =
-            Command::Put { key: Bytes::from_static(b"k"), value: Bytes::new(), condition: Condition::Always };
+        let empty = Command::from(Operation::Put {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::new(),
+            condition: Condition::Always,
+        });
         assert_eq!(Command::decode(&empty.encode()), Ok(empty));
     }
 
@@ -200,12 +299,17 @@ mod tests {
         let encoded = put(Condition::ModRevision(Revision(0x0102))).encode();
         assert_eq!(&encoded[..], b"\x01\x01\x03\x02\x01\0\0\0\0\0\0\x03\0\0\0keyvalue");
         assert_eq!(&delete(Condition::Always).encode()[..], b"\x01\x02\x00\x03\0\0\0key");
+        let encoded = named(b"once", put(Condition::ModRevision(Revision(0x0102)))).encode();
+        assert_eq!(&encoded[..], b"\x01\x81\x03\x02\x01\0\0\0\0\0\0\x04once\x03\0\0\0keyvalue");
     }
 
     #[test]
     fn decoding_shares_the_bytes() {
         let encoded = put(Condition::Always).encode();
-        let Ok(Command::Put { value, .. }) = Command::decode(&encoded) else { panic!("a put") };
+        let Ok(Operation::Put { value, .. }) = Command::decode(&encoded).map(|command| command.operation)
+        else {
+            panic!("a put")
+        };
         assert_eq!(value.as_ptr(), encoded[encoded.len() - 5..].as_ptr());
     }
 
@@ -245,5 +349,13 @@ mod tests {
         check(b"\x01\x01\x00\0\0\0\0", "empty key");
         check(b"\x01\x01\x00\xff\xff\xff\xffk", "key longer than the command");
         check(b"\x01\x02\x00\x01\0\0\0kv", "a deletion with a value");
+        check(b"\x01\x83\x00\x01n\x01\0\0\0k", "unknown kind");
+        check(b"\x01\x81\x00\x00\x01\0\0\0k", "an idempotency key of a length that none has");
+        check(b"\x01\x81\x00\x03no", "cut short");
+        check(b"\x01\x81\x00", "cut short");
+        let mut long = b"\x01\x81\x00\x41".to_vec();
+        long.extend([b'n'; 65]);
+        let long = Command::decode(&long.into());
+        assert_eq!(long, Err(CommandError("an idempotency key of a length that none has")));
     }
 }

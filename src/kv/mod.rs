@@ -2,7 +2,12 @@
 
 mod command;
 mod digest;
+mod outcomes;
+mod record;
 mod store;
+mod view;
 
-pub use command::{Answer, Command, CommandError, Condition};
-pub use store::{KeyValue, Row, Store};
+pub use command::{Answer, Command, CommandError, Condition, IdempotencyKey, IdempotencyKeyError, Operation};
+pub use record::{Record, Remembered, Row};
+pub use store::Store;
+pub use view::{KeyValue, View};

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use super::super::digest::mix;
 use super::*;
 
 fn put(key: &str, value: &str, condition: Condition) -> Command {
-    Command::Put { key: key.to_owned().into(), value: value.to_owned().into(), condition }
+    Operation::Put { key: key.to_owned().into(), value: value.to_owned().into(), condition }.into()
 }
 
 fn delete(key: &str, condition: Condition) -> Command {
-    Command::Delete { key: key.to_owned().into(), condition }
+    Operation::Delete { key: key.to_owned().into(), condition }.into()
 }
 
-/// Applies and forgets the rows.
+/// Applies and forgets the records.
 fn apply(store: &mut Store, command: Command) -> Answer {
-    store.apply(command, &mut Vec::new())
+    store.apply(LogIndex(1), LogTime(0), command, &mut Vec::new())
 }
 
 fn put_answer(revision: u64, create_revision: u64, version: u64) -> Answer {
@@ -44,7 +45,7 @@ fn revisions_count_writes_as_in_etcd() {
 fn what_changes_nothing_uses_no_revision_and_leaves_no_row() {
     let mut store = Store::default();
     let mut rows = Vec::new();
-    store.apply(put("a", "1", Condition::Always), &mut rows);
+    store.apply(LogIndex(1), LogTime(0), put("a", "1", Condition::Always), &mut rows);
     let hash = store.hash();
     rows.clear();
     let idle = [
@@ -60,7 +61,7 @@ fn what_changes_nothing_uses_no_revision_and_leaves_no_row() {
         (delete("b", Condition::ModRevision(Revision(0))), failed(None)),
     ];
     for (command, answer) in idle {
-        assert_eq!(store.apply(command.clone(), &mut rows), answer, "{command:?}");
+        assert_eq!(store.apply(LogIndex(2), LogTime(0), command.clone(), &mut rows), answer, "{command:?}");
     }
     assert_eq!((store.revision(), store.len(), store.hash()), (Revision(1), 1, hash));
     assert_eq!(rows, []);
@@ -124,8 +125,8 @@ fn rows_out_of_order_are_not_taken() {
         create_revision: Revision(0),
         version: 0,
     };
-    store.restore(row.clone());
-    store.restore(row);
+    store.restore(Record::Row(row.clone()));
+    store.restore(Record::Row(row));
 }
 
 /// The rules once more, as plainly as they can be written: the whole history, searched from its start.
@@ -159,9 +160,9 @@ impl Model {
     }
 
     fn apply(&mut self, command: Command) -> Answer {
-        let (key, value, condition) = match command {
-            Command::Put { key, value, condition } => (key, Some(value), condition),
-            Command::Delete { key, condition } => (key, None, condition),
+        let (key, value, condition) = match command.operation {
+            Operation::Put { key, value, condition } => (key, Some(value), condition),
+            Operation::Delete { key, condition } => (key, None, condition),
         };
         let found = self.get(&key);
         let mod_revision = found.as_ref().map(|found| found.mod_revision);
@@ -212,15 +213,13 @@ fn check_against_model(seed: u64) {
             _ => Condition::Always,
         };
         let command = if draw(3) == 0 {
-            Command::Delete { key: key.clone(), condition }
+            Command::from(Operation::Delete { key: key.clone(), condition })
         } else {
-            Command::Put {
-                key: key.clone(),
-                value: "v".repeat(draw(20).try_into().unwrap()).into(),
-                condition,
-            }
+            let value = "v".repeat(draw(20).try_into().unwrap()).into();
+            Command::from(Operation::Put { key: key.clone(), value, condition })
         };
-        assert_eq!(store.apply(command.clone(), &mut rows), model.apply(command), "seed {seed}");
+        let answer = store.apply(LogIndex(1), LogTime(0), command.clone(), &mut rows);
+        assert_eq!(answer, model.apply(command), "seed {seed}");
         assert_eq!(store.revision(), model.revision(), "seed {seed}");
         assert_eq!(store.get(&key), model.get(&key).as_ref(), "seed {seed}");
     }

@@ -69,7 +69,7 @@ pub fn recover<F: Files, S: StateStore>(
 ) -> Result<Recovered<F, S>, RecoveryError> {
     let Disk { node_id, mut wal, found, mut state } = disk;
     let mut store = Store::default();
-    state.restore(&mut |row| store.restore(row))?;
+    state.restore(&mut |record| store.restore(record))?;
     let store = Arc::new(RwLock::new(store));
     let covered = state.checkpoint();
     let configuration = (covered.configuration_index, Arc::clone(&covered.configuration));
@@ -110,7 +110,7 @@ fn replay<F: Files, S: StateStore>(
         let committed = entries.into_iter().map(|entry| Committed { entry, proposal: None });
         let mut out = ApplyOutput::default();
         apply.handle(vec![ApplyInput::Entries(committed.collect())], &mut out);
-        state.write(&out.rows)?;
+        state.write(&out.records)?;
         state.commit(apply.checkpoint())?;
     }
     Ok(())

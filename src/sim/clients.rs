@@ -246,14 +246,14 @@ impl Question {
     #[must_use]
     pub fn command(&self) -> Option<Bytes> {
         let key = self.key.clone();
-        let command = match &self.call {
+        let operation = match &self.call {
             Call::Get => return None,
             Call::Put { value, condition } => {
-                Command::Put { key, value: value.clone(), condition: *condition }
+                kv::Operation::Put { key, value: value.clone(), condition: *condition }
             }
-            Call::Delete { condition } => Command::Delete { key, condition: *condition },
+            Call::Delete { condition } => kv::Operation::Delete { key, condition: *condition },
         };
-        Some(command.encode())
+        Some(Command::from(operation).encode())
     }
 }
 
@@ -298,7 +298,7 @@ impl From<kv::Answer> for Ending {
                 Answer::Written { mod_revision: Some(revision) }
             }
             kv::Answer::KeyNotFound { .. } => Answer::Missing,
-            kv::Answer::PreconditionFailed { .. } => Answer::Refused,
+            kv::Answer::PreconditionFailed { .. } | kv::Answer::IdempotencyConflict => Answer::Refused,
         })
     }
 }

@@ -14,14 +14,14 @@
 //! | one vote a term | votes that left a node, across its restarts |
 //! | monotonic | term, commit index, applied index |
 //! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
-//! | one state | rows by revision are equal on all nodes |
+//! | one state | rows by revision, and remembered outcomes by index, are equal on all nodes |
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::marks::{Mark, MarkedLog, Write, place};
-use crate::kv::Row;
+use crate::kv::{Record, Remembered, Row};
 use crate::raft::{
     AppendEntries, Committed, Entry, HardState, Message, Observation, PeerStatus, Promise, RoleName,
     Settings, Status,
@@ -73,6 +73,7 @@ pub struct Invariants {
     nodes: Vec<Node>,
     agreed: Vec<Agreed>,
     rows: Vec<Row>,
+    outcomes: BTreeMap<LogIndex, Remembered>,
     winners: BTreeMap<Term, usize>,
     /// Votes that left: by voter and term.
     votes: BTreeMap<(usize, Term), NodeId>,
@@ -96,6 +97,7 @@ impl Invariants {
             nodes: ids.iter().map(node).collect(),
             agreed: Vec::new(),
             rows: Vec::new(),
+            outcomes: BTreeMap::new(),
             winners: BTreeMap::new(),
             votes: BTreeMap::new(),
             seen: marks.into_iter().map(|mark| (mark, Term(0))).collect(),
@@ -472,12 +474,19 @@ impl Invariants {
         Ok(())
     }
 
-    /// A node's state changed by these rows.
+    /// A node's state changed by these records.
     ///
     /// # Errors
-    /// Another node made another row of the same revision.
-    pub fn applied(&mut self, node: usize, rows: &[Row]) -> Checked {
-        for row in rows {
+    /// Another node made another row of the same revision, or another outcome at the same index.
+    pub fn applied(&mut self, node: usize, records: &[Record]) -> Checked {
+        for record in records {
+            let row = match record {
+                Record::Row(row) => row,
+                Record::Outcome(outcome) => {
+                    self.remembered(node, outcome)?;
+                    continue;
+                }
+            };
             let at = usize::try_from(row.revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
             match self.rows.get(at) {
                 Some(known) if known == row => {}
@@ -489,6 +498,15 @@ impl Invariants {
             }
         }
         Ok(())
+    }
+
+    fn remembered(&mut self, node: usize, outcome: &Remembered) -> Checked {
+        let known = self.outcomes.entry(outcome.index).or_insert_with(|| outcome.clone());
+        if known == outcome {
+            return Ok(());
+        }
+        let what = format!("n{} remembers another outcome of entry {}", node + 1, outcome.index);
+        broken("one state", what)
     }
 
     /// A read found this, at any node and of any time.

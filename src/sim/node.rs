@@ -12,7 +12,7 @@ use super::files::SimFiles;
 use super::founding::{Directory, Founder};
 use super::random::Random;
 use super::state::{SharedState, SimState};
-use crate::kv::{self, Row};
+use crate::kv::{self, Record};
 use crate::raft::{Event, HaltReason, Message, Observation, Proposal, Refusal};
 use crate::replica::recovery::Recovered;
 use crate::replica::{Apply, ApplyInput, ApplyOutput, Core, CoreOutput, Log, LogInput, LogOutput};
@@ -108,7 +108,7 @@ pub(super) struct ApplyJob {
 /// What applying a job led to.
 pub(super) struct AppliedJob {
     pub(super) answers: Vec<(Token, Answered)>,
-    pub(super) rows: Vec<Row>,
+    pub(super) records: Vec<Record>,
 }
 
 /// The log's part at work.
@@ -133,7 +133,7 @@ pub(super) struct Process {
     pub(super) log_job: Option<LogJob>,
     pub(super) apply_queue: VecDeque<ApplyJob>,
     pub(super) apply_job: Option<ApplyJob>,
-    changes: (Vec<Row>, Option<Checkpoint>),
+    changes: (Vec<Record>, Option<Checkpoint>),
     writers: BTreeMap<ProposalId, Token>,
     readers: BTreeMap<ReadId, Token>,
     next_id: u64,
@@ -355,10 +355,10 @@ impl Process {
             }
         }
         answers.extend(job.readers.into_iter().map(|(_, token)| (token, Answered::Read(Ok(())))));
-        self.changes.0.extend_from_slice(&out.rows);
+        self.changes.0.extend_from_slice(&out.records);
         self.changes.1 = Some(self.apply.checkpoint());
         self.done.push_back(Done::Apply { index: self.apply.applied() });
-        AppliedJob { answers, rows: out.rows }
+        AppliedJob { answers, records: out.records }
     }
 
     pub(super) fn done(&mut self, done: Done) {
@@ -377,8 +377,8 @@ impl Process {
 
     /// Writes what was applied since the last checkpoint.
     pub(super) fn write_checkpoint(&mut self) -> Result<(), StorageError> {
-        let (rows, checkpoint) = std::mem::take(&mut self.changes);
-        self.state.write(&rows)?;
+        let (records, checkpoint) = std::mem::take(&mut self.changes);
+        self.state.write(&records)?;
         checkpoint.map_or(Ok(()), |checkpoint| self.state.commit(checkpoint))
     }
 

@@ -365,7 +365,7 @@ impl Cluster {
         }
         let applied = process.finish_apply_job();
         let index = process.applied();
-        checked = checked.and_then(|()| self.invariants.applied(node, &applied.rows));
+        checked = checked.and_then(|()| self.invariants.applied(node, &applied.records));
         self.check(checked);
         self.trace.note(self.now, [7, node as u64, index.0], || Happening::Applied { node, last: index });
         for (token, answer) in applied.answers {

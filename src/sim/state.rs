@@ -5,21 +5,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::random::Random;
-use crate::kv::Row;
+use crate::kv::Record;
 use crate::storage::{Checkpoint, StateStore, StorageError};
 use crate::types::Instant;
 
 /// What is kept of a node's state when its process ends.
 #[derive(Default)]
 pub(super) struct StateDisk {
-    rows: Vec<Row>,
+    records: Vec<Record>,
     current: Checkpoint,
-    /// A checkpoint under way: its rows are behind those of `current`.
+    /// A checkpoint under way: its records are behind those of `current`.
     pending: Option<Pending>,
 }
 
 struct Pending {
-    rows_before: usize,
+    records_before: usize,
     before: Checkpoint,
     begun: Instant,
     done_at: Instant,
@@ -51,8 +51,8 @@ impl SharedState {
     /// What the process is about to write is on its way from `begun` on, and durable only at `done_at`.
     pub(super) fn begin(&self, begun: Instant, done_at: Instant) {
         let mut disk = self.disk();
-        let (rows_before, before) = (disk.rows.len(), disk.current.clone());
-        disk.pending = Some(Pending { rows_before, before, begun, done_at });
+        let (records_before, before) = (disk.records.len(), disk.current.clone());
+        disk.pending = Some(Pending { records_before, before, begun, done_at });
     }
 
     /// The process ended at `now`: a checkpoint that was not done may be there or not; one not begun is not.
@@ -61,8 +61,8 @@ impl SharedState {
         let is_lost =
             |pending: &Pending| pending.begun > now || (pending.done_at > now && random.chance(500));
         let lost = disk.pending.take().filter(is_lost);
-        if let Some(Pending { rows_before, before, .. }) = lost {
-            disk.rows.truncate(rows_before);
+        if let Some(Pending { records_before, before, .. }) = lost {
+            disk.records.truncate(records_before);
             disk.current = before;
         }
     }
@@ -75,18 +75,21 @@ impl StateStore for SimState {
 
     fn size_bytes(&self) -> Result<u64, StorageError> {
         let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = |row: &Row| row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
-        Ok(disk.rows.iter().map(size).sum::<usize>() as u64)
+        let size = |record: &Record| match record {
+            Record::Row(row) => row.key.len() + row.value.as_ref().map_or(0, Bytes::len),
+            Record::Outcome(outcome) => outcome.key.len(),
+        };
+        Ok(disk.records.iter().map(size).sum::<usize>() as u64)
     }
 
-    fn restore(&self, take: &mut dyn FnMut(Row)) -> Result<(), StorageError> {
+    fn restore(&self, take: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        disk.rows.iter().cloned().for_each(take);
+        disk.records.iter().cloned().for_each(take);
         Ok(())
     }
 
-    fn write(&mut self, rows: &[Row]) -> Result<(), StorageError> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).rows.extend_from_slice(rows);
+    fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).records.extend_from_slice(records);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::files::OsFiles;
 use super::lock::Lock;
 use super::state::{Checkpoint, Database, SledState, StateStore};
 use super::wal::{Inspected, LogRecord, Owner, inspect};
+use crate::kv::Record;
 
 /// What a data directory holds.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
     };
     let state = SledState::open(database)?;
     let mut rows = 0;
-    state.restore(&mut |_| rows += 1)?;
+    state.restore(&mut |record| rows += u64::from(matches!(record, Record::Row(_))))?;
     let checkpoint = state.checkpoint().clone();
     if let Some(log) = &log {
         super::data_dir::check_fit(&data, &log.recovered, &checkpoint)?;

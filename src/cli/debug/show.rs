@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::cli::output::Text;
-use crate::kv::{Command, Condition};
+use crate::kv::{Command, Condition, Operation};
 use crate::raft::{Configuration, EntryKind, HardState, Payload};
 use crate::storage::inspect::Report;
 use crate::storage::wal::{Inspected, LogRecord, StoredEntry};
@@ -79,6 +79,8 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Text>,
     condition: Rule,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<Text>,
     /// For people.
     #[serde(skip)]
     text: String,
@@ -140,20 +142,25 @@ impl Entry {
 
 impl Shown {
     fn new(command: &Command) -> Self {
-        match command {
-            Command::Put { key, value, condition } => {
+        let idempotency_key = command.idempotency_key.as_ref();
+        let once = idempotency_key.map(|key| format!(", idempotency key {key}")).unwrap_or_default();
+        let idempotency_key = idempotency_key.map(|key| Text::new(key.as_bytes()));
+        match &command.operation {
+            Operation::Put { key, value, condition } => {
                 let what = format!("put {} = {} ({} bytes)", shortened(key), shortened(value), value.len());
-                let text = what + &condition_text(*condition);
+                let text = what + &condition_text(*condition) + &once;
                 let value = Some(Text::new(value));
-                Self { op: "put", key: Text::new(key), value, condition: Rule::new(*condition), text }
+                let condition = Rule::new(*condition);
+                Self { op: "put", key: Text::new(key), value, condition, idempotency_key, text }
             }
-            Command::Delete { key, condition } => {
-                let text = format!("delete {}{}", shortened(key), condition_text(*condition));
+            Operation::Delete { key, condition } => {
+                let text = format!("delete {}{}{once}", shortened(key), condition_text(*condition));
                 Self {
                     op: "delete",
                     key: Text::new(key),
                     value: None,
                     condition: Rule::new(*condition),
+                    idempotency_key,
                     text,
                 }
             }

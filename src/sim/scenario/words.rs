@@ -1,6 +1,6 @@
 //! Raft's messages and entries in plain words.
 
-use crate::kv::Command;
+use crate::kv::{Command, Operation};
 use crate::raft::{Append, Entry, Message, Outcome, Payload, Promise, Refusal, RefusalReason, Signal};
 use crate::types::{LogIndex, LogPosition, Term};
 
@@ -112,11 +112,11 @@ pub(super) fn payload(payload: &Payload) -> String {
     match payload {
         Payload::Noop => "no-op".to_owned(),
         Payload::Configuration(_) => "configuration".to_owned(),
-        Payload::Command(data) => match Command::decode(data) {
-            Ok(Command::Put { key, value, .. }) => {
+        Payload::Command(data) => match Command::decode(data).map(|command| command.operation) {
+            Ok(Operation::Put { key, value, .. }) => {
                 format!("{} = {}", key.escape_ascii(), value.escape_ascii())
             }
-            Ok(Command::Delete { key, .. }) => format!("delete {}", key.escape_ascii()),
+            Ok(Operation::Delete { key, .. }) => format!("delete {}", key.escape_ascii()),
             Err(error) => error.to_string(),
         },
     }

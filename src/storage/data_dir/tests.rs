@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::kv::Row;
+use crate::kv::{Record, Row};
 use crate::plant::Planted;
 use crate::raft::{Entry, HardState, Payload};
 use crate::storage::inspect;
@@ -45,14 +45,14 @@ fn entry(index: u64) -> Entry {
 }
 
 /// What applying [`entry`] gives.
-fn row(index: u64) -> Row {
-    Row {
+fn row(index: u64) -> Record {
+    Record::Row(Row {
         revision: Revision(index),
         key: format!("key-{index}").into(),
         value: Some(value(index)),
         create_revision: Revision(index),
         version: 1,
-    }
+    })
 }
 
 fn checkpoint(index: u64) -> Checkpoint {
@@ -73,7 +73,7 @@ fn member(root: &Path, last: u64) -> NodeId {
     wal.append(&append((2..=last).map(entry).collect()));
     wal.flush().unwrap();
     for end in (30..last).step_by(30) {
-        let rows: Vec<Row> = (end - 29..=end).map(row).collect();
+        let rows: Vec<Record> = (end - 29..=end).map(row).collect();
         state.write(&rows).unwrap();
         state.commit(checkpoint(end)).unwrap();
     }
@@ -81,7 +81,7 @@ fn member(root: &Path, last: u64) -> NodeId {
 }
 
 /// What a start would make of the directory: the rows of the checkpoint and, from the log, those above it.
-fn start(root: &Path) -> Result<(NodeId, HardState, Vec<Row>), StorageError> {
+fn start(root: &Path) -> Result<(NodeId, HardState, Vec<Record>), StorageError> {
     let opened = open(root)?.into_parts()?;
     let mut rows = Vec::new();
     opened.state.restore(&mut |row| rows.push(row))?;
@@ -276,7 +276,7 @@ fn inspecting_verifies_and_changes_nothing() {
 fn a_flipped_bit_in_any_of_sleds_files_is_found_or_harmless() {
     let whole = temporary();
     let node_id = member(whole.path(), 200);
-    let expected: Vec<Row> = (1..=200).map(row).collect();
+    let expected: Vec<Record> = (1..=200).map(row).collect();
     let place = temporary();
     let root = place.path().join("copy");
     let (mut tried, mut found) = (0, 0);

@@ -19,7 +19,7 @@ pub(super) use database::Database;
 pub use sled_state::SledState;
 
 use super::StorageError;
-use crate::kv::Row;
+use crate::kv::Record;
 use crate::raft::Configuration;
 use crate::types::{LogIndex, LogPosition, Revision};
 
@@ -47,21 +47,21 @@ pub trait StateStore: Send {
     /// As [`StateStore::write`].
     fn size_bytes(&self) -> Result<u64, StorageError>;
 
-    /// Hands out all rows of the newest checkpoint in rising order of revision, and verifies them. What `take`
+    /// Hands out all records of the newest checkpoint, rows in rising order of revision, and verifies them. What `take`
     /// was given counts only if this returns without an error.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] if the rows are not those that the checkpoint covers; [`StorageError::Disk`].
-    fn restore(&self, take: &mut dyn FnMut(Row)) -> Result<(), StorageError>;
+    /// [`StorageError::Damaged`] if the records are not those that the checkpoint covers; [`StorageError::Disk`].
+    fn restore(&self, take: &mut dyn FnMut(Record)) -> Result<(), StorageError>;
 
-    /// Adds rows, in rising order of revision, all above what was written before. Durable after
+    /// Adds records, rows in rising order of revision, all above what was written before. Durable after
     /// [`StateStore::commit`]; what was not committed is gone after a restart.
     ///
     /// # Errors
     /// [`StorageError::Disk`] or [`StorageError::Damaged`], after which the process must end.
-    fn write(&mut self, rows: &[Row]) -> Result<(), StorageError>;
+    fn write(&mut self, records: &[Record]) -> Result<(), StorageError>;
 
-    /// Makes the rows written so far, and what they are a checkpoint of, durable: one flush.
+    /// Makes the records written so far, and what they are a checkpoint of, durable: one flush.
     ///
     /// # Errors
     /// As [`StateStore::write`].

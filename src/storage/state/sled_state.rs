@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::blocks::{Block, Reader, first_key_above};
 use super::database::{Database, guarded};
 use super::{Checkpoint, Contents, Current, StateStore};
-use crate::kv::Row;
+use crate::kv::Record;
 use crate::storage::StorageError;
 use crate::types::Revision;
 
@@ -82,11 +82,13 @@ impl StateStore for SledState {
         self.database.size_bytes()
     }
 
-    fn restore(&self, take: &mut dyn FnMut(Row)) -> Result<(), StorageError> {
+    fn restore(&self, take: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         let mut reader = Reader::default();
         let mut pieces = self.tree.range::<&[u8], _>(..);
         while let Some((key, value)) = guarded(self.database.path(), || pieces.next().transpose())? {
-            reader.piece(&key, &value, take).map_err(|what| self.damaged(what))?;
+            reader
+                .piece(&key, &value, &mut |row| take(Record::Row(row)))
+                .map_err(|what| self.damaged(what))?;
             if reader.is_at_end() && reader.last() > self.checkpoint.revision {
                 return Err(self.damaged("a row above the checkpoint"));
             }
@@ -98,8 +100,10 @@ impl StateStore for SledState {
         Ok(())
     }
 
-    fn write(&mut self, rows: &[Row]) -> Result<(), StorageError> {
-        for row in rows {
+    fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        for record in records {
+            // The one place where outcomes do not reach the disk.
+            let Record::Row(row) = record else { continue };
             assert!(row.revision > self.last, "row {} after {}", row.revision, self.last);
             if self.block.is_full_for(row) {
                 self.write_block()?;

@@ -6,18 +6,19 @@ use bytes::Bytes;
 
 use super::database::has_blobs;
 use super::*;
+use crate::kv::Row;
 use crate::storage::sync_file_range;
 use crate::types::Term;
 
-fn row(revision: u64, bytes: usize) -> Row {
+fn row(revision: u64, bytes: usize) -> Record {
     let value: Vec<u8> = (0..bytes).map(|i| u8::try_from((i * 31 + bytes) % 253).unwrap()).collect();
-    Row {
+    Record::Row(Row {
         revision: Revision(revision),
         key: format!("key-{}", revision % 50).into(),
         value: (!revision.is_multiple_of(7)).then(|| Bytes::from(value)),
         create_revision: Revision(revision / 2),
         version: revision,
-    }
+    })
 }
 
 fn checkpoint(revision: u64) -> Checkpoint {
@@ -32,7 +33,7 @@ fn open(path: &Path) -> SledState {
     SledState::open(Database::open(path).unwrap()).unwrap()
 }
 
-fn rows(state: &SledState) -> Vec<Row> {
+fn rows(state: &SledState) -> Vec<Record> {
     let mut rows = Vec::new();
     state.restore(&mut |row| rows.push(row)).unwrap();
     rows
@@ -44,7 +45,7 @@ fn checkpoints_come_back_and_what_was_not_committed_does_not() {
     let mut state = open(directory.path());
     assert_eq!(state.checkpoint(), &Checkpoint::default());
     assert_eq!(rows(&state), []);
-    let all: Vec<Row> = (1..=500).map(|revision| row(revision, 100)).collect();
+    let all: Vec<Record> = (1..=500).map(|revision| row(revision, 100)).collect();
     state.write(&all[..100]).unwrap();
     state.write(&all[100..300]).unwrap();
     state.commit(checkpoint(300)).unwrap();
@@ -68,10 +69,10 @@ fn large_values_are_cut_into_pieces_and_never_become_blobs() {
     let directory = tempfile::tempdir().unwrap();
     let mut state = open(directory.path());
     let sizes = [0, 16 << 10, 32 << 10, (32 << 10) + 1, 100_000, 3 << 19];
-    let all: Vec<Row> = (8..).zip(sizes).map(|(revision, bytes)| row(revision, bytes)).collect();
+    let all: Vec<Record> = (8..).zip(sizes).map(|(revision, bytes)| row(revision, bytes)).collect();
     state.write(&all).unwrap();
     state.commit(checkpoint(20)).unwrap();
-    let many: Vec<Row> = (21..70).map(|revision| row(revision, 400_000)).collect();
+    let many: Vec<Record> = (21..70).map(|revision| row(revision, 400_000)).collect();
     state.write(&many).unwrap();
     state.commit(checkpoint(70)).unwrap();
     drop(state);
@@ -101,7 +102,7 @@ fn a_flush_that_goes_elsewhere_is_refused() {
 fn a_piece_that_is_missing_or_changed_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     let mut state = open(directory.path());
-    let all: Vec<Row> = (1..=400).map(|revision| row(revision, 200)).collect();
+    let all: Vec<Record> = (1..=400).map(|revision| row(revision, 200)).collect();
     state.write(&all).unwrap();
     state.write(&[row(401, 100_000)]).unwrap();
     state.commit(checkpoint(401)).unwrap();
