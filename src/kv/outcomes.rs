@@ -88,3 +88,7 @@ impl Outcomes {
 fn counts(outcome: &Remembered, now: LogTime) -> bool {
     now.0.saturating_sub(outcome.time.0) < REMEMBERED_MICROS
 }
+
+#[cfg(test)]
+#[path = "outcomes_tests.rs"]
+mod tests;

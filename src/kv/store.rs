@@ -1,7 +1,5 @@
 //! The state machine: what a command does to the state, and what a checkpoint writes of it.
 
-use bytes::Bytes;
-
 use super::digest::digest_request;
 use super::view::deletion;
 use super::{Answer, Command, Condition, KeyValue, Operation, Record, Remembered, Row, View};
@@ -49,35 +47,27 @@ impl Store {
 
     fn carry_out(&mut self, operation: Operation, records: &mut Vec<Record>) -> Answer {
         let (Operation::Put { key, condition, .. } | Operation::Delete { key, condition }) = &operation;
-        let mod_revision = self.get(key).map(|content| content.mod_revision);
+        let there = self.get(key).map(|there| (there.mod_revision, there.create_revision, there.version));
+        let mod_revision = there.map(|(mod_revision, ..)| mod_revision);
         if !holds(*condition, mod_revision) {
             return Answer::PreconditionFailed { mod_revision };
         }
-        match operation {
-            Operation::Put { key, value, .. } => self.put(key, value, records),
-            Operation::Delete { .. } if mod_revision.is_none() => {
-                Answer::KeyNotFound { revision: self.revision() }
-            }
-            Operation::Delete { key, .. } => self.delete(key, records),
-        }
-    }
-
-    fn put(&mut self, key: Bytes, value: Bytes, records: &mut Vec<Record>) -> Answer {
         let revision = self.revision().next();
-        let (create_revision, version) =
-            self.get(&key).map_or((revision, 1), |old| (old.create_revision, old.version + 1));
-        let row = Row { revision, key, value: Some(value), create_revision, version };
-        self.now.change(&row);
+        let (row, answer) = match operation {
+            Operation::Put { key, value, .. } => {
+                let (create_revision, version) = there
+                    .map_or((revision, 1), |(_, create_revision, version)| (create_revision, version + 1));
+                let row = Row { revision, key, value: Some(value), create_revision, version };
+                (row, Answer::Put { revision, create_revision, version })
+            }
+            Operation::Delete { .. } if there.is_none() => {
+                return Answer::KeyNotFound { revision: self.revision() };
+            }
+            Operation::Delete { key, .. } => (deletion(revision, key), Answer::Deleted { revision }),
+        };
+        self.now.change(&row, there.is_some());
         records.push(Record::Row(row));
-        Answer::Put { revision, create_revision, version }
-    }
-
-    fn delete(&mut self, key: Bytes, records: &mut Vec<Record>) -> Answer {
-        let row = deletion(self.revision().next(), key);
-        self.now.change(&row);
-        let revision = row.revision;
-        records.push(Record::Row(row));
-        Answer::Deleted { revision }
+        answer
     }
 
     /// Takes a record of a checkpoint or a snapshot: rows in rising order of revision, outcomes in rising order of
@@ -91,7 +81,8 @@ impl Store {
             Record::Row(row) => {
                 let last = self.revision();
                 assert!(row.revision > last, "row of revision {} after {last}", row.revision);
-                self.now.change(&row);
+                let is_there = self.get(&row.key).is_some();
+                self.now.change(&row, is_there);
             }
             Record::Outcome(outcome) => self.now.outcomes.add(&outcome),
         }

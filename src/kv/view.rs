@@ -91,7 +91,8 @@ impl View {
 
     /// What a row does to the state, whether it is new or restored. Copies what it keeps, so that the state never
     /// keeps a whole log record or network message alive for the sake of one value in it.
-    pub(super) fn change(&mut self, row: &Row) {
+    /// `is_there`: whether the key is.
+    pub(super) fn change(&mut self, row: &Row, is_there: bool) {
         self.revision = row.revision;
         let Some(value) = &row.value else {
             if let Some(old) = self.keys.remove(&row.key[..]) {
@@ -107,14 +108,18 @@ impl View {
             mod_revision: row.revision,
             version: row.version,
         };
-        let slot = Arc::new(Slot { digest: digest_key(&row.key, &content), content });
+        let slot = Slot { digest: digest_key(&row.key, &content), content };
         self.digest = self.digest.wrapping_add(slot.digest);
-        // An overwrite is the common case and needs no new copy of the key.
-        if let Some(old) = self.keys.get_mut(&row.key[..]) {
-            self.digest = self.digest.wrapping_sub(old.digest);
-            *old = slot;
-        } else {
-            self.keys.insert(row.key[..].into(), slot);
+        let old = if is_there { self.keys.get_mut(&row.key[..]) } else { None };
+        let Some(old) = old else {
+            self.keys.insert(row.key[..].into(), Arc::new(slot));
+            return;
+        };
+        self.digest = self.digest.wrapping_sub(old.digest);
+        match Arc::get_mut(old) {
+            // No view has it.
+            Some(old) => *old = slot,
+            None => *old = Arc::new(slot),
         }
     }
 }
