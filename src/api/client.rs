@@ -14,10 +14,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode
 use tokio::net::TcpStream;
 
 use super::kv::{KV_PREFIX, X_CREATE_REVISION, X_REVISION, X_VERSION};
-use super::query::Consistency;
+use super::query::{Consistency, IDEMPOTENCY_KEY, quote};
 use super::replica::Outcome;
 use super::{Problem, StatusReport};
-use crate::kv::{Condition, KeyValue};
+use crate::kv::{Condition, IdempotencyKey, KeyValue};
 use crate::types::Revision;
 
 /// All that RFC 3986 does not call unreserved.
@@ -67,6 +67,9 @@ pub enum ClientError {
     /// Key, or key and value in a query, are too long for any server. Nothing was sent.
     #[error("the key is too long: no request target may be longer than 64 KiB")]
     TargetTooLong,
+    /// The idempotency key cannot be written as a header. Nothing was sent.
+    #[error("an idempotency key is sent as visible ASCII characters, which `{0}` is not")]
+    IdempotencyKey(IdempotencyKey),
     /// No connection. Nothing was sent.
     #[error("cannot connect to {endpoint}: {source}")]
     Connect {
@@ -107,6 +110,7 @@ impl ClientError {
         match self {
             Self::Endpoint(_)
             | Self::TargetTooLong
+            | Self::IdempotencyKey(_)
             | Self::Connect { .. }
             | Self::NotSent(_)
             | Self::Timeout { sent: false } => Outcome::NotApplied,
@@ -329,7 +333,18 @@ fn with_condition(mut request: ClientRequest, condition: Condition) -> ClientReq
     request
 }
 
-type Answered = Result<Response<Bytes>, ClientError>;
+/// Names a write, so that it may be sent again although it may have been applied: it takes effect once.
+///
+/// # Errors
+/// [`ClientError::IdempotencyKey`].
+pub fn named(mut request: ClientRequest, key: &IdempotencyKey) -> Result<ClientRequest, ClientError> {
+    let value = quote(key).ok_or_else(|| ClientError::IdempotencyKey(key.clone()))?;
+    request.headers_mut().insert(IDEMPOTENCY_KEY, value);
+    Ok(request)
+}
+
+/// What [`Client::request`] returns.
+pub type Answered = Result<Response<Bytes>, ClientError>;
 
 pub(super) fn parse_get(answer: Answered) -> Result<Option<Found>, ClientError> {
     let response = match answer {
@@ -346,7 +361,11 @@ pub(super) fn parse_get(answer: Answered) -> Result<Option<Found>, ClientError> 
     Ok(Some(Found { content, revision: Revision(number(headers, &X_REVISION)?) }))
 }
 
-pub(super) fn parse_put(answer: Answered) -> Result<Written, ClientError> {
+/// What a put's answer says.
+///
+/// # Errors
+/// The request's, or [`ClientError::Unexpected`].
+pub fn parse_put(answer: Answered) -> Result<Written, ClientError> {
     parse_json(&answer?)
 }
 

@@ -3,6 +3,7 @@
 //! - Reads are repeated, at the next endpoint, until the deadline.
 //! - A write is sent again only when it is certain that it was not applied: no connection, the request did
 //!   not leave, or the server said so (503 or 504 with `not_applied`, 429). Anything else is returned as it is.
+//! - A write with an idempotency key is repeated as a read is: it takes effect once.
 
 use std::time::Duration;
 
@@ -12,16 +13,20 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::StatusReport;
 use super::client::{
-    Client, ClientError, ClientRequest, Found, Written, delete_request, get_request, parse_delete, parse_get,
-    parse_put, parse_status, put_request, status_request,
+    Client, ClientError, ClientRequest, Found, Written, delete_request, get_request, named, parse_delete,
+    parse_get, parse_put, parse_status, put_request, status_request,
 };
 use super::query::Consistency;
 use super::replica::Outcome;
-use crate::kv::Condition;
+use crate::kv::{Condition, IdempotencyKey};
 use crate::types::Revision;
 
 /// Pause after all endpoints failed, before the first is tried again.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
+
+/// A write with an idempotency key is not repeated for longer than this: well below the ten minutes for which its
+/// outcome is remembered.
+const REPEAT_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A client of several nodes; uses one of them until it fails.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Cluster {
 enum Kind {
     Read,
     Write,
+    /// A write with an idempotency key.
+    Named,
 }
 
 impl Cluster {
@@ -86,6 +93,22 @@ impl Cluster {
         parse_put(self.run(Kind::Write, request).await)
     }
 
+    /// Sets a key, once: repeats the request until the deadline also where it may have been applied.
+    ///
+    /// # Errors
+    /// As [`Cluster::put`]; [`ClientError::IdempotencyKey`], and the problem `idempotency_conflict` if the idempotency
+    /// key was used for another request.
+    pub async fn put_once(
+        &mut self,
+        key: &[u8],
+        value: Bytes,
+        condition: Condition,
+        name: &IdempotencyKey,
+    ) -> Result<Written, ClientError> {
+        let request = |timeout| named(put_request(key, value.clone(), condition, Some(timeout))?, name);
+        parse_put(self.run(Kind::Named, request).await)
+    }
+
     /// Deletes a key and returns the store's revision after it.
     ///
     /// # Errors
@@ -93,6 +116,20 @@ impl Cluster {
     /// problem `key_not_found`.
     pub async fn delete(&mut self, key: &[u8], condition: Condition) -> Result<Revision, ClientError> {
         parse_delete(self.run(Kind::Write, |timeout| delete_request(key, condition, Some(timeout))).await)
+    }
+
+    /// Deletes a key, once, as [`Cluster::put_once`] sets one.
+    ///
+    /// # Errors
+    /// As [`Cluster::delete`] and [`Cluster::put_once`].
+    pub async fn delete_once(
+        &mut self,
+        key: &[u8],
+        condition: Condition,
+        name: &IdempotencyKey,
+    ) -> Result<Revision, ClientError> {
+        let request = |timeout| named(delete_request(key, condition, Some(timeout))?, name);
+        parse_delete(self.run(Kind::Named, request).await)
     }
 
     /// What the first node that answers knows of itself and its cluster.
@@ -109,29 +146,44 @@ impl Cluster {
         kind: Kind,
         build: impl Fn(Duration) -> Result<ClientRequest, ClientError>,
     ) -> Result<Response<Bytes>, ClientError> {
-        let deadline = Instant::now() + self.timeout;
+        let started = Instant::now();
+        let deadline = started + self.timeout;
+        let repeat_until = if kind == Kind::Named { deadline.min(started + REPEAT_MAX) } else { deadline };
         let mut failures = 0;
+        // How an attempt ended that may have had an effect.
+        let mut unknown: Option<ClientError> = None;
         loop {
             let error = match self.attempt(kind, deadline, &build).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if !may_repeat(kind, &error) {
+            let may_repeat = may_repeat(kind, &error);
+            // That a later attempt was certainly not applied says nothing of the earlier one.
+            let error = match unknown.take() {
+                Some(earlier) if error.outcome() == Outcome::NotApplied && !is_result(&error) => earlier,
+                _ => error,
+            };
+            if !may_repeat || !self.move_on(&mut failures, repeat_until).await {
                 return Err(error);
             }
-            self.client = None;
-            self.current = (self.current + 1) % self.endpoints.len();
-            failures += 1;
-            if failures % self.endpoints.len() == 0 {
-                if Instant::now() + ROUND_PAUSE >= deadline {
-                    return Err(error);
-                }
-                sleep_until(Instant::now() + ROUND_PAUSE).await;
-            }
-            if Instant::now() >= deadline {
-                return Err(error);
+            if kind == Kind::Named && error.outcome() == Outcome::Unknown {
+                unknown = Some(error);
             }
         }
+    }
+
+    /// Turns to the next endpoint, after a pause if all have failed. False if `until` passed or would pass.
+    async fn move_on(&mut self, failures: &mut usize, until: Instant) -> bool {
+        self.client = None;
+        self.current = (self.current + 1) % self.endpoints.len();
+        *failures += 1;
+        if failures.is_multiple_of(self.endpoints.len()) {
+            if Instant::now() + ROUND_PAUSE >= until {
+                return false;
+            }
+            sleep_until(Instant::now() + ROUND_PAUSE).await;
+        }
+        Instant::now() < until
     }
 
     /// Once, at the endpoint in use.
@@ -151,7 +203,7 @@ impl Cluster {
                 .await
                 .map_err(|_elapsed| ClientError::Timeout { sent: false })??,
         };
-        let until = if kind == Kind::Read { share_end } else { deadline };
+        let until = if kind == Kind::Write { deadline } else { share_end };
         // The server gets a little less, so that its definite answer comes before the own deadline.
         let request = build(until.saturating_duration_since(Instant::now()) * 9 / 10)?;
         let answer = timeout_at(until, client.request(request))
@@ -169,13 +221,21 @@ impl Cluster {
 fn may_repeat(kind: Kind, error: &ClientError) -> bool {
     match error {
         ClientError::Connect { .. } | ClientError::NotSent(_) | ClientError::Timeout { sent: false } => true,
-        ClientError::Broken(_) | ClientError::Timeout { sent: true } => kind == Kind::Read,
+        ClientError::Broken(_) | ClientError::Timeout { sent: true } => kind != Kind::Write,
         ClientError::Problem(problem) => {
             matches!(problem.status, 429 | 503 | 504)
-                && (kind == Kind::Read || error.outcome() == Outcome::NotApplied)
+                && (kind != Kind::Write || error.outcome() == Outcome::NotApplied)
         }
-        ClientError::Endpoint(_) | ClientError::TargetTooLong | ClientError::Unexpected { .. } => false,
+        ClientError::Endpoint(_)
+        | ClientError::TargetTooLong
+        | ClientError::IdempotencyKey(_)
+        | ClientError::Unexpected { .. } => false,
     }
+}
+
+/// Whether the state machine gave this answer, so that it tells of every attempt with the same idempotency key.
+fn is_result(error: &ClientError) -> bool {
+    matches!(error, ClientError::Problem(problem) if matches!(problem.status, 404 | 412 | 422))
 }
 
 /// `host:port`, with or without `http://` before and `/` behind.

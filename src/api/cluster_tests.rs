@@ -125,6 +125,48 @@ async fn a_silent_node_costs_a_read_its_share_and_a_write_its_deadline() {
     assert_eq!(cluster.get(b"a", Consistency::Linearizable).await.unwrap(), None);
 }
 
+fn name(text: &'static str) -> IdempotencyKey {
+    IdempotencyKey::new(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_write_with_an_idempotency_key_is_repeated_and_takes_effect_once() {
+    let server = Server::start().await;
+    let endpoints = [breaking().await, silent().await, server.addr.to_string()];
+    let mut cluster = Cluster::new(&endpoints, Duration::from_secs(3)).unwrap();
+    let written = async |cluster: &mut Cluster, value| {
+        cluster.put_once(b"a/b", Bytes::from_static(value), Condition::Always, &name("one")).await
+    };
+    assert_eq!(written(&mut cluster, b"1").await.unwrap().version, 1);
+    assert_eq!(cluster.endpoint(), server.addr.to_string());
+    assert_eq!(written(&mut cluster, b"1").await.unwrap().version, 1);
+    assert_eq!(server.replica.proposals.load(Ordering::SeqCst), 2);
+    let error = written(&mut cluster, b"2").await.unwrap_err();
+    assert!(matches!(&error, ClientError::Problem(problem) if problem.code == "idempotency_conflict"));
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    for _ in 0..2 {
+        let deleted = cluster.delete_once(b"a/b", Condition::Always, &name("two")).await;
+        assert_eq!(deleted.unwrap(), Revision(2));
+    }
+    let error = cluster.delete_once(b"a/b", Condition::Always, &name("\u{e4}")).await.unwrap_err();
+    assert!(matches!(error, ClientError::IdempotencyKey(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_later_refusal_does_not_hide_that_an_earlier_attempt_may_have_been_applied() {
+    let server = Server::start().await;
+    server.replica.refuse(Some(Refusal { reason: RefusalReason::NoLeader, outcome: Outcome::NotApplied }));
+    let endpoints = [breaking().await, server.addr.to_string()];
+    let mut cluster = Cluster::new(&endpoints, Duration::from_millis(500)).unwrap();
+    let error = cluster.put_once(b"a", Bytes::new(), Condition::Always, &name("one")).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    // The state machine's answer counts for all attempts.
+    server.replica.refuse(None);
+    let error = cluster.delete_once(b"a", Condition::Always, &name("two")).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
+    assert!(server.replica.proposals.load(Ordering::SeqCst) >= 2);
+}
+
 #[tokio::test]
 async fn what_was_certainly_not_applied_is_tried_elsewhere() {
     let (one, two) = (Server::start().await, Server::start().await);

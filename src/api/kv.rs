@@ -9,7 +9,7 @@ use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use super::body::read_body;
-use super::query::{Consistency, Parameters, decode_key, parse_condition};
+use super::query::{Consistency, Parameters, decode_key, parse_condition, parse_idempotency_key};
 use super::{Api, Problem, Replica};
 use crate::kv::{Answer, Command, Condition, KeyValue, Operation};
 use crate::types::Revision;
@@ -40,12 +40,13 @@ pub(super) async fn set<R: Replica>(
     let parameters = Parameters::parse(request.uri().query(), &["key", "value", "timeout"])?;
     let key = parameters.key.ok_or_else(|| missing("key"))?;
     let value = parameters.value.ok_or_else(|| missing("value"))?;
+    let idempotency_key = parse_idempotency_key(request.headers())?;
     check_target(&api, &request)?;
     check_key(&api, &key)?;
     check_value(&api, value.len())?;
     let deadline = started + timeout(&api, parameters.timeout);
-    match propose(&api, &Operation::Put { key, value, condition: Condition::Always }.into(), deadline).await?
-    {
+    let operation = Operation::Put { key, value, condition: Condition::Always };
+    match propose(&api, Command { operation, idempotency_key }, deadline).await? {
         Answer::Put { .. } => Ok(answer("ok".into(), TEXT)),
         other => Err(refused(&other)),
     }
@@ -96,10 +97,12 @@ pub(super) async fn kv_put<R: Replica>(
     let parameters = Parameters::parse(request.uri().query(), &["timeout"])?;
     let key = key_of(&api, &request)?;
     let condition = parse_condition(request.headers())?;
+    let idempotency_key = parse_idempotency_key(request.headers())?;
     let deadline = started + timeout(&api, parameters.timeout);
     let body_bytes_max = check_target(&api, &request)?.min(api.settings.value_bytes_max);
     let value = read_body(request.into_body(), body_bytes_max, deadline).await?;
-    match propose(&api, &Operation::Put { key, value, condition }.into(), deadline).await? {
+    let operation = Operation::Put { key, value, condition };
+    match propose(&api, Command { operation, idempotency_key }, deadline).await? {
         Answer::Put { revision, create_revision, version } => {
             let body = format!(
                 "{{\"revision\":{revision},\"create_revision\":{create_revision},\"version\":{version}}}\n"
@@ -122,8 +125,10 @@ pub(super) async fn kv_delete<R: Replica>(
     let parameters = Parameters::parse(request.uri().query(), &["timeout"])?;
     let key = key_of(&api, &request)?;
     let condition = parse_condition(request.headers())?;
+    let idempotency_key = parse_idempotency_key(request.headers())?;
     let deadline = started + timeout(&api, parameters.timeout);
-    match propose(&api, &Operation::Delete { key, condition }.into(), deadline).await? {
+    let operation = Operation::Delete { key, condition };
+    match propose(&api, Command { operation, idempotency_key }, deadline).await? {
         Answer::Deleted { revision } => {
             let mut response = answer(format!("{{\"revision\":{revision}}}\n").into(), JSON);
             response.headers_mut().insert(X_REVISION, revision.0.into());
@@ -149,7 +154,7 @@ async fn read<R: Replica>(
     Ok((store.get(key).cloned(), store.revision()))
 }
 
-async fn propose<R: Replica>(api: &Api<R>, command: &Command, deadline: Instant) -> Result<Answer, Problem> {
+async fn propose<R: Replica>(api: &Api<R>, command: Command, deadline: Instant) -> Result<Answer, Problem> {
     let replica = api.replica()?;
     replica.propose(command.encode(), left(deadline)?).await.map_err(Problem::from)
 }

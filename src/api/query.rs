@@ -1,4 +1,4 @@
-//! What a request's target and headers ask for: percent-decoding, query parameters, conditions. Strict:
+//! What a request's target and headers ask for: percent-decoding, query parameters, conditions, idempotency keys. Strict:
 //! what is not understood is refused, so that a misspelt `If-Match` or `?timeout` is never ignored.
 
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
 
 use super::Problem;
-use crate::kv::Condition;
+use crate::kv::{Condition, IdempotencyKey};
 use crate::types::Revision;
 
 /// How fresh a read must be.
@@ -149,6 +149,54 @@ pub(super) fn parse_condition(headers: &HeaderMap) -> Result<Condition, Problem>
     }
 }
 
+/// Names a request, so that repeating it does nothing more (IETF draft "The Idempotency-Key HTTP Header Field").
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The key that [`IDEMPOTENCY_KEY`] gives: 1 to 64 visible ASCII characters, quoted as a string of RFC 8941 (3.3.3) or
+/// bare.
+pub(super) fn parse_idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = single(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let key = match value.as_bytes() {
+        [b'"', quoted @ ..] => unquote(quoted),
+        bare => Some(bare.to_vec()),
+    };
+    key.filter(|key| key.iter().all(u8::is_ascii_graphic))
+        .and_then(|key| IdempotencyKey::new(key).ok())
+        .map(Some)
+        .ok_or_else(|| Problem::bad_request("`Idempotency-Key` is not 1 to 64 visible ASCII characters"))
+}
+
+/// What a quoted string holds, from behind the opening quote to the closing one; only quotes and backslashes are
+/// escaped.
+fn unquote(text: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = text.strip_suffix(b"\"")?;
+    let mut content = Vec::with_capacity(rest.len());
+    while let [byte, tail @ ..] = rest {
+        (rest, _) = match (byte, tail) {
+            (b'\\', [escaped @ (b'"' | b'\\'), tail @ ..]) => (tail, content.push(*escaped)),
+            (b'\\' | b'"', _) => return None,
+            _ => (tail, content.push(*byte)),
+        };
+    }
+    Some(content)
+}
+
+/// The reverse of [`parse_idempotency_key`]; `None` if the key is not visible ASCII.
+pub(super) fn quote(key: &IdempotencyKey) -> Option<HeaderValue> {
+    if !key.as_bytes().iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    let mut quoted = vec![b'"'];
+    for byte in key.as_bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            quoted.push(b'\\');
+        }
+        quoted.push(*byte);
+    }
+    quoted.push(b'"');
+    HeaderValue::from_bytes(&quoted).ok()
+}
+
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Problem> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
@@ -217,6 +265,39 @@ mod tests {
     fn a_key_in_a_path_is_any_bytes() {
         assert_eq!(decode_key("a/b%2Fc%00%ff+").unwrap(), &b"a/b/c\0\xff+"[..]);
         assert!(decode_key("a%").is_err());
+    }
+
+    #[test]
+    fn an_idempotency_key_is_bare_or_quoted() {
+        let parse = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            parse_idempotency_key(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]))
+        };
+        let key = |text: &str| Ok(Some(IdempotencyKey::new(text.to_owned()).unwrap()));
+        assert_eq!(parse_idempotency_key(&HeaderMap::new()), Ok(None));
+        let long = "k".repeat(64);
+        for (value, name) in [
+            ("8e03978e-40d5-43dd", "8e03978e-40d5-43dd"),
+            ("\"8e03978e-40d5-43dd\"", "8e03978e-40d5-43dd"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r"a\b", r"a\b"),
+            (&long, &long),
+        ] {
+            assert_eq!(parse(value.as_bytes()), key(name), "{value}");
+            assert_eq!(parse(quote(&key(name).unwrap().unwrap()).unwrap().as_bytes()), key(name));
+        }
+        let quoted = format!("\"{long}k\"");
+        let long = format!("{long}k");
+        for bad in
+            ["", "\"\"", "\"", "\"a", "\"a\"b\"", r#""a\""#, r#""a\b""#, "a b", "\"a b\"", &long, &quoted]
+        {
+            let problem = parse(bad.as_bytes()).unwrap_err();
+            assert_eq!(problem.detail, "`Idempotency-Key` is not 1 to 64 visible ASCII characters", "{bad}");
+        }
+        assert!(parse(b"\xc3\xa4").is_err());
+        assert_eq!(quote(&IdempotencyKey::new(&b"\xff"[..]).unwrap()), None);
+        let twice = [(IDEMPOTENCY_KEY, "a".parse().unwrap()), (IDEMPOTENCY_KEY, "a".parse().unwrap())];
+        assert!(parse_idempotency_key(&HeaderMap::from_iter(twice)).is_err());
     }
 
     fn condition(headers: &[(HeaderName, &'static str)]) -> Result<Condition, String> {

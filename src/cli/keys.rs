@@ -12,7 +12,7 @@ use super::client::{ClientFlags, Consistency, block_on};
 use super::output::{Format, Text};
 use super::{CliError, print};
 use crate::api::client::Found;
-use crate::kv::Condition;
+use crate::kv::{Condition, IdempotencyKey};
 use crate::types::Revision;
 
 /// Most that is read from standard input, in bytes: no server takes more.
@@ -33,6 +33,9 @@ pub(super) struct Put {
     /// Only if the key is not there
     #[arg(long, conflicts_with = "if_revision")]
     if_absent: bool,
+
+    #[command(flatten)]
+    once: Once,
 
     #[command(flatten)]
     client: ClientFlags,
@@ -70,6 +73,9 @@ pub(super) struct Del {
     condition: IfRevision,
 
     #[command(flatten)]
+    once: Once,
+
+    #[command(flatten)]
     client: ClientFlags,
 
     /// Format of the answer: text or json
@@ -90,13 +96,41 @@ impl IfRevision {
     }
 }
 
+#[derive(Clone, Debug, Args)]
+struct Once {
+    /// Names this write: given again within ten minutes, it is answered and not done again. Default: a random one
+    #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
+    idempotency_key: Option<IdempotencyKey>,
+}
+
+impl Once {
+    /// The key that was given, or one that nobody else uses.
+    fn key(self) -> Result<IdempotencyKey, CliError> {
+        if let Some(key) = self.idempotency_key {
+            return Ok(key);
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| CliError::Failed(format!("cannot draw an idempotency key: {error}")))?;
+        Ok(IdempotencyKey::new(format!("{:032x}", u128::from_le_bytes(random))).expect("32 digits"))
+    }
+}
+
+fn parse_idempotency_key(text: &str) -> Result<IdempotencyKey, String> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("an idempotency key consists of visible ASCII characters".to_owned());
+    }
+    IdempotencyKey::new(text.to_owned()).map_err(|error| error.to_string())
+}
+
 /// Sets a key.
 pub(super) fn put(args: Put) -> Result<(), CliError> {
     let key = key(args.key)?;
     let value = if args.value == "-" { stdin()? } else { args.value.into_vec().into() };
     let condition = if args.if_absent { Condition::Absent } else { args.condition.condition() };
+    let name = args.once.key()?;
     let written = block_on(async {
-        let written = args.client.cluster()?.put(&key, value, condition).await;
+        let written = args.client.cluster()?.put_once(&key, value, condition, &name).await;
         written.map_err(|error| args.client.explain_write(&error))
     })?;
     match args.output {
@@ -132,8 +166,9 @@ pub(super) fn get(args: Get) -> Result<(), CliError> {
 /// Deletes a key.
 pub(super) fn del(args: Del) -> Result<(), CliError> {
     let key = key(args.key)?;
+    let name = args.once.key()?;
     let revision = block_on(async {
-        let deleted = args.client.cluster()?.delete(&key, args.condition.condition()).await;
+        let deleted = args.client.cluster()?.delete_once(&key, args.condition.condition(), &name).await;
         deleted.map_err(|error| args.client.explain_write(&error))
     })?;
     match args.output {

@@ -77,6 +77,46 @@ async fn conditions_are_checked_when_the_write_is_applied() {
 }
 
 #[tokio::test]
+async fn a_request_with_an_idempotency_key_is_applied_once_and_answered_alike() {
+    let server = Server::start().await;
+    let once = async |method: &str, target: &str, headers: &[&str], key: &str, body: &[u8]| {
+        let key = format!("Idempotency-Key: {key}");
+        server.call(method, target, &[headers, &[&key]].concat(), body).await
+    };
+    let alike = async |method: &str, target: &str, headers: &[&str], key: &str, body: &[u8]| {
+        let first = once(method, target, headers, key, body).await;
+        // Quoted or bare, it is the same key.
+        let second = once(method, target, headers, &format!("\"{key}\""), body).await;
+        assert_eq!((second.status, second.text()), (first.status, first.text()), "{method} {target}");
+        for name in ["etag", "x-kuberaft-revision", "content-type"] {
+            assert_eq!(second.header(name), first.header(name), "{method} {target}");
+        }
+        first
+    };
+    assert_eq!(alike("PUT", "/v1/kv/a", &[], "1", b"one").await.header("etag"), Some("\"1\""));
+    assert_eq!(
+        alike("PUT", "/v1/kv/a", &["If-None-Match: *"], "2", b"two").await.code(412),
+        "precondition_failed"
+    );
+    assert_eq!(alike("GET", "/set?key=a&value=three", &[], "3", b"").await.text(), "ok");
+    assert_eq!(server.get("/v1/kv/a").await.header("x-kuberaft-version"), Some("2"));
+    assert_eq!(alike("DELETE", "/v1/kv/b", &[], "4", b"").await.code(404), "key_not_found");
+    assert_eq!(alike("DELETE", "/v1/kv/a", &[], "5", b"").await.header("x-kuberaft-revision"), Some("3"));
+    // Another request by the same name.
+    assert_eq!(once("PUT", "/v1/kv/a", &[], "1", b"other").await.code(422), "idempotency_conflict");
+    assert_eq!(once("DELETE", "/v1/kv/a", &[], "1", b"").await.code(422), "idempotency_conflict");
+    assert_eq!(once("GET", "/set?key=a&value=x", &[], "1", b"").await.code(422), "idempotency_conflict");
+    assert_eq!(server.get("/v1/kv/a").await.status, 404);
+    let proposals = server.replica.proposals.load(Ordering::SeqCst);
+    for bad in ["", "\"\"", "a b", &"k".repeat(65)] {
+        assert_eq!(once("PUT", "/v1/kv/a", &[], bad, b"x").await.code(400), "bad_request", "{bad}");
+        assert_eq!(once("DELETE", "/v1/kv/a", &[], bad, b"").await.code(400), "bad_request", "{bad}");
+        assert_eq!(once("GET", "/set?key=a&value=x", &[], bad, b"").await.code(400), "bad_request", "{bad}");
+    }
+    assert_eq!(server.replica.proposals.load(Ordering::SeqCst), proposals);
+}
+
+#[tokio::test]
 async fn what_does_not_parse_is_a_bad_request_and_never_proposed() {
     let server = Server::start().await;
     for target in [

@@ -228,7 +228,10 @@ fn failure(error: &ClientError) -> String {
         ClientError::NotSent(_) => "not sent".into(),
         ClientError::Broken(_) => "broken".into(),
         ClientError::Timeout { .. } => "no answer".into(),
-        ClientError::Endpoint(_) | ClientError::TargetTooLong | ClientError::Unexpected { .. } => {
+        ClientError::Endpoint(_)
+        | ClientError::TargetTooLong
+        | ClientError::IdempotencyKey(_)
+        | ClientError::Unexpected { .. } => {
             panic!("no answer that a client of these nodes should get: {error}")
         }
     }

@@ -9,6 +9,7 @@ mod forward;
 mod input;
 mod kills;
 mod load;
+mod once;
 mod pause;
 mod quorum;
 mod start;
