@@ -66,11 +66,13 @@ pub enum Plant {
     TransferWithoutLogCheck,
     /// Removed nodes are listened to, and added again.
     RemovedRejoins,
+    /// A start does not restore what is remembered of requests with idempotency keys.
+    ForgetOutcomes,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -102,6 +104,7 @@ impl Plant {
         Self::PromoteBeforeCatchUp,
         Self::TransferWithoutLogCheck,
         Self::RemovedRejoins,
+        Self::ForgetOutcomes,
     ];
 
     /// As written on the command line.
@@ -139,6 +142,7 @@ impl Plant {
             Self::PromoteBeforeCatchUp => "promote-before-catch-up",
             Self::TransferWithoutLogCheck => "transfer-without-log-check",
             Self::RemovedRejoins => "removed-rejoins",
+            Self::ForgetOutcomes => "forget-outcomes",
         }
     }
 
@@ -193,6 +197,9 @@ impl Plant {
             Self::PromoteBeforeCatchUp => "Learners are made voters before they have caught up",
             Self::TransferWithoutLogCheck => "Leadership is transferred to a node whose log is behind",
             Self::RemovedRejoins => "Removed nodes are listened to, and added again",
+            Self::ForgetOutcomes => {
+                "A start does not restore what is remembered of requests with idempotency keys"
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Apply, ApplyInput, ApplyOutput, Core, Log};
-use crate::kv::Store;
+use crate::kv::{Record, Store};
+use crate::plant::Plant;
 use crate::raft::{self, Committed, Entry, Raft, SettingsError};
 use crate::storage::files::Files;
 use crate::storage::wal::{self, Wal};
@@ -69,7 +70,12 @@ pub fn recover<F: Files, S: StateStore>(
 ) -> Result<Recovered<F, S>, RecoveryError> {
     let Disk { node_id, mut wal, found, mut state } = disk;
     let mut store = Store::default();
-    state.restore(&mut |record| store.restore(record))?;
+    let forgets = settings.planted.is(Plant::ForgetOutcomes);
+    state.restore(&mut |record| {
+        if !(forgets && matches!(record, Record::Outcome(_))) {
+            store.restore(record);
+        }
+    })?;
     let store = Arc::new(RwLock::new(store));
     let covered = state.checkpoint();
     let configuration = (covered.configuration_index, Arc::clone(&covered.configuration));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::checker::{Answer, Call, Operation, Returned};
 use super::random::Random;
-use crate::kv::{self, Command, Condition};
+use crate::kv::{self, Command, Condition, IdempotencyKey};
 use crate::raft::{Outcome, Refusal};
 use crate::types::{Instant, Revision};
 
@@ -36,6 +36,8 @@ pub struct Workload {
     pub conditional: u32,
     /// Of a thousand writes, how many delete.
     pub deletes: u32,
+    /// Of a thousand writes, how many carry an idempotency key and are asked again while nobody knows their outcome.
+    pub named: u32,
     /// Longest value in bytes.
     pub value_bytes: u64,
     /// How long a node may take.
@@ -51,6 +53,8 @@ pub struct Question {
     pub call: Call,
     /// A read that any state may answer.
     pub stale: bool,
+    /// Makes a write one that takes effect once, however often it is asked.
+    pub name: Option<IdempotencyKey>,
 }
 
 /// How a question ended.
@@ -64,9 +68,34 @@ pub enum Ending {
     Unknown,
 }
 
+/// What telling a client how its question ended came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The client does not wait for that any more.
+    Late,
+    /// The question is done.
+    Done,
+    /// The client asks the same again.
+    AsksAgain,
+}
+
+/// A question that a client waits for.
+struct Asking {
+    question: Question,
+    /// When it was asked first.
+    since: Instant,
+    /// It was asked before, and may have taken effect then.
+    unsure: bool,
+    /// How often it may still be asked again.
+    repeats: u32,
+}
+
+/// How often a client repeats a write that carries an idempotency key.
+const REPEATS: u32 = 5;
+
 struct Client {
     number: u64,
-    asking: Option<(Question, Instant)>,
+    asking: Option<Asking>,
     /// Where it asks, until it changes its mind.
     node: usize,
     /// The last revision of each key it saw, for conditions.
@@ -127,8 +156,9 @@ impl Clients {
     /// Adds operations that are still open: their outcome is not known.
     pub fn close(&mut self) {
         for client in 0..self.all.len() {
-            let token = Token { client, number: self.all[client].number };
-            self.end(Instant(0), token, Ending::Unknown);
+            if let Some(asking) = self.all[client].asking.take() {
+                self.record(Instant(0), client, asking, &Ending::Unknown);
+            }
         }
     }
 
@@ -161,7 +191,7 @@ impl Clients {
 
     /// Draws a question and whom to ask.
     pub(super) fn draw(&mut self, client: usize, nodes: usize) -> (Question, usize) {
-        let Workload { keys, reads, stale, conditional, deletes, value_bytes, .. } = self.workload;
+        let Workload { keys, reads, stale, conditional, deletes, named, value_bytes, .. } = self.workload;
         let random = &mut self.random;
         let this = &mut self.all[client];
         // Who was not answered tries its luck elsewhere.
@@ -170,7 +200,7 @@ impl Clients {
         }
         let key = Bytes::from(format!("k{}", random.below(keys)));
         if random.chance(reads) {
-            return (Question { key, call: Call::Get, stale: random.chance(stale) }, this.node);
+            return (Question { key, call: Call::Get, stale: random.chance(stale), name: None }, this.node);
         }
         let condition = if random.chance(conditional) {
             match (random.below(4), this.seen.get(&key)) {
@@ -190,54 +220,84 @@ impl Clients {
             value.resize(value.len().max(usize::try_from(random.below(bytes + 1)).unwrap_or(0)), b'.');
             Call::Put { value: value.into(), condition }
         };
-        (Question { key, call, stale: false }, this.node)
+        let name = random.chance(named).then(|| {
+            IdempotencyKey::new(format!("{client}-{}", this.number + 1)).expect("two numbers are a short key")
+        });
+        (Question { key, call, stale: false, name }, this.node)
     }
 
     /// Notes that `client` asks `question` now.
     pub(super) fn ask(&mut self, now: Instant, client: usize, question: Question) -> Token {
         let this = &mut self.all[client];
         this.number += 1;
-        this.asking = Some((question, now));
+        let repeats = if question.name.is_some() { REPEATS } else { 0 };
+        this.asking = Some(Asking { question, since: now, unsure: false, repeats });
         Token { client, number: this.number }
+    }
+
+    /// The client asks the same again: whom, when, and what. A late answer to the earlier question does not count.
+    pub(super) fn ask_again(&mut self, client: usize, nodes: usize) -> Option<(Token, usize, u64, Question)> {
+        let this = &mut self.all[client];
+        let question = this.asking.as_ref()?.question.clone();
+        this.number += 1;
+        this.node = self.random.index(nodes);
+        // Soon, or after whatever else may happen meanwhile: a change of leaders, a checkpoint, a restart.
+        let wait = if self.random.chance(500) { 0 } else { self.random.below(3_000_000) };
+        Some((Token { client, number: this.number }, this.node, wait, question))
     }
 
     /// The question, while it waits.
     pub(super) fn question(&self, token: Token) -> Option<&Question> {
         let client = &self.all[token.client];
-        client.asking.as_ref().filter(|_| client.number == token.number).map(|(question, _)| question)
+        client.asking.as_ref().filter(|_| client.number == token.number).map(|asking| &asking.question)
     }
 
-    /// Notes how a question ended. False if it had ended before.
-    pub(super) fn end(&mut self, now: Instant, token: Token, ending: Ending) -> bool {
+    /// Notes how a question ended.
+    pub(super) fn end(&mut self, now: Instant, token: Token, ending: &Ending) -> Told {
         let client = &mut self.all[token.client];
         if client.number != token.number {
-            return false;
+            return Told::Late;
         }
-        let Some((Question { key, call, stale }, invoked_at)) = client.asking.take() else { return false };
+        let Some(mut asking) = client.asking.take() else { return Told::Late };
+        // That this attempt had no effect says nothing of an earlier one.
+        let is_unsure = asking.unsure && *ending == Ending::NotApplied;
+        let ending = if is_unsure { &Ending::Unknown } else { ending };
+        if *ending == Ending::Unknown && asking.repeats > 0 {
+            asking.repeats -= 1;
+            asking.unsure = true;
+            client.asking = Some(asking);
+            return Told::AsksAgain;
+        }
+        if token.client >= self.automatic {
+            self.endings.insert(token, ending.clone());
+        }
+        self.record(now, token.client, asking, ending);
+        Told::Done
+    }
+
+    /// Remembers what became of a question.
+    fn record(&mut self, now: Instant, number: usize, asking: Asking, ending: &Ending) {
+        let client = &mut self.all[number];
+        let Asking { question: Question { key, call, stale, .. }, since: invoked_at, .. } = asking;
         if let Ending::Answered(
             Answer::Found { mod_revision: Some(revision), .. }
             | Answer::Written { mod_revision: Some(revision) },
-        ) = &ending
+        ) = ending
         {
             client.seen.insert(key.clone(), *revision);
         }
         client.is_answered = matches!(ending, Ending::Answered(_));
         client.served += u64::from(client.is_answered);
-        if token.client >= self.automatic {
-            self.endings.insert(token, ending.clone());
-        }
         let returned = match ending {
-            Ending::Answered(answer) => Some(Returned { at: now, answer }),
-            Ending::NotApplied => return true,
+            Ending::Answered(answer) => Some(Returned { at: now, answer: answer.clone() }),
+            Ending::NotApplied => return,
             Ending::Unknown => None,
         };
         // A read that may be old is checked by itself; one without an answer says nothing.
         let says_nothing = call == Call::Get && returned.is_none();
         if !(stale || says_nothing) {
-            let client = token.client as u64;
-            self.history.push(Operation { client, key, call, invoked_at, returned });
+            self.history.push(Operation { client: number as u64, key, call, invoked_at, returned });
         }
-        true
     }
 }
 
@@ -253,7 +313,7 @@ impl Question {
             }
             Call::Delete { condition } => kv::Operation::Delete { key, condition: *condition },
         };
-        Some(Command::from(operation).encode())
+        Some(Command { operation, idempotency_key: self.name.clone() }.encode())
     }
 }
 
@@ -268,7 +328,8 @@ impl fmt::Display for Question {
                 write!(f, "put {key} = {shown:.20}, {condition:?}")
             }
             Call::Delete { condition } => write!(f, "delete {key}, {condition:?}"),
-        }
+        }?;
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, ", once as {name}"))
     }
 }
 

@@ -113,12 +113,15 @@ impl Cluster {
     pub fn put(&mut self, node: usize, key: &str, value: &str) -> Token {
         let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
         let call = Call::Put { value, condition: Condition::Always };
-        self.ask(node, Question { key, call, stale: false })
+        self.ask(node, Question { key, call, stale: false, name: None })
     }
 
     /// Reads a key by hand, linearizably.
     pub fn get(&mut self, node: usize, key: &str) -> Token {
-        self.ask(node, Question { key: Bytes::from(key.to_owned()), call: Call::Get, stale: false })
+        self.ask(
+            node,
+            Question { key: Bytes::from(key.to_owned()), call: Call::Get, stale: false, name: None },
+        )
     }
 
     /// Whether clients ask by themselves.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::agenda::Event;
 use super::checker::{Answer, Call};
-use super::clients::{Ending, Question, Token};
+use super::clients::{Ending, Question, Token, Told};
 use super::cluster::Cluster;
 use super::node::Request;
 use super::trace::Happening;
@@ -27,17 +27,23 @@ impl Cluster {
 
     /// Asks in the name of a client that does not wait for another answer.
     pub(super) fn ask_as(&mut self, client: usize, node: usize, question: Question) -> Token {
-        let timeout = self.clients.workload.timeout;
         let token = self.clients.ask(self.now, client, question.clone());
+        self.send_question(token, node, 0, question);
+        token
+    }
+
+    /// Sends a question on its way after `wait` microseconds.
+    fn send_question(&mut self, token: Token, node: usize, wait: u64, question: Question) {
+        let client = token.client;
+        let timeout = self.clients.workload.timeout;
         self.trace.note(self.now, [11, client as u64, node as u64], || Happening::Asked {
             client,
             node,
             question,
         });
-        let wait = 20 + self.random.around(100);
-        self.add_in(wait, Event::Request { node, token });
-        self.add_in(micros(timeout) + GRACE, Event::GiveUp { token });
-        token
+        let travels = 20 + self.random.around(100);
+        self.add_in(wait + travels, Event::Request { node, token });
+        self.add_in(wait + micros(timeout) + GRACE, Event::GiveUp { token });
     }
 
     pub(super) fn on_request(&mut self, node: usize, token: Token) {
@@ -94,16 +100,22 @@ impl Cluster {
 
     pub(super) fn on_reply(&mut self, token: Token, ending: Ending) {
         let client = token.client;
-        if self.clients.end(self.now, token, ending.clone()) {
-            let kind = match &ending {
-                Ending::Answered(_) => 0,
-                Ending::NotApplied => 1,
-                Ending::Unknown => 2,
-            };
-            self.trace.note(self.now, [12, client as u64, kind], || Happening::Answered { client, ending });
-            if client < self.clients.automatic() && self.clients_run {
-                self.think(client);
+        let told = self.clients.end(self.now, token, &ending);
+        if told == Told::Late {
+            return;
+        }
+        let kind = match &ending {
+            Ending::Answered(_) => 0,
+            Ending::NotApplied => 1,
+            Ending::Unknown => 2,
+        };
+        self.trace.note(self.now, [12, client as u64, kind], || Happening::Answered { client, ending });
+        if told == Told::AsksAgain {
+            if let Some((token, node, wait, question)) = self.clients.ask_again(client, self.machines.len()) {
+                self.send_question(token, node, wait, question);
             }
+        } else if client < self.clients.automatic() && self.clients_run {
+            self.think(client);
         }
     }
 }

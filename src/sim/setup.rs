@@ -60,6 +60,7 @@ impl Setup {
                 stale: 100,
                 conditional: 200,
                 deletes: 100,
+                named: 200,
                 value_bytes: 1024,
                 timeout: Duration::from_secs(2),
             },
@@ -84,6 +85,7 @@ impl Setup {
             stale: random.pick(&[0, 100, 300]),
             conditional: random.pick(&[0, 200, 500]),
             deletes: random.pick(&[0, 100, 300]),
+            named: random.pick(&[0, 200, 1000]),
             value_bytes: random.pick(&[64, 512, 2048, 20_000]),
             timeout: Duration::from_millis(random.pick(&[300, 1000, 3000])),
         };
