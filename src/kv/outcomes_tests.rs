@@ -1,8 +1,8 @@
 //! Repeated requests: answered as the first time, refused, or new again once their outcome is forgotten.
 
-use super::super::digest::mix;
-use super::super::{Answer, Command, Condition, IdempotencyKey, Operation, Record, Store};
 use super::*;
+use crate::kv::digest::mix;
+use crate::kv::{Answer, Command, Condition, IdempotencyKey, Operation, Record, Store};
 use crate::types::{LogIndex, Revision};
 
 fn named(name: &str, operation: Operation) -> Command {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::super::digest::mix;
 use super::*;
+use crate::kv::digest::mix;
 
 fn put(key: &str, value: &str, condition: Condition) -> Command {
     Operation::Put { key: key.to_owned().into(), value: value.to_owned().into(), condition }.into()
