@@ -26,7 +26,7 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// A write with an idempotency key is not repeated for longer than this: well below the ten minutes for which its
 /// outcome is remembered.
-const REPEAT_MAX: Duration = Duration::from_secs(5 * 60);
+const REPEAT_MAX: Duration = Duration::from_mins(5);
 
 /// A client of several nodes; uses one of them until it fails.
 #[derive(Debug)]

@@ -172,11 +172,13 @@ fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     let mut rest = text.strip_suffix(b"\"")?;
     let mut content = Vec::with_capacity(rest.len());
     while let [byte, tail @ ..] = rest {
-        (rest, _) = match (byte, tail) {
-            (b'\\', [escaped @ (b'"' | b'\\'), tail @ ..]) => (tail, content.push(*escaped)),
+        let (byte, tail) = match (byte, tail) {
+            (b'\\', [escaped @ (b'"' | b'\\'), tail @ ..]) => (escaped, tail),
             (b'\\' | b'"', _) => return None,
-            _ => (tail, content.push(*byte)),
+            _ => (byte, tail),
         };
+        content.push(*byte);
+        rest = tail;
     }
     Some(content)
 }
