@@ -38,6 +38,8 @@ pub enum Plant {
     NoFlush,
     /// A failed flush is tried again and then believed.
     RetriedFlush,
+    /// A log that begins anew behind a snapshot forgets the vote.
+    ResetDropsVote,
     /// Reads are served without a round of heartbeats.
     ReadWithoutRound,
     /// A new leader serves reads before its no-op is committed.
@@ -72,7 +74,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -90,6 +92,7 @@ impl Plant {
         Self::ReplacedCountsDurable,
         Self::NoFlush,
         Self::RetriedFlush,
+        Self::ResetDropsVote,
         Self::ReadWithoutRound,
         Self::ReadBeforeNoop,
         Self::ReadAnswerMixedUp,
@@ -128,6 +131,7 @@ impl Plant {
             Self::ReplacedCountsDurable => "replaced-counts-durable",
             Self::NoFlush => "no-flush",
             Self::RetriedFlush => "retried-flush",
+            Self::ResetDropsVote => "wal-drops-vote",
             Self::ReadWithoutRound => "read-without-round",
             Self::ReadBeforeNoop => "read-before-noop",
             Self::ReadAnswerMixedUp => "read-answer-mixed-up",
@@ -177,6 +181,7 @@ impl Plant {
             Self::ReplacedCountsDurable => "The flush of a replaced entry makes its successor durable",
             Self::NoFlush => "The log is written but never flushed",
             Self::RetriedFlush => "A failed flush is tried again and then believed",
+            Self::ResetDropsVote => "A log that begins anew behind a snapshot forgets the vote",
             Self::ReadWithoutRound => "Reads are served without a round of heartbeats",
             Self::ReadBeforeNoop => "A new leader serves reads before its no-op is committed",
             Self::ReadAnswerMixedUp => {

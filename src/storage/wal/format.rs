@@ -20,7 +20,10 @@ pub(super) const FORMAT: u32 = 2;
 pub(super) const ALIGNMENT: usize = 8;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"kuberaft";
-const SEGMENT_HEADER_BYTES: usize = 112;
+const SEGMENT_HEADER_BYTES: usize = 120;
+/// Flags of a segment header.
+const HAS_VOTE: u32 = 1;
+const BEGINS_ANEW: u32 = 2;
 const RECORD_MAGIC: u32 = 0x4352_424b;
 const RECORD_HEADER_BYTES: usize = 80;
 const ENTRY_HEADER_BYTES: usize = 21;
@@ -38,8 +41,12 @@ pub(super) struct SegmentHeader {
     pub(super) sequence: u64,
     /// Number of its first record.
     pub(super) record: u64,
+    /// The log begins with this segment: all before it are void.
+    pub(super) begins_anew: bool,
     /// Last entry of the log before this segment.
     pub(super) before: LogPosition,
+    /// The highest time stamp of any entry before this segment.
+    pub(super) time: LogTime,
     /// Hard state when it was made.
     pub(super) hard_state: HardState,
     /// Commit index when it was made; a hint.
@@ -63,7 +70,9 @@ impl SegmentHeader {
         let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         bytes.extend_from_slice(SEGMENT_MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&u32::from(self.hard_state.voted_for.is_some()).to_le_bytes());
+        let vote = if self.hard_state.voted_for.is_some() { HAS_VOTE } else { 0 };
+        let anew = if self.begins_anew { BEGINS_ANEW } else { 0 };
+        bytes.extend_from_slice(&(vote | anew).to_le_bytes());
         let voted_for = self.hard_state.voted_for.map_or(0, |id| id.0);
         for field in [
             self.owner.node_id.0,
@@ -72,6 +81,7 @@ impl SegmentHeader {
             self.record,
             self.before.index.0,
             self.before.term.0,
+            self.time.0,
             self.hard_state.term.0,
             voted_for,
             self.commit_index.0,
@@ -103,16 +113,20 @@ impl SegmentHeader {
 
     fn decode_fields(fields: &mut Fields<'_>) -> Option<(u32, Self)> {
         let format = fields.u32()?;
-        let voted = fields.u32()? != 0;
+        let flags = fields.u32()?;
+        let (voted, begins_anew) = (flags & HAS_VOTE != 0, flags & BEGINS_ANEW != 0);
         let owner = Owner { node_id: NodeId(fields.u64()?), cluster_id: ClusterId(fields.u64()?) };
         let (sequence, record) = (fields.u64()?, fields.u64()?);
         let before = LogPosition { index: LogIndex(fields.u64()?), term: Term(fields.u64()?) };
+        let time = LogTime(fields.u64()?);
         let term = Term(fields.u64()?);
         let voted_for = NodeId(fields.u64()?);
         let hard_state = HardState { term, voted_for: voted.then_some(voted_for) };
         let commit_index = LogIndex(fields.u64()?);
         let previous = u32::try_from(fields.u64()?).ok()?;
-        Some((format, Self { owner, sequence, record, before, hard_state, commit_index, previous }))
+        let header =
+            Self { owner, sequence, record, begins_anew, before, time, hard_state, commit_index, previous };
+        Some((format, header))
     }
 }
 

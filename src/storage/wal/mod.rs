@@ -7,6 +7,7 @@
 //! its place and the checksum of the record before it, so records form one chain through all segments, over the
 //! segment headers, and a record that is missing, moved or replaced breaks it. A new segment appears under its
 //! name only when its header is durable; if a group does not fit into what is left, it goes there as a whole.
+//! Each header repeats hard state and log time, so that what is dropped takes neither along ([`beginning`]).
 //!
 //! # The end of the log: a write cut short, or damage?
 //! Opening must cut what a crash left of an unfinished write, and must never cut an acknowledged record because
@@ -31,6 +32,7 @@
 //! Opening also writes the last record again and flushes it: after a failed flush the kernel may hold it as
 //! clean although the disk never got it, and what was read is about to be promised.
 
+mod beginning;
 mod format;
 mod inspect;
 mod positions;
@@ -142,8 +144,7 @@ pub struct Wal<F: Files> {
     positions: Positions,
     /// Last entry that [`Wal::read`] may give out: flushed, and not about to be truncated.
     readable: LogIndex,
-    /// Last entry and hard state as of the last record.
-    flushed: (LogPosition, HardState),
+    flushed: Flushed,
     hard_state: HardState,
     commit_index: LogIndex,
     pending: Pending,
@@ -154,6 +155,14 @@ pub struct Wal<F: Files> {
     buffer: Vec<u8>,
     preparation_taken: bool,
     poisoned: bool,
+}
+
+/// As of the last record.
+struct Flushed {
+    last: LogPosition,
+    hard_state: HardState,
+    /// The highest stamp of any entry that was ever in the log.
+    time: LogTime,
 }
 
 /// What waits to be flushed.
@@ -215,7 +224,9 @@ impl<F: Files> Wal<F> {
             owner,
             sequence: 1,
             record: 1,
+            begins_anew: false,
             before: LogPosition::default(),
+            time: LogTime(0),
             hard_state: HardState::default(),
             commit_index: LogIndex(0),
             previous: 0,
@@ -229,7 +240,7 @@ impl<F: Files> Wal<F> {
             options,
             positions: Positions::begin(LogPosition::default()),
             readable: LogIndex(0),
-            flushed: (LogPosition::default(), HardState::default()),
+            flushed: Flushed { last: header.before, hard_state: header.hard_state, time: header.time },
             hard_state: HardState::default(),
             commit_index: LogIndex(0),
             pending: Pending::default(),
@@ -275,6 +286,7 @@ impl<F: Files> Wal<F> {
         last.file = files.open(&last.path).map_err(StorageError::disk("open", &last.path))?;
         settle(&scan)?;
         segment::sync_directory(&files, directory)?;
+        beginning::remove(&files, directory, &scan.void)?;
         let recovered = scan.recovered();
         let wal = Self {
             files,
@@ -283,7 +295,7 @@ impl<F: Files> Wal<F> {
             options,
             segments: scan.segments,
             readable: scan.positions.last.index,
-            flushed: (scan.positions.last, scan.hard_state),
+            flushed: Flushed { last: scan.positions.last, hard_state: scan.hard_state, time: scan.time },
             positions: scan.positions,
             hard_state: scan.hard_state,
             commit_index: recovered.commit_index,
@@ -390,7 +402,7 @@ impl<F: Files> Wal<F> {
             assert!(may_roll, "the first record is larger than a segment");
             self.roll(segment::RECORDS_BEGIN + bytes_max)?;
         }
-        let active = self.segments.last().expect("a log has a segment");
+        let active = self.segments.last_mut().expect("a log has a segment");
         let content = RecordContent {
             number: self.next_record,
             hard_state: self.hard_state,
@@ -408,9 +420,10 @@ impl<F: Files> Wal<F> {
             flushed.map_err(StorageError::disk("fdatasync", &active.path))?;
         }
 
+        active.note(self.hard_state, self.pending.truncate_from);
         let stats = FlushStats { entries: self.pending.entries.len(), bytes: self.buffer.len() };
         if let Some(first) = self.pending.entries.first() {
-            let segment = u32::try_from(self.segments.len() - 1).expect("fewer segments than that");
+            let segment = u32::try_from(active.sequence).expect("fewer segments than that");
             let offset = u32::try_from(self.end).expect("segments are below 4 GiB");
             self.positions.place(RecordPlace { first: first.index, segment, offset });
         }
@@ -418,7 +431,8 @@ impl<F: Files> Wal<F> {
         self.next_record += 1;
         self.previous = crc;
         self.readable = self.positions.last.index;
-        self.flushed = (self.positions.last, self.hard_state);
+        let time = self.pending.entries.iter().map(|entry| entry.time).fold(self.flushed.time, LogTime::max);
+        self.flushed = Flushed { last: self.positions.last, hard_state: self.hard_state, time };
         self.pending.is_needed = false;
         self.pending.truncate_from = None;
         self.pending.entries.clear();
@@ -427,24 +441,35 @@ impl<F: Files> Wal<F> {
 
     /// Goes on in a new segment of at least `bytes`. All before is durable, or this would not be called.
     fn roll(&mut self, bytes: u64) -> Result<(), StorageError> {
-        let sequence = self.active().sequence + 1;
-        let header = SegmentHeader {
-            owner: self.owner,
-            sequence,
-            record: self.next_record,
-            before: self.flushed.0,
-            hard_state: self.flushed.1,
-            commit_index: self.commit_index,
-            previous: self.previous,
-        };
+        let header = self.next_header();
         let bytes = bytes.max(u64::from(self.options.segment_bytes));
         let segment = segment::start(&self.files, &self.directory, &header, bytes)?;
         segment::publish(&self.files, &self.directory, &segment)?;
+        self.enter(segment);
+        Ok(())
+    }
+
+    /// The header of a segment that goes on where the flushed part ends.
+    fn next_header(&self) -> SegmentHeader {
+        SegmentHeader {
+            owner: self.owner,
+            sequence: self.active().sequence + 1,
+            record: self.next_record,
+            begins_anew: false,
+            before: self.flushed.last,
+            time: self.flushed.time,
+            hard_state: self.flushed.hard_state,
+            commit_index: self.commit_index,
+            previous: self.previous,
+        }
+    }
+
+    /// Goes on in a published segment.
+    fn enter(&mut self, segment: Segment<F::File>) {
         self.previous = segment.salt;
         self.end = segment::RECORDS_BEGIN;
         self.segments.push(segment);
         self.preparation_taken = false;
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::types::{LogIndex, LogPosition, Term};
 pub(super) struct RecordPlace {
     /// Its first entry. The last one that still counts is the one before the next place's first.
     pub(super) first: LogIndex,
-    /// Place of its segment in the list of segments.
+    /// Sequence number of its segment.
     pub(super) segment: u32,
     /// Byte in the segment's file.
     pub(super) offset: u32,
@@ -62,6 +62,24 @@ impl Positions {
             self.runs.push(position);
         }
         self.last = position;
+    }
+
+    /// Drops `before` and all entries below it, which none of the segments that stay holds.
+    pub(super) fn drop_through(&mut self, before: LogPosition) {
+        let first = before.index.next();
+        let below = self.runs.partition_point(|run| run.index <= first);
+        if let Some(run) = below.checked_sub(1).and_then(|at| self.runs.get_mut(at))
+            && first <= self.last.index
+        {
+            // Of the run that goes on behind `before`, the rest stays.
+            run.index = first;
+            self.runs.drain(..below - 1);
+        } else {
+            self.runs.drain(..below);
+        }
+        let below = self.places.partition_point(|place| place.first < first);
+        self.places.drain(..below);
+        self.before = before;
     }
 
     /// Adds the place of the record that holds the entries from `first` on.

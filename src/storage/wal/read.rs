@@ -56,7 +56,7 @@ impl<F: Files> Wal<F> {
     }
 
     fn read_record(&self, place: RecordPlace, window: &mut Window) -> Result<Box<Record>, StorageError> {
-        let segment = &self.segments[place.segment as usize];
+        let segment = self.segment(place);
         let offset = u64::from(place.offset);
         let bytes = window.load(segment, place, 0)?;
         let found = match format::record_length(bytes, offset, segment.salt) {
@@ -73,9 +73,15 @@ impl<F: Files> Wal<F> {
         }
     }
 
+    fn segment(&self, place: RecordPlace) -> &Segment<F::File> {
+        let first = self.segments[0].sequence;
+        let at = u64::from(place.segment).checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.segments.get(at)).expect("places are of segments that the log has")
+    }
+
     fn damage(&self, place: RecordPlace, what: impl Into<String>) -> StorageError {
         StorageError::Damaged(Damage {
-            path: self.segments[place.segment as usize].path.clone(),
+            path: self.segment(place).path.clone(),
             offset: Some(u64::from(place.offset)),
             index: Some(place.first),
             what: what.into(),

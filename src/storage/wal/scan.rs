@@ -35,6 +35,11 @@ pub(super) struct Scan<H> {
     /// Checksum of the last record, or of the segment header behind it.
     pub(super) previous: u32,
     pub(super) torn_tail: Option<TornTail>,
+    /// Segments that are not part of the log any more, the oldest first.
+    pub(super) void: Vec<PathBuf>,
+    /// A truncation reached back beyond where the log begins, so it must begin with a later segment, or is damaged
+    /// as this says.
+    headless: Option<StorageError>,
     /// What stands behind `end` in the last segment, up to the last byte that is not zero.
     pub(super) to_clear: std::ops::Range<u64>,
 }
@@ -54,7 +59,8 @@ pub(super) fn scan<F: Files>(
     see: &mut dyn FnMut(&Seen<'_>),
 ) -> Result<Scan<F::File>, StorageError> {
     let names = files.list(directory).map_err(StorageError::disk("list", directory))?;
-    let sequences = segment::sequences(&names);
+    let all = segment::sequences(&names);
+    let (void, sequences) = all.split_at(first_that_counts(files, directory, &all)?);
     let Some((first, last)) = sequences.first().zip(sequences.last()) else {
         return Err(StorageError::damaged(directory, "the log has no segments"));
     };
@@ -64,7 +70,7 @@ pub(super) fn scan<F: Files>(
     }
     let mut scan = None;
     let mut content = Vec::new();
-    for sequence in &sequences {
+    for sequence in sequences {
         let path = directory.join(segment::name(*sequence));
         let file = files.open_read_only(&path).map_err(StorageError::disk("open", &path))?;
         let bytes = file.size_bytes().map_err(StorageError::disk("stat", &path))?;
@@ -72,12 +78,47 @@ pub(super) fn scan<F: Files>(
         content.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
         file.read_at(&mut content, 0).map_err(StorageError::disk("read", &path))?;
         let (header, salt) = decode_header(&path, &content)?;
-        let segment = Segment { path, file, bytes, salt, sequence: *sequence };
+        if header.sequence != *sequence || u32::try_from(*sequence).is_err() {
+            return Err(damage(&path, 0, None, format!("the header is that of segment {}", header.sequence)));
+        }
+        let segment = Segment::new(path, file, bytes, &header, salt);
         check_owner(&segment.path, header.owner, owner)?;
         let state = Scan::enter(&mut scan, segment, &header)?;
         state.read_records(&content, sequence == last, see)?;
     }
-    Ok(scan.expect("there is at least one segment"))
+    let mut scan = scan.expect("there is at least one segment");
+    if let Some(damage) = scan.headless {
+        return Err(damage);
+    }
+    let void = void.iter().map(|sequence| directory.join(segment::name(*sequence)));
+    scan.void.splice(..0, void);
+    Ok(scan)
+}
+
+/// Where in `sequences` the newest segment stands that says that the log begins with it; 0 if none does. Headers that
+/// cannot be read say nothing here: reading the log finds them.
+fn first_that_counts<F: Files>(
+    files: &F,
+    directory: &Path,
+    sequences: &[u64],
+) -> Result<usize, StorageError> {
+    for (at, sequence) in sequences.iter().enumerate().rev() {
+        let path = directory.join(segment::name(*sequence));
+        let file = files.open_read_only(&path).map_err(StorageError::disk("open", &path))?;
+        let bytes = file.size_bytes().map_err(StorageError::disk("stat", &path))?;
+        if bytes < HEADER_BLOCK_BYTES as u64 {
+            continue;
+        }
+        let mut block = vec![0; HEADER_BLOCK_BYTES];
+        file.read_at(&mut block, 0).map_err(StorageError::disk("read", &path))?;
+        if let Ok((header, _)) = SegmentHeader::decode(&block)
+            && header.begins_anew
+            && header.sequence == *sequence
+        {
+            return Ok(at);
+        }
+    }
+    Ok(0)
 }
 
 fn decode_header(path: &Path, content: &[u8]) -> Result<(SegmentHeader, u32), StorageError> {
@@ -115,9 +156,6 @@ impl<H> Scan<H> {
         header: &SegmentHeader,
     ) -> Result<&'a mut Self, StorageError> {
         let path = segment.path.clone();
-        if header.sequence != segment.sequence {
-            return Err(damage(&path, 0, None, format!("the header is that of segment {}", header.sequence)));
-        }
         let salt = segment.salt;
         let Some(state) = scan else {
             let state = Self::begin(segment, header);
@@ -126,7 +164,8 @@ impl<H> Scan<H> {
         let continues = header.owner == state.owner
             && header.record == state.next_record
             && header.previous == state.previous
-            && header.before == state.positions.last;
+            && header.hard_state == state.hard_state
+            && (header.before == state.positions.last || state.headless.is_some());
         if !continues {
             let end = state.end;
             let before = state.segments.last().map_or(path.clone(), |segment| segment.path.clone());
@@ -135,6 +174,13 @@ impl<H> Scan<H> {
                 header.record, header.before
             );
             return Err(damage(&before, end, Some(state.positions.last.index.next()), what));
+        }
+        if state.headless.take().is_some() {
+            state.void.extend(state.segments.drain(..).map(|segment| segment.path));
+            state.positions = Positions::begin(header.before);
+            state.commit_index = state.commit_index.max(header.before.index);
+            state.time = state.time.max(header.time);
+            state.configurations.clear();
         }
         state.segments.push(segment);
         state.previous = salt;
@@ -167,9 +213,12 @@ impl<H> Scan<H> {
             owner: header.owner,
             positions: Positions::begin(header.before),
             hard_state: header.hard_state,
-            commit_index: header.commit_index,
-            time: LogTime(0),
+            // What a log no longer holds was committed.
+            commit_index: header.commit_index.max(header.before.index),
+            time: header.time,
             configurations: Vec::new(),
+            void: Vec::new(),
+            headless: None,
             end: segment::RECORDS_BEGIN,
             last_record: None,
             next_record: header.record,
@@ -244,6 +293,29 @@ impl<H> Scan<H> {
             let what = format!("record {} follows record {}", header.number, self.next_record - 1);
             return Err(self.damage_here(path, what));
         }
+        if header.truncate_from.is_some_and(|from| from <= self.positions.before.index) {
+            let what = format!(
+                "a truncation from {} in a log that begins behind {}",
+                header.truncate_from.unwrap_or_default(),
+                self.positions.before
+            );
+            self.headless.get_or_insert(damage(path, self.end, None, what));
+        }
+        if self.headless.is_none() {
+            self.take_entries(path, record)?;
+        }
+        let segment = self.segments.last_mut().expect("entered");
+        segment.note(header.hard_state, header.truncate_from);
+        self.hard_state = header.hard_state;
+        self.commit_index = self.commit_index.max(header.commit_index);
+        self.next_record += 1;
+        self.previous = record.crc;
+        Ok(())
+    }
+
+    /// Takes a record's truncation and entries into account.
+    fn take_entries(&mut self, path: &Path, record: &Record) -> Result<(), StorageError> {
+        let header = &record.header;
         if let Some(from) = header.truncate_from {
             if !self.positions.can_truncate(from) {
                 let what = format!("a truncation from {from} in a log that ends at {}", self.positions.last);
@@ -265,14 +337,11 @@ impl<H> Scan<H> {
             }
         }
         if header.entries > 0 {
-            let segment = u32::try_from(self.segments.len() - 1).expect("fewer segments than that");
+            let sequence = self.segments.last().expect("entered").sequence;
+            let segment = u32::try_from(sequence).expect("checked as it was opened");
             let offset = u32::try_from(self.end).expect("segments are below 4 GiB");
             self.positions.place(RecordPlace { first: header.first, segment, offset });
         }
-        self.hard_state = header.hard_state;
-        self.commit_index = self.commit_index.max(header.commit_index);
-        self.next_record += 1;
-        self.previous = record.crc;
         Ok(())
     }
 }

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::format::{HEADER_BLOCK_BYTES, SegmentHeader};
+use crate::raft::HardState;
 use crate::storage::StorageError;
 use crate::storage::files::{File, Files};
+use crate::types::{LogIndex, LogPosition};
 
 /// Begin of the name of a segment that is made ready, not yet complete. The rest is the sequence number that it
 /// was begun for: one that is late must not write into the next one's file.
@@ -23,6 +25,37 @@ pub(super) struct Segment<H> {
     /// Checksum of the header: where the chain of its records begins, and what ties them to this file.
     pub(super) salt: u32,
     pub(super) sequence: u64,
+    /// The last entry before it, by its header.
+    pub(super) before: LogPosition,
+    /// Hard state before its first record, by its header.
+    pub(super) hard_state: HardState,
+    /// Hard state after its last record.
+    pub(super) last_hard_state: HardState,
+    /// The lowest entry from which one of its records truncates.
+    pub(super) truncated_from: Option<LogIndex>,
+}
+
+impl<H> Segment<H> {
+    /// An open file with a header and no records yet.
+    pub(super) fn new(path: PathBuf, file: H, bytes: u64, header: &SegmentHeader, salt: u32) -> Self {
+        Self {
+            path,
+            file,
+            bytes,
+            salt,
+            sequence: header.sequence,
+            before: header.before,
+            hard_state: header.hard_state,
+            last_hard_state: header.hard_state,
+            truncated_from: None,
+        }
+    }
+
+    /// Takes note of a record that was added.
+    pub(super) fn note(&mut self, hard_state: HardState, truncate_from: Option<LogIndex>) {
+        self.last_hard_state = hard_state;
+        self.truncated_from = self.truncated_from.into_iter().chain(truncate_from).min();
+    }
 }
 
 /// The work of making the next segment ready, to be done beside the log's writes.
@@ -44,7 +77,11 @@ impl<F: Files> Preparation<F> {
     /// [`StorageError::Disk`]. The log is not harmed: when it needs the segment, it tries itself.
     pub fn run(&self) -> Result<(), StorageError> {
         let preparing = self.directory.join(format!("{PREPARING}{}", name(self.sequence)));
-        zero_filled(&self.files, &preparing, self.bytes)?;
+        if let Err(error) = zero_filled(&self.files, &preparing, self.bytes) {
+            // A full disk gets its space back; what else went wrong is in the error.
+            let _ = self.files.unlink(&preparing);
+            return Err(error);
+        }
         let ready = self.directory.join(READY);
         self.files.rename(&preparing, &ready).map_err(StorageError::disk("rename", &ready))?;
         sync_directory(&self.files, &self.directory)
@@ -97,7 +134,7 @@ pub(super) fn start<F: Files>(
     file.sync_data().map_err(StorageError::disk("fdatasync", &starting))?;
     let bytes = file.size_bytes().map_err(StorageError::disk("stat", &starting))?;
     let path = directory.join(name(header.sequence));
-    Ok(Segment { path, file, bytes, salt, sequence: header.sequence })
+    Ok(Segment::new(path, file, bytes, header, salt))
 }
 
 /// Gives a started segment its name, durably: from now on it is the log's last.

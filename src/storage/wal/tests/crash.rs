@@ -8,8 +8,8 @@ use super::memory::{Content, Disk, MemoryFiles, Operation, put};
 use super::{OWNER, all, append, command, directory, zeros};
 use crate::plant::Planted;
 use crate::raft::{Entry, HardState};
-use crate::storage::wal::{Options, Wal};
-use crate::types::LogIndex;
+use crate::storage::wal::{Options, Recovered, Wal};
+use crate::types::{LogIndex, LogPosition, LogTime, NodeId, Term};
 
 const SMALL: Options = Options { segment_bytes: 16 << 10, planted: Planted::NONE };
 
@@ -26,7 +26,38 @@ impl Random {
     }
 }
 
-type Model = (HardState, Vec<Entry>);
+/// What the log must hold.
+#[derive(Clone, Default)]
+struct Model {
+    hard_state: HardState,
+    /// Where it began anew.
+    before: LogPosition,
+    /// From there on, dropped ones included.
+    entries: Vec<Entry>,
+    /// Entries up to here may be gone.
+    covered: LogIndex,
+    time: LogTime,
+}
+
+impl Model {
+    fn last(&self) -> LogPosition {
+        self.entries.last().map_or(self.before, Entry::position)
+    }
+
+    /// Whether this is what was found.
+    fn is(&self, wal: &Wal<MemoryFiles>, found: &Recovered) -> bool {
+        let begin = found.before.index;
+        if (found.hard_state, found.last, found.time) != (self.hard_state, self.last(), self.time)
+            || begin < self.before.index
+            || begin > self.covered
+        {
+            return false;
+        }
+        let dropped = usize::try_from(begin.0 - self.before.index.0).unwrap();
+        let before = dropped.checked_sub(1).map_or(self.before, |at| self.entries[at].position());
+        found.before == before && all(wal) == self.entries[dropped..]
+    }
+}
 
 /// What the disk may hold after power was lost behind `journal`: all that was flushed, any blocks of what was
 /// written since, and some first ones of the names changed since.
@@ -76,17 +107,37 @@ fn image(journal: &[Operation], block_bytes: usize, random: &mut Random) -> Memo
     MemoryFiles(Arc::new(Mutex::new(Disk { files: files.collect(), ..Disk::default() })))
 }
 
-/// Appends and truncates at random. Returns for each flush how much of the journal it had made, and the log then.
+/// Appends, truncates, compacts and begins anew at random. Returns for each flush how much of the journal it had made, and the log then.
 fn work(files: &MemoryFiles, random: &mut Random) -> Vec<(usize, Model)> {
     let journal_length = || files.0.lock().unwrap().journal.len();
     let mut wal = Wal::create(files.clone(), &directory(), OWNER, SMALL, None).unwrap();
-    let mut model: Model = (HardState::default(), Vec::new());
+    let mut model = Model::default();
     let mut flushed = vec![(journal_length(), model.clone())];
-    for step in 1..=12 {
+    for step in 1..=16 {
+        match random.below(8) {
+            0 | 1 => {
+                let last = model.last().index.0;
+                let through = LogIndex(model.before.index.0 + random.below(last - model.before.index.0 + 1));
+                model.covered = model.covered.max(through);
+                wal.compact(through).unwrap();
+                flushed.push((journal_length(), model.clone()));
+            }
+            2 => {
+                let index = LogIndex(model.last().index.0 + random.below(4));
+                model.before = LogPosition { index, term: Term(step / 3 + 1) };
+                model.hard_state = HardState { term: Term(step / 3 + 1), voted_for: Some(NodeId(step)) };
+                model.covered = index;
+                model.entries.clear();
+                wal.reset(model.before, model.hard_state).unwrap();
+                flushed.push((journal_length(), model.clone()));
+            }
+            _ => {}
+        }
         for _ in 0..=random.below(2) {
             let term = step / 3 + 1;
-            let last = model.1.len() as u64;
-            let truncate_from = (last > 0 && random.below(4) == 0).then(|| 1 + random.below(last));
+            let (last, kept) = (model.last().index.0, model.covered.0);
+            let truncate_from =
+                (last > kept && random.below(4) == 0).then(|| kept + 1 + random.below(last - kept));
             let first = truncate_from.unwrap_or(last + 1);
             let entries: Vec<Entry> = (first..first + random.below(4))
                 .map(|index| match random.below(3) {
@@ -96,9 +147,9 @@ fn work(files: &MemoryFiles, random: &mut Random) -> Vec<(usize, Model)> {
                 .collect();
             let append = append(term, truncate_from, entries);
             wal.append(&append);
-            model.0 = append.hard_state;
-            model.1.truncate(usize::try_from(first - 1).unwrap());
-            model.1.extend(append.entries);
+            model.hard_state = append.hard_state;
+            model.entries.truncate(usize::try_from(first - 1 - model.before.index.0).unwrap());
+            model.entries.extend(append.entries);
         }
         if random.below(2) == 0
             && let Some(preparation) = wal.take_preparation()
@@ -106,6 +157,7 @@ fn work(files: &MemoryFiles, random: &mut Random) -> Vec<(usize, Model)> {
             preparation.run().unwrap();
         }
         wal.flush().unwrap();
+        model.time = wal.flushed.time;
         flushed.push((journal_length(), model.clone()));
     }
     flushed
@@ -126,19 +178,19 @@ fn power_may_be_lost_at_any_moment() {
             let what = format!("seed {seed}, cut at {cut} of {}", journal.len());
             let (mut wal, recovered) = Wal::open(image.clone(), &directory(), OWNER, SMALL)
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
-            let found = (recovered.hard_state, all(&wal));
-            let is_ahead = found != flushed[done - 1].1;
-            assert!(!is_ahead || found == flushed[done].1, "{what}");
+            let is_ahead = !flushed[done - 1].1.is(&wal, &recovered);
+            assert!(!is_ahead || flushed[done].1.is(&wal, &recovered), "{what}");
+            let found = all(&wal);
             images += 1;
             ahead += u32::from(is_ahead);
             torn += u32::from(recovered.torn_tail.is_some());
 
-            let next = recovered.last.index.next();
+            let (first, next) = (recovered.before.index.next(), recovered.last.index.next());
             wal.append(&append(9, None, vec![command(9, next.0, 700)]));
             wal.flush().unwrap();
             let (again, recovered) = Wal::open(image, &directory(), OWNER, SMALL).unwrap();
             assert_eq!((recovered.torn_tail, recovered.last.index), (None, next), "{what}");
-            assert_eq!(again.read(LogIndex(1), next.prev(), usize::MAX).unwrap(), found.1, "{what}");
+            assert_eq!(again.read(first, next.prev(), usize::MAX).unwrap(), found, "{what}");
         }
     }
     assert!(images > 2000 && torn > 100 && ahead > 80, "{images} images, {torn} torn, {ahead} ahead");

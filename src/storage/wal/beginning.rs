@@ -1,0 +1,122 @@
+//! Where the log begins: dropping what a checkpoint covers, and beginning anew behind a snapshot.
+//!
+//! # Compaction
+//! Whole segments go, as a prefix, one after the other, and each is durably gone before the next one goes. So a
+//! crash leaves a log without gaps whatever the file system does with names that were not flushed. No vote goes
+//! with them: a segment goes only if the header of the one behind it repeats the hard state, and the last one stays.
+//!
+//! A log may not begin with a segment if a truncation behind that place reaches back beyond it: what the truncation
+//! left is known from the dropped part only. Such a beginning is never chosen. A crash while several segments are
+//! being dropped can leave one, though; opening goes on to the next that is a beginning and removes what is
+//! before it. If there is none, that is damage.
+//!
+//! # Beginning anew
+//! One new segment whose header says that the log begins there. It appears under its name durably or not at all, so
+//! there is the old log or the new one; all earlier segments are void from then on. Opening looks for the
+//! newest such header first, and removes what a crash left before it.
+
+use std::path::{Path, PathBuf};
+
+use super::positions::Positions;
+use super::segment::{self, Segment};
+use super::{Flushed, Wal};
+use crate::plant::Plant;
+use crate::raft::HardState;
+use crate::storage::StorageError;
+use crate::storage::files::Files;
+use crate::types::{LogIndex, LogPosition};
+
+impl<F: Files> Wal<F> {
+    /// Drops the segments whose entries are all at or below `through`, which a durable checkpoint must cover.
+    /// Some entries below it may stay; [`Wal::first_index`] tells.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`], after which every call gives [`StorageError::Poisoned`].
+    pub fn compact(&mut self, through: LogIndex) -> Result<(), StorageError> {
+        self.check_poison()?;
+        let first = beginning(&self.segments, self.pending.truncate_from, through);
+        if first == 0 {
+            return Ok(());
+        }
+        let before = self.segments[first].before;
+        let dropped: Vec<PathBuf> = self.segments.drain(..first).map(|segment| segment.path).collect();
+        self.positions.drop_through(before);
+        self.remove(&dropped)
+    }
+
+    /// Begins the log anew behind `before`, which a durable checkpoint must cover: it holds no entries then. Flushes
+    /// what waits first. Durable; after a crash in between there is the log from before.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`], after which every call gives [`StorageError::Poisoned`].
+    pub fn reset(&mut self, before: LogPosition, hard_state: HardState) -> Result<(), StorageError> {
+        self.flush()?;
+        let result = self.begin_anew(before, hard_state);
+        self.poisoned = result.is_err();
+        let void: Vec<PathBuf> = result?.into_iter().map(|segment| segment.path).collect();
+        self.remove(&void)
+    }
+
+    /// The segments that this makes void.
+    fn begin_anew(
+        &mut self,
+        before: LogPosition,
+        mut hard_state: HardState,
+    ) -> Result<Vec<Segment<F::File>>, StorageError> {
+        if self.options.planted.is(Plant::ResetDropsVote) {
+            hard_state.voted_for = None;
+        }
+        self.commit_index = self.commit_index.max(before.index);
+        let mut header = self.next_header();
+        (header.begins_anew, header.before, header.hard_state) = (true, before, hard_state);
+        let segment = segment::start(
+            &self.files,
+            &self.directory,
+            &header,
+            u64::from(self.options.segment_bytes).max(segment::RECORDS_BEGIN),
+        )?;
+        segment::publish(&self.files, &self.directory, &segment)?;
+        let void = std::mem::take(&mut self.segments);
+        self.enter(segment);
+        self.positions = Positions::begin(before);
+        self.readable = before.index;
+        self.flushed = Flushed { last: before, hard_state, time: self.flushed.time };
+        self.hard_state = hard_state;
+        Ok(void)
+    }
+
+    fn remove(&mut self, segments: &[PathBuf]) -> Result<(), StorageError> {
+        let result = remove(&self.files, &self.directory, segments);
+        self.poisoned |= result.is_err();
+        result
+    }
+}
+
+/// Removes segments, the oldest first, each durably before the next.
+pub(super) fn remove<F: Files>(
+    files: &F,
+    directory: &Path,
+    segments: &[PathBuf],
+) -> Result<(), StorageError> {
+    for path in segments {
+        files.unlink(path).map_err(StorageError::disk("unlink", path))?;
+        segment::sync_directory(files, directory)?;
+    }
+    Ok(())
+}
+
+/// The last segment that the log may begin with, if all entries up to `through` may go.
+fn beginning<H>(segments: &[Segment<H>], truncation_to_come: Option<LogIndex>, through: LogIndex) -> usize {
+    let mut lowest = truncation_to_come;
+    for at in (1..segments.len()).rev() {
+        let (before, segment) = (&segments[at - 1], &segments[at]);
+        lowest = lowest.into_iter().chain(segment.truncated_from).min();
+        let is_covered = segment.before.index <= through;
+        let is_whole = lowest.is_none_or(|from| segment.before.index < from);
+        let has_vote = segment.hard_state == before.last_hard_state;
+        if is_covered && is_whole && has_vote {
+            return at;
+        }
+    }
+    0
+}
