@@ -265,7 +265,8 @@ impl Apply {
     pub fn checkpoint(&self) -> Checkpoint {
         let (configuration_index, configuration) = self.configuration.clone();
         let revision = self.store.read().unwrap_or_else(PoisonError::into_inner).revision();
-        Checkpoint { applied: self.applied, revision, configuration, configuration_index }
+        let applied = self.applied;
+        Checkpoint { applied, revision, configuration, configuration_index, installed: false }
     }
 
     /// Applies a batch.

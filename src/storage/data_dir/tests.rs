@@ -61,6 +61,7 @@ fn checkpoint(index: u64) -> Checkpoint {
         revision: Revision(index),
         configuration: Arc::default(),
         configuration_index: LogIndex(0),
+        installed: false,
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Checkpoint {
     pub configuration: Arc<Configuration>,
     /// Index of that configuration's entry; 0 if there is none.
     pub configuration_index: LogIndex,
+    /// It was received as a snapshot, so the log need not hold its entries. A later one of this node's own is not.
+    pub installed: bool,
 }
 
 /// Holds the state as of a checkpoint. The simulator has its own.
@@ -77,6 +79,8 @@ struct Current {
     revision: Revision,
     configuration: Configuration,
     configuration_index: LogIndex,
+    #[serde(default)]
+    installed: bool,
     contents: Contents,
 }
 

@@ -38,6 +38,7 @@ impl SledState {
                 revision: current.revision,
                 configuration: Arc::new(current.configuration),
                 configuration_index: current.configuration_index,
+                installed: current.installed,
             },
             generation: current.generation,
             committed: current.contents,
@@ -123,6 +124,7 @@ impl StateStore for SledState {
             revision: checkpoint.revision,
             configuration: (*checkpoint.configuration).clone(),
             configuration_index: checkpoint.configuration_index,
+            installed: checkpoint.installed,
             contents: self.written,
         };
         self.database.put(CURRENT, &current)?;
