@@ -5,11 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::{Apply, ApplyInput, ApplyOutput, Core, Log};
 use crate::kv::{Record, Store};
 use crate::plant::Plant;
-use crate::raft::{self, Committed, Entry, Raft, SettingsError};
+use crate::raft::{self, Committed, Configuration, Entry, Raft, SettingsError};
 use crate::storage::files::Files;
 use crate::storage::wal::{self, Wal};
-use crate::storage::{StateStore, StorageError};
-use crate::types::{Instant, LogIndex, NodeId};
+use crate::storage::{Checkpoint, Fit, StateStore, StorageError, check_fit};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId};
+
+type Configurations = Vec<(LogIndex, Arc<Configuration>)>;
 
 /// Entries are read from the log in pieces of this size.
 const PIECE_BYTES: usize = 4 << 20;
@@ -55,7 +57,8 @@ pub struct Recovered<F: Files, S> {
     pub applied: LogIndex,
 }
 
-/// Loads the checkpoint and applies the log's entries that are known to be committed.
+/// Loads the checkpoint and applies the log's entries that are known to be committed. If the checkpoint was installed
+/// and a crash came before the log began anew behind it, that is done first.
 ///
 /// `seed` is the core's randomness and must differ between nodes and between starts; `now` is the time of the
 /// clock that the core is driven by.
@@ -68,7 +71,11 @@ pub fn recover<F: Files, S: StateStore>(
     seed: u64,
     now: Instant,
 ) -> Result<Recovered<F, S>, RecoveryError> {
-    let Disk { node_id, mut wal, found, mut state } = disk;
+    let Disk { node_id, mut wal, mut found, mut state } = disk;
+    if check_fit(wal.directory(), &found, state.checkpoint())? == Fit::BeginsAnew {
+        found = begin_anew(&mut wal, &found, state.checkpoint().applied)?;
+    }
+    found.configurations = with_covered(found.configurations, found.before.index, state.checkpoint());
     let mut store = Store::default();
     let forgets = settings.planted.is(Plant::ForgetOutcomes);
     state.restore(&mut |record| {
@@ -102,6 +109,33 @@ pub fn recover<F: Files, S: StateStore>(
         checkpoint,
         applied,
     })
+}
+
+/// Finishes the installation of a snapshot that a crash cut short.
+fn begin_anew<F: Files>(
+    wal: &mut Wal<F>,
+    found: &wal::Recovered,
+    before: LogPosition,
+) -> Result<wal::Recovered, StorageError> {
+    wal.reset(before, found.hard_state)?;
+    Ok(wal::Recovered {
+        hard_state: found.hard_state,
+        commit_index: found.commit_index.max(before.index),
+        before,
+        last: before,
+        time: found.time,
+        ..wal::Recovered::default()
+    })
+}
+
+/// The configurations of a log that begins behind `before`: the one that the state covers, if the log does not hold
+/// it, and those in the log.
+fn with_covered(mut in_log: Configurations, before: LogIndex, covered: &Checkpoint) -> Configurations {
+    let index = covered.configuration_index;
+    if index > LogIndex(0) && index <= before {
+        in_log.insert(0, (index, Arc::clone(&covered.configuration)));
+    }
+    in_log
 }
 
 /// Applies entries up to `through`, and brings the checkpoint up to there.
@@ -144,3 +178,6 @@ impl<F: Files, S> Recovered<F, S> {
         self.store.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
+
+#[cfg(test)]
+mod tests;

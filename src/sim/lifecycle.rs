@@ -9,7 +9,7 @@ use super::disk::Crash;
 use super::node::{Process, Standing};
 use super::trace::Happening;
 use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
-use crate::storage::data_dir::check_fit;
+use crate::storage::check_fit;
 use crate::storage::wal::{Owner, Recovered, Wal};
 use crate::storage::{StateStore, StorageError};
 use crate::types::{Instant, LogIndex};

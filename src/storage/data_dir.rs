@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::files::OsFiles;
-use super::state::{Checkpoint, Database, SledState, StateStore};
+use super::fit::check_fit;
+use super::state::{Database, SledState, StateStore};
 use super::wal::{Options, Owner, Recovered, Wal};
 use super::{Lock, StorageError};
 use crate::raft::{AppendEntries, Configuration};
@@ -167,14 +168,6 @@ impl DataDir {
         Ok(Opened { lock: self.lock, identity: self.identity, wal, recovered, state })
     }
 
-    /// Bytes that are free on the directory's disk for this process.
-    ///
-    /// # Errors
-    /// [`StorageError::Disk`].
-    pub fn free_bytes(&self) -> Result<u64, StorageError> {
-        free_bytes(&self.data)
-    }
-
     fn wal_path(&self) -> PathBuf {
         self.data.join("wal")
     }
@@ -206,45 +199,6 @@ impl DataDir {
             }
         }
     }
-}
-
-/// Bytes that are free for this process on the disk that holds `path`.
-///
-/// # Errors
-/// [`StorageError::Disk`].
-pub fn free_bytes(path: &Path) -> Result<u64, StorageError> {
-    let space =
-        rustix::fs::statvfs(path).map_err(|error| StorageError::disk("statvfs", path)(error.into()))?;
-    Ok(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-/// The log must reach from the state's entry on without a gap, and agree with it on that entry's term.
-///
-/// # Errors
-/// [`StorageError::Damaged`]: one of the two lost its end.
-pub fn check_fit(data: &Path, log: &Recovered, state: &Checkpoint) -> Result<(), StorageError> {
-    let applied = state.applied;
-    if applied.index < log.before.index {
-        let what = format!(
-            "the log begins behind entry {}, the state covers entries up to {} only: the state lost its end",
-            log.before, applied
-        );
-        return Err(StorageError::damaged(data, what));
-    }
-    if applied.index > log.last.index {
-        let what =
-            format!("the log ends at entry {}, the state covers {applied}: the log lost its end", log.last);
-        return Err(StorageError::damaged(data, what));
-    }
-    let run = log.runs.iter().rev().find(|run| run.index <= applied.index).unwrap_or(&log.before);
-    if run.term != applied.term {
-        let what = format!(
-            "entry {} has term {} in the log, {} in the state",
-            applied.index, run.term, applied.term
-        );
-        return Err(StorageError::damaged(data, what));
-    }
-    Ok(())
 }
 
 /// Makes `data` with an identity in it, whole or not at all.

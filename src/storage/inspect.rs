@@ -61,7 +61,7 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
     state.restore(&mut |record| rows += u64::from(matches!(record, Record::Row(_))))?;
     let checkpoint = state.checkpoint().clone();
     if let Some(log) = &log {
-        super::data_dir::check_fit(&data, &log.recovered, &checkpoint)?;
+        super::check_fit(&data, &log.recovered, &checkpoint)?;
     }
     Ok(Report { identity, log, checkpoint, rows })
 }

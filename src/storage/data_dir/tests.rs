@@ -8,7 +8,7 @@ use super::*;
 use crate::kv::{Record, Row};
 use crate::plant::Planted;
 use crate::raft::{Entry, HardState, Payload};
-use crate::storage::inspect;
+use crate::storage::{Checkpoint, inspect};
 use crate::types::{IoId, LogIndex, LogPosition, LogTime, Revision, Term};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);

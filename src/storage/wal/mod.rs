@@ -310,6 +310,12 @@ impl<F: Files> Wal<F> {
         Ok((wal, recovered))
     }
 
+    /// Where its segments are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The first entry that the log holds, or would hold.
     #[must_use]
     pub fn first_index(&self) -> LogIndex {
