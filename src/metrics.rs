@@ -65,6 +65,7 @@ metrics! {
     storage_flush_duration_seconds: Histogram = "kuberaft_storage_flush_duration_seconds", "One write and fdatasync of the log";
     storage_flush_entries: Histogram = "kuberaft_storage_flush_entries", "Entries made durable by one flush";
     storage_bytes: IntGauge = "kuberaft_storage_bytes", "Bytes of the data directory's log and state files";
+    storage_free_bytes: IntGauge = "kuberaft_storage_free_bytes", "Bytes that are free on the data directory's disk";
     raft_peer_rtt_seconds: GaugeVec = "kuberaft_raft_peer_rtt_seconds", "Latest heartbeat round trip, measured by the leader", ["peer"];
     raft_peer_lag_entries: IntGaugeVec = "kuberaft_raft_peer_lag_entries", "Entries of the leader's log that the peer has not acknowledged", ["peer"];
     raft_peer_send_failures_total: IntCounterVec = "kuberaft_raft_peer_send_failures_total", "Messages dropped before they were sent", ["peer"];

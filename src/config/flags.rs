@@ -136,6 +136,10 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Timing")]
     pub(super) checkpoint_interval: Span,
 
+    /// Free space on the data folder's disk below which this node takes no more entries; 0 turns this off
+    #[arg(long, value_name = "SIZE", default_value = "192MiB", help_heading = "Limits")]
+    pub(super) disk_reserve: Size,
+
     /// Largest key
     #[arg(long, value_name = "SIZE", default_value = "4KiB", help_heading = "Limits")]
     pub(super) key_bytes_max: Size,

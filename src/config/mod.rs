@@ -44,6 +44,8 @@ pub struct Config {
     pub lock_timeout: Duration,
     /// Time between checkpoints of the applied state.
     pub checkpoint_interval: Duration,
+    /// Free space below which no entries are taken, in bytes; 0: never.
+    pub disk_reserve_bytes: u64,
     /// Largest key, value and request.
     pub limits: Limits,
     /// Threads that serve clients and peers, 1 or more.
@@ -219,6 +221,7 @@ impl Config {
             shutdown_timeout: flags.shutdown_timeout.0,
             lock_timeout: flags.lock_timeout.0,
             checkpoint_interval: flags.checkpoint_interval.0,
+            disk_reserve_bytes: flags.disk_reserve.0 as u64,
             limits,
             worker_threads: flags.worker_threads.into(),
             log: Log { format: flags.log_format, level: flags.log_level },

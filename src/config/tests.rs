@@ -1,6 +1,7 @@
 //! What the layers make of each other, and every refusal.
 
 use super::*;
+use crate::driver;
 
 fn load(args: &str) -> Result<Config, ConfigError> {
     Config::load(args.split_whitespace(), |_| None)
@@ -35,7 +36,18 @@ fn defaults_are_a_cluster_of_one() {
     assert_eq!(config.raft, raft::Settings::default());
     assert_eq!(config.request_timeout, Duration::from_secs(5));
     assert_eq!(config.limits.value_bytes_max, 1_572_864);
+    assert_eq!(config.disk_reserve_bytes, driver::Settings::default().disk_reserve_bytes);
     assert_eq!(config.advertise_client_addr.unwrap().to_string(), "127.0.0.1:7001");
+}
+
+#[test]
+fn the_disk_reserve_is_a_size_from_any_layer() {
+    let bytes = |config: Result<Config, ConfigError>| config.unwrap().disk_reserve_bytes;
+    assert_eq!(bytes(load("--disk-reserve=1GiB")), 1 << 30);
+    assert_eq!(bytes(load("--disk-reserve=0")), 0);
+    assert_eq!(bytes(load_env("", "KUBERAFT_DISK_RESERVE", "200000")), 200_000);
+    assert_eq!(bytes(load_file("disk-reserve = '5MiB'\n")), 5 << 20);
+    assert!(refusal("--disk-reserve=much").contains("--disk-reserve"));
 }
 
 #[test]

@@ -38,9 +38,17 @@ pub(super) enum FromPeer {
 
 /// What log and apply report. Each job is reported once.
 pub(super) enum Done {
-    Log { jobs: usize, events: Vec<Event> },
-    Apply { jobs: usize, index: LogIndex },
+    Log {
+        jobs: usize,
+        events: Vec<Event>,
+    },
+    Apply {
+        jobs: usize,
+        index: LogIndex,
+    },
     LogFailed,
+    /// Free space changed.
+    Space(Event),
 }
 
 pub(super) struct Queues {
@@ -191,6 +199,7 @@ impl CoreThread {
                 self.step(Event::Applied { index });
             }
             Done::LogFailed => self.step(Event::AppendFailed),
+            Done::Space(event) => self.step(event),
         }
     }
 

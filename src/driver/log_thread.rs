@@ -68,11 +68,3 @@ fn prepare<F: Files>(log: &mut Log<F>, segments: &Sender<Preparation<F>>) {
         let _ = segments.try_send(preparation);
     }
 }
-
-/// Writes the zeros of coming segments, off the write path.
-pub(super) fn prepare_segments<F: Files>(preparations: &Receiver<Preparation<F>>) -> Result<(), Failure> {
-    while let Ok(preparation) = preparations.recv() {
-        preparation.run()?;
-    }
-    Ok(())
-}

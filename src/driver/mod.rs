@@ -22,6 +22,7 @@ mod events;
 mod handle;
 mod log_thread;
 mod observe;
+mod segments_thread;
 mod shutdown;
 
 use std::sync::{Arc, RwLock};
@@ -35,6 +36,8 @@ use crate::raft::Message;
 use crate::replica::{Apply, Core, Log};
 use crate::storage::StateStore;
 use crate::storage::files::Files;
+use crate::storage::space::Space;
+use crate::storage::wal::Options;
 use crate::types::{ClusterId, NodeId};
 
 pub use clock::now;
@@ -43,6 +46,7 @@ pub use handle::{
     Configuration, Handle, Inbox, Member, Outcome, ReadError, Refusal, RefusalReason, RoleName, Status,
     WriteError,
 };
+pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};
 
 /// Jobs that may be on their way to the log, and to apply.
@@ -59,11 +63,18 @@ pub struct Settings {
     pub message_queue: usize,
     /// Time between checkpoints of the applied state.
     pub checkpoint_interval: Duration,
+    /// With less free space on the data directory's disk the node takes no entries; in bytes, 0: never.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { request_queue: 16_384, message_queue: 4_096, checkpoint_interval: Duration::from_secs(1) }
+        Self {
+            request_queue: 16_384,
+            message_queue: 4_096,
+            checkpoint_interval: Duration::from_secs(1),
+            disk_reserve_bytes: Space::default_reserve_bytes(&Options::default()),
+        }
     }
 }
 
@@ -89,6 +100,8 @@ pub struct Replica<F: Files, S: StateStore> {
     pub store: Arc<RwLock<kv::Store>>,
     /// Where the checkpoint goes.
     pub state: S,
+    /// How much room its disk has left.
+    pub free_bytes: FreeBytes,
     /// To the peers.
     pub send: Send,
     /// Told of configurations.
@@ -105,11 +118,22 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     replica: Replica<F, S>,
     settings: &Settings,
 ) -> std::io::Result<(Handle, Inbox, Running)> {
-    let Replica { cluster_id, node_id, core, log, apply, store, state, send, on_configuration, metrics } =
-        replica;
+    let Replica {
+        cluster_id,
+        node_id,
+        core,
+        log,
+        apply,
+        store,
+        state,
+        send,
+        free_bytes,
+        on_configuration,
+        metrics,
+    } = replica;
     let (requests_in, requests) = bounded(settings.request_queue);
     let (messages_in, messages) = bounded(settings.message_queue);
-    // One for each job on its way; the log's thread may add one more when it fails.
+    // One for each job on its way; the log's thread may add one more when it fails, the segments' one now and then.
     let (done_in, done) = bounded(4 * CREDITS);
     let (log_jobs_in, log_jobs) = bounded(CREDITS + 1);
     let (apply_jobs_in, apply_jobs) = bounded(CREDITS + 1);
@@ -123,7 +147,12 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
         let (interval, metrics) = (settings.checkpoint_interval, metrics.clone());
         move || checkpoint::run(state, &changes, interval, &metrics)
     })?;
-    threads.spawn("segments", move || log_thread::prepare_segments(&segments))?;
+    threads.spawn("segments", {
+        let (space, gauge) = (Space::new(settings.disk_reserve_bytes), metrics.storage_free_bytes.clone());
+        let watch = segments_thread::Watch { space, free_bytes, gauge, is_blind: false };
+        let done = done_in.clone();
+        move || segments_thread::run(&segments, watch, &done)
+    })?;
     threads.spawn("apply", {
         let (done, metrics) = (done_in.clone(), metrics.clone());
         move || {

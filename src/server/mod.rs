@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::raft::Configuration;
 use crate::replica::recovery::Recovered;
 use crate::storage::files::OsFiles;
+use crate::storage::space::free_bytes;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
 use crate::storage::{DataDir, Lock, StorageError};
@@ -365,6 +366,10 @@ impl Server {
             apply: recovered.apply,
             store: recovered.store,
             state: recovered.state,
+            free_bytes: {
+                let path = self.config.data_dir.clone();
+                Box::new(move || free_bytes(&path))
+            },
             send: {
                 let peers = peers.clone();
                 Arc::new(move |to, message| peers.send(to, message).is_ok())
@@ -377,6 +382,7 @@ impl Server {
         };
         let settings = driver::Settings {
             checkpoint_interval: self.config.checkpoint_interval,
+            disk_reserve_bytes: self.config.disk_reserve_bytes,
             ..driver::Settings::default()
         };
         let (handle, started, running) = driver::start(replica, &settings)?;
