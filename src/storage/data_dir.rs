@@ -148,7 +148,7 @@ impl DataDir {
         }
         let owner = Owner { node_id: self.identity.node_id, cluster_id };
         drop(Wal::create(OsFiles, &self.wal_path(), owner, self.options, first)?);
-        sync_directory(&self.data)?;
+        sync(&self.data)?;
         self.record_cluster(cluster_id)
     }
 
@@ -215,12 +215,16 @@ fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     database.put(IDENTITY, &identity)?;
     database.flush()?;
     drop(database);
-    sync_directory(&sled)?;
-    sync_directory(&new)?;
+    // sled itself never flushes `conf`, without which it cannot read the rest.
+    for file in ["conf", "db"].map(|name| sled.join(name)) {
+        sync(&file)?;
+    }
+    sync(&sled)?;
+    sync(&new)?;
     fs::rename(&new, data).map_err(StorageError::disk("rename", data))?;
-    sync_directory(root)?;
+    sync(root)?;
     match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync_directory(parent),
+        Some(parent) => sync(parent),
         None => Ok(()),
     }
 }
@@ -259,8 +263,9 @@ pub(super) fn exists(path: &Path) -> Result<bool, StorageError> {
     path.try_exists().map_err(StorageError::disk("stat", path))
 }
 
-fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(StorageError::disk("fsync", path))
+/// Makes a file's content, or a directory's names, durable.
+fn sync(path: &Path) -> Result<(), StorageError> {
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(StorageError::disk("fsync", path))
 }
 
 #[cfg(test)]

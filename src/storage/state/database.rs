@@ -35,6 +35,7 @@ impl Database {
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None);
+        remove_unfinished(path)?;
         let db = open_free(path, &config)?;
         let meta = guarded(path, || db.open_tree(META))?;
         let database = Self { path: path.to_owned(), db, meta };
@@ -84,6 +85,24 @@ impl Database {
         debug_assert!(!has_blobs(&self.path), "sled put a value beside its log");
         Ok(())
     }
+}
+
+/// Removes snapshots that sled began and a crash cut short. sled would take the newest for a finished one and call it
+/// damaged; without it, it goes on from the one before or reads its whole log.
+fn remove_unfinished(path: &Path) -> Result<(), StorageError> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StorageError::disk("list", path)(error)),
+    };
+    for entry in entries {
+        let file = entry.map_err(StorageError::disk("list", path))?.path();
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(&file).map_err(StorageError::disk("unlink", &file))?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens once sled's own lock is free: its threads let go of it a moment after the last handle is dropped, so

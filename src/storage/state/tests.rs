@@ -81,6 +81,19 @@ fn large_values_are_cut_into_pieces_and_never_become_blobs() {
 }
 
 #[test]
+fn a_snapshot_that_sled_did_not_finish_is_no_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = open(directory.path());
+    state.write(&[row(1, 10), row(2, 10)]).unwrap();
+    state.commit(checkpoint(2)).unwrap();
+    drop(state);
+    for content in [&b""[..], b"half of what was to be written"] {
+        std::fs::write(directory.path().join("snap.00000000FFFFFFFF.generating"), content).unwrap();
+        assert_eq!(rows(&open(directory.path())), [row(1, 10), row(2, 10)]);
+    }
+}
+
+#[test]
 fn a_commit_flushes_through_the_replaced_symbol() {
     let directory = tempfile::tempdir().unwrap();
     let mut state = open(directory.path());
