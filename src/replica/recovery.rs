@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::{Apply, ApplyInput, ApplyOutput, Core, Log};
 use crate::kv::{Record, Store};
 use crate::plant::Plant;
-use crate::raft::{self, Committed, Configuration, Entry, Raft, SettingsError};
+use crate::raft::{self, Committed, Configuration, Entry, HardState, Raft, SettingsError};
 use crate::storage::files::Files;
 use crate::storage::wal::{self, Wal};
 use crate::storage::{Checkpoint, Fit, StateStore, StorageError, check_fit};
@@ -111,15 +111,20 @@ pub fn recover<F: Files, S: StateStore>(
     })
 }
 
-/// Finishes the installation of a snapshot that a crash cut short.
+/// Finishes the installation of a snapshot that a crash cut short. The term that the installation would have recorded may
+/// be lost, promised to nobody; the snapshot's own is the least that a node with its entries has seen.
 fn begin_anew<F: Files>(
     wal: &mut Wal<F>,
     found: &wal::Recovered,
     before: LogPosition,
 ) -> Result<wal::Recovered, StorageError> {
-    wal.reset(before, found.hard_state)?;
+    let hard_state = match found.hard_state {
+        HardState { term, .. } if term < before.term => HardState { term: before.term, voted_for: None },
+        hard_state => hard_state,
+    };
+    wal.reset(before, hard_state)?;
     Ok(wal::Recovered {
-        hard_state: found.hard_state,
+        hard_state,
         commit_index: found.commit_index.max(before.index),
         before,
         last: before,

@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::*;
-use crate::kv::{Command, Condition};
+use crate::kv::{Command, Condition, Operation};
 use crate::plant::Planted;
 use crate::raft::{AppendEntries, HardState, Member, Payload};
 use crate::storage::files::OsFiles;
@@ -24,7 +24,7 @@ fn open(root: &Path) -> DataDir {
 
 fn put(index: u64) -> Entry {
     let (key, value) = (format!("key-{index}").into(), Bytes::from(vec![1; 3000]));
-    let command = Command::Put { key, value, condition: Condition::Always };
+    let command = Command::from(Operation::Put { key, value, condition: Condition::Always });
     let payload = Payload::Command(command.encode());
     Entry { term: Term(3), index: LogIndex(index), time: LogTime(index), payload }
 }
@@ -85,9 +85,15 @@ fn a_compacted_log_goes_on_from_the_checkpoint() {
 
 #[test]
 fn an_installation_that_a_crash_cut_short_is_finished() {
+    check_cut_short(3, VOTE);
+    check_cut_short(8, HardState { term: Term(8), voted_for: None });
+}
+
+/// The snapshot's last entry is of `term`.
+fn check_cut_short(term: u64, expected: HardState) {
     let root = tempfile::tempdir().unwrap();
     let Opened { lock, wal, mut state, .. } = member(root.path(), 20);
-    let before = LogPosition { index: LogIndex(400), term: Term(3) };
+    let before = LogPosition { index: LogIndex(400), term: Term(term) };
     let checkpoint = Checkpoint {
         applied: before,
         configuration: configuration(),
@@ -105,7 +111,7 @@ fn an_installation_that_a_crash_cut_short_is_finished() {
         assert_eq!(replica.core.raft().status(Instant(0)).configuration, Some(configuration()));
     }
     let opened = open(root.path()).into_parts().unwrap();
-    assert_eq!(opened.recovered.hard_state, VOTE);
+    assert_eq!(opened.recovered.hard_state, expected);
 
     // The same state, had it not been installed, would mean that the log lost its end.
     let root = tempfile::tempdir().unwrap();
