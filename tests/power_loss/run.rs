@@ -1,0 +1,326 @@
+//! A node's life as its disk sees it: a list of steps at random, and what must be on the disk after each.
+//!
+//! To add a step: a variant, its weight in [`Step::draw`], and what it does in [`Node::step`].
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+use kuberaft::kv::{Command, Condition, Row, Store};
+use kuberaft::plant::Planted;
+use kuberaft::raft::{AppendEntries, Committed, Configuration, Entry, HardState, Payload};
+use kuberaft::replica::{Apply, ApplyInput, ApplyOutput};
+use kuberaft::storage::files::OsFiles;
+use kuberaft::storage::state::SledState;
+use kuberaft::storage::wal::{Options, Wal};
+use kuberaft::storage::{Checkpoint, DataDir, Lock, Opened, StateStore};
+use kuberaft::types::{ClusterId, IoId, LogIndex, LogPosition, LogTime, NodeId, Term};
+
+use super::random::Random;
+use super::recorder;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
+
+pub(crate) fn options(planted: Planted) -> Options {
+    Options { segment_bytes: 32 << 10, planted }
+}
+
+pub(crate) fn open(root: &Path, planted: Planted) -> Result<DataDir, kuberaft::storage::StorageError> {
+    DataDir::open(root, "one", options(planted), &mut |_| ControlFlow::Break(()))
+}
+
+/// What must be on the disk.
+#[derive(Clone, Default)]
+pub(crate) struct Model {
+    /// Once it is drawn.
+    pub(crate) node_id: Option<NodeId>,
+    pub(crate) is_member: bool,
+    pub(crate) hard_state: HardState,
+    /// Where the log began anew.
+    pub(crate) before: LogPosition,
+    /// The log from there on, dropped entries included.
+    pub(crate) entries: Vec<Entry>,
+    /// The log may have dropped entries up to here.
+    pub(crate) dropped: LogIndex,
+    /// Last entry that the checkpoint covers.
+    pub(crate) checkpoint: LogPosition,
+    /// Known to be committed.
+    pub(crate) commit_index: LogIndex,
+}
+
+impl Model {
+    pub(crate) fn last(&self) -> LogPosition {
+        self.entries.last().map_or(self.before, Entry::position)
+    }
+
+    pub(crate) fn entries_from(&self, first: LogIndex) -> &[Entry] {
+        let at = usize::try_from(first.0 - self.before.index.next().0).unwrap();
+        self.entries.get(at..).unwrap_or_default()
+    }
+}
+
+/// What a run left behind: what was recorded, and what was acknowledged when.
+pub(crate) struct Run {
+    pub(crate) journal: Vec<recorder::Operation>,
+    /// After so many operations this must be there.
+    pub(crate) acknowledged: Vec<(usize, Model)>,
+    /// Digest of the state after each entry, from none on.
+    pub(crate) hashes: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Entries at the log's end.
+    Append,
+    /// Uncommitted ones are replaced.
+    Replace,
+    /// A vote in a new term.
+    Vote,
+    /// The log's next segment is made ready.
+    Prepare,
+    /// What is committed is applied and covered by a checkpoint.
+    Checkpoint,
+    /// The log drops what the checkpoint covers.
+    Compact,
+    /// A leader's snapshot from ahead of the log.
+    Install,
+    /// The process ends and starts again.
+    Restart,
+}
+
+impl Step {
+    fn draw(random: &mut Random) -> Self {
+        const WEIGHTS: [(Step, u64); 8] = [
+            (Step::Append, 16),
+            (Step::Replace, 4),
+            (Step::Vote, 3),
+            (Step::Prepare, 4),
+            (Step::Checkpoint, 4),
+            (Step::Compact, 4),
+            (Step::Install, 2),
+            (Step::Restart, 1),
+        ];
+        let mut at = random.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
+        for (step, weight) in WEIGHTS {
+            match at.checked_sub(weight) {
+                None => return step,
+                Some(rest) => at = rest,
+            }
+        }
+        Self::Append
+    }
+}
+
+/// Runs `steps` steps on the empty directory `root`, and records what they do to it.
+pub(crate) fn run(root: &Path, seed: u64, steps: usize, planted: Planted) -> Run {
+    recorder::begin(root);
+    let mut node = Node::create(root, Random::new(seed), planted);
+    for _ in 0..steps {
+        let step = Step::draw(&mut node.random);
+        node.step(step);
+        node.acknowledge();
+    }
+    let Node { acknowledged, hashes, parts, .. } = node;
+    drop(parts);
+    Run { journal: recorder::end(), acknowledged, hashes }
+}
+
+/// What is open while the process runs.
+struct Parts {
+    wal: Wal<OsFiles>,
+    state: SledState,
+    _lock: Lock,
+}
+
+struct Node {
+    root: PathBuf,
+    planted: Planted,
+    random: Random,
+    parts: Option<Parts>,
+    model: Model,
+    acknowledged: Vec<(usize, Model)>,
+    /// The state machine; the same over restarts, since what it holds is checked on the images.
+    apply: Apply,
+    store: Arc<RwLock<Store>>,
+    hashes: Vec<u64>,
+    /// Changes that no checkpoint covers yet.
+    rows: Vec<Row>,
+}
+
+impl Node {
+    fn create(root: &Path, random: Random, planted: Planted) -> Self {
+        let store = Arc::new(RwLock::new(Store::default()));
+        let configuration = (LogIndex(0), Arc::new(Configuration::default()));
+        let hashes = vec![store.read().unwrap().hash()];
+        let mut node = Self {
+            root: root.to_owned(),
+            planted,
+            random,
+            parts: None,
+            model: Model::default(),
+            acknowledged: vec![(0, Model::default())],
+            apply: Apply::new(Arc::clone(&store), LogPosition::default(), configuration),
+            store,
+            hashes,
+            rows: Vec::new(),
+        };
+        let mut directory = open(root, planted).unwrap();
+        node.model.node_id = Some(directory.identity().node_id);
+        node.acknowledge();
+        node.model.hard_state = HardState { term: Term(1), voted_for: None };
+        let first = node.entry(LogIndex(1));
+        directory.join(CLUSTER, Some(&node.append(None, vec![first.clone()]))).unwrap();
+        (node.model.is_member, node.model.entries) = (true, vec![first]);
+        node.acknowledge();
+        drop(directory);
+        node.start();
+        node
+    }
+
+    fn start(&mut self) {
+        let Opened { lock, wal, state, .. } = open(&self.root, self.planted).unwrap().into_parts().unwrap();
+        self.parts = Some(Parts { wal, state, _lock: lock });
+    }
+
+    fn parts(&mut self) -> &mut Parts {
+        self.parts.as_mut().expect("the process runs")
+    }
+
+    fn acknowledge(&mut self) {
+        self.acknowledged.push((recorder::recorded(), self.model.clone()));
+    }
+
+    fn entry(&mut self, index: LogIndex) -> Entry {
+        let size = [10, 100, 600, 3000, 9000][usize::try_from(self.random.below(5)).unwrap()];
+        let value: Vec<u8> = match self.random.below(3) {
+            0 => vec![0; size],
+            fill => vec![u8::try_from(fill * 100 + index.0 % 50).unwrap(); size],
+        };
+        let key = format!("key-{}", self.random.below(20)).into();
+        let command = Command::Put { key, value: Bytes::from(value), condition: Condition::Always };
+        let payload = Payload::Command(command.encode());
+        Entry { term: self.model.hard_state.term, index, time: LogTime(index.0), payload }
+    }
+
+    fn entries(&mut self, from: LogIndex, most: u64) -> Vec<Entry> {
+        let count = 1 + self.random.below(most);
+        (from.0..from.0 + count).map(|index| self.entry(LogIndex(index))).collect()
+    }
+
+    fn append(&self, truncate_from: Option<LogIndex>, entries: Vec<Entry>) -> AppendEntries {
+        let Model { hard_state, commit_index, .. } = self.model;
+        AppendEntries { io: IoId(1), truncate_from, hard_state, commit_index, entries }
+    }
+
+    /// Writes and flushes.
+    fn write(&mut self, truncate_from: Option<LogIndex>, entries: Vec<Entry>) {
+        let append = self.append(truncate_from, entries.clone());
+        let parts = self.parts();
+        parts.wal.append(&append);
+        parts.wal.flush().unwrap();
+        if let Some(from) = truncate_from {
+            self.model.entries.retain(|entry| entry.index < from);
+        }
+        self.model.entries.extend(entries);
+    }
+
+    fn step(&mut self, step: Step) {
+        let last = self.model.last().index;
+        match step {
+            Step::Append => {
+                let entries = self.entries(last.next(), 3);
+                self.write(None, entries);
+                // Some of what is there turns out to be committed; nobody truncates that again.
+                let open = self.model.last().index.0 - self.model.commit_index.0;
+                self.model.commit_index.0 += self.random.below(open + 1);
+            }
+            Step::Replace if last > self.model.commit_index => {
+                let open = last.0 - self.model.commit_index.0;
+                let from = LogIndex(last.0 - self.random.below(open));
+                self.model.hard_state =
+                    HardState { term: self.model.hard_state.term.next(), voted_for: None };
+                let entries = self.entries(from, 2);
+                self.write(Some(from), entries);
+            }
+            Step::Replace => {}
+            Step::Vote => {
+                let voted_for = Some(NodeId(1 + self.random.below(3)));
+                self.model.hard_state = HardState { term: self.model.hard_state.term.next(), voted_for };
+                self.write(None, Vec::new());
+            }
+            Step::Prepare => {
+                if let Some(preparation) = self.parts().wal.take_preparation() {
+                    preparation.run().unwrap();
+                }
+            }
+            Step::Checkpoint => {
+                let through = self.model.commit_index;
+                let first = self.apply.applied().next();
+                if first <= through {
+                    let entries = self.model.entries_from(first).to_vec();
+                    self.apply(entries.into_iter().filter(|entry| entry.index <= through).collect());
+                    let checkpoint = self.apply.checkpoint();
+                    self.commit(checkpoint);
+                }
+            }
+            Step::Compact => {
+                let through = self.model.checkpoint.index;
+                self.parts().wal.compact(through).unwrap();
+                self.model.dropped = self.model.dropped.max(through);
+            }
+            Step::Install => self.install(),
+            Step::Restart => {
+                drop(self.parts.take());
+                self.start();
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let mut out = ApplyOutput::default();
+            let committed = vec![Committed { entry, proposal: None }];
+            self.apply.handle(vec![ApplyInput::Entries(committed)], &mut out);
+            self.rows.extend(out.rows);
+            self.hashes.push(self.store.read().unwrap().hash());
+        }
+    }
+
+    fn commit(&mut self, checkpoint: Checkpoint) {
+        let rows = std::mem::take(&mut self.rows);
+        self.model.checkpoint = checkpoint.applied;
+        let parts = self.parts();
+        parts.state.write(&rows).unwrap();
+        parts.state.commit(checkpoint).unwrap();
+    }
+
+    /// The cluster went on without this node; what it has uncommitted is void.
+    fn install(&mut self) {
+        let missed: Vec<Entry> = {
+            let first = self.apply.applied().next();
+            let known = self.model.entries_from(first).iter();
+            known.filter(|entry| entry.index <= self.model.commit_index).cloned().collect()
+        };
+        self.apply(missed);
+        let old = self.model.hard_state;
+        let term = old.term.next();
+        self.model.hard_state.term = term;
+        let further = self.entries(self.model.commit_index.next(), 8);
+        self.model.hard_state = old;
+        self.apply(further);
+        let checkpoint = Checkpoint { installed: true, ..self.apply.checkpoint() };
+        let before = checkpoint.applied;
+        self.commit(checkpoint);
+        self.model.before = before;
+        self.model.entries.clear();
+        (self.model.dropped, self.model.commit_index) = (before.index, before.index);
+        // A start from here on finishes it, in the snapshot's term.
+        self.model.hard_state = HardState { term, voted_for: None };
+        self.acknowledge();
+        // A vote that only the new log's header holds.
+        self.model.hard_state = HardState { term, voted_for: Some(NodeId(1 + self.random.below(3))) };
+        let hard_state = self.model.hard_state;
+        self.parts().wal.reset(before, hard_state).unwrap();
+    }
+}
