@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use kuberaft::kv::{Command, Condition, Row, Store};
+use kuberaft::kv::{Command, Condition, Operation, Record, Store};
 use kuberaft::plant::Planted;
 use kuberaft::raft::{AppendEntries, Committed, Configuration, Entry, HardState, Payload};
 use kuberaft::replica::{Apply, ApplyInput, ApplyOutput};
@@ -145,7 +145,7 @@ struct Node {
     store: Arc<RwLock<Store>>,
     hashes: Vec<u64>,
     /// Changes that no checkpoint covers yet.
-    rows: Vec<Row>,
+    records: Vec<Record>,
 }
 
 impl Node {
@@ -163,7 +163,7 @@ impl Node {
             apply: Apply::new(Arc::clone(&store), LogPosition::default(), configuration),
             store,
             hashes,
-            rows: Vec::new(),
+            records: Vec::new(),
         };
         let mut directory = open(root, planted).unwrap();
         node.model.node_id = Some(directory.identity().node_id);
@@ -198,7 +198,8 @@ impl Node {
             fill => vec![u8::try_from(fill * 100 + index.0 % 50).unwrap(); size],
         };
         let key = format!("key-{}", self.random.below(20)).into();
-        let command = Command::Put { key, value: Bytes::from(value), condition: Condition::Always };
+        let command =
+            Command::from(Operation::Put { key, value: Bytes::from(value), condition: Condition::Always });
         let payload = Payload::Command(command.encode());
         Entry { term: self.model.hard_state.term, index, time: LogTime(index.0), payload }
     }
@@ -282,16 +283,16 @@ impl Node {
             let mut out = ApplyOutput::default();
             let committed = vec![Committed { entry, proposal: None }];
             self.apply.handle(vec![ApplyInput::Entries(committed)], &mut out);
-            self.rows.extend(out.rows);
+            self.records.extend(out.records);
             self.hashes.push(self.store.read().unwrap().hash());
         }
     }
 
     fn commit(&mut self, checkpoint: Checkpoint) {
-        let rows = std::mem::take(&mut self.rows);
+        let records = std::mem::take(&mut self.records);
         self.model.checkpoint = checkpoint.applied;
         let parts = self.parts();
-        parts.state.write(&rows).unwrap();
+        parts.state.write(&records).unwrap();
         parts.state.commit(checkpoint).unwrap();
     }
 
