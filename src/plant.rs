@@ -58,7 +58,7 @@ pub enum Plant {
     JointOneMajority,
     /// A joint configuration is left before it is committed.
     LeaveJointEarly,
-    /// A new leader changes members before it has committed an entry of its own term.
+    /// A new leader changes one voter, without a joint configuration, before it has committed an entry of its own term.
     ChangeBeforeNoop,
     /// Acknowledgements of an earlier membership count.
     OldSessionCounts,
@@ -196,7 +196,7 @@ impl Plant {
             Self::JointOneMajority => "While voters change, a majority of the new ones alone decides",
             Self::LeaveJointEarly => "A joint configuration is left before it is committed",
             Self::ChangeBeforeNoop => {
-                "A new leader changes members before it has committed an entry of its own term"
+                "A new leader changes one voter, without a joint configuration, before it has committed an entry of its own term"
             }
             Self::OldSessionCounts => "Acknowledgements of an earlier membership count",
             Self::PromoteBeforeCatchUp => "Learners are made voters before they have caught up",

@@ -92,7 +92,11 @@ impl Raft {
         }
         configuration.check(&asked.change, planted.is(Plant::RemovedRejoins))?;
         let last = self.log.last().index;
-        let next = configuration.changed(&asked.change, last.next());
+        let mut next = configuration.changed(&asked.change, last.next());
+        if planted.is(Plant::ChangeBeforeNoop) && configuration.voters_changed(&next) == 1 {
+            // Right as well (thesis, 4.1), but only behind an entry of the leader's own term.
+            next = next.left(last.next());
+        }
         if next.voters.is_empty() {
             return Err(AdminRefusal::NoVoters);
         }
