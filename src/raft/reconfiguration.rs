@@ -212,7 +212,7 @@ mod tests {
     fn what_is_agreed_is_what_a_quorum_has_reached() {
         let mut random = Random::new(11);
         for case in 0..2_000 {
-            let mut some = || (1..=7).filter(|_| random.next_u64() % 2 == 0).collect::<Vec<_>>();
+            let mut some = || (1..=7).filter(|_| random.next_u64().is_multiple_of(2)).collect::<Vec<_>>();
             let configuration = Configuration { outgoing: members(some()), ..of_voters(some()) };
             let reached: Vec<u64> = (0..=7).map(|_| random.next_u64() % 9).collect();
             let at = |id: NodeId| LogIndex(reached[usize::try_from(id.0).expect("at most seven")]);
