@@ -12,16 +12,17 @@ use kuberaft::types::{Instant, IoId, LogIndex, LogPosition, LogTime};
 
 use super::run::{CLUSTER, Model, open};
 
-/// What was found on an image, beyond that it was right.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seen {
+/// What was notable about an image, beyond that it was right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Notable {
     /// The step under way had taken effect.
-    pub(crate) is_ahead: bool,
-    pub(crate) has_torn_tail: bool,
+    Ahead,
+    /// The log's last record was cut.
+    Torn,
     /// An installation was finished by the start.
-    pub(crate) finished: bool,
+    Finished,
     /// The log does not begin at entry 1.
-    pub(crate) begins_later: bool,
+    BeginsLater,
 }
 
 /// Starts on the directory `root`: it must hold what `before` says, or what `after` says, whose step was under way.
@@ -31,7 +32,7 @@ pub(crate) fn check(
     after: &Model,
     hashes: &[u64],
     reopen: bool,
-) -> Result<Seen, String> {
+) -> Result<Vec<Notable>, String> {
     let text = |error: kuberaft::storage::StorageError| error.to_string();
     let mut directory = open(root, Planted::NONE).map_err(text)?;
     let node_id = directory.identity().node_id;
@@ -44,7 +45,7 @@ pub(crate) fn check(
         }
         directory.join(CLUSTER, None).map_err(text)?;
         drop(directory.into_parts().map_err(text)?);
-        return Ok(Seen::default());
+        return Ok(Vec::new());
     }
     let opened = directory.into_parts().map_err(text)?;
     let (mut found, covered) = (opened.recovered.clone(), opened.state.checkpoint().applied);
@@ -72,12 +73,13 @@ pub(crate) fn check(
             return Err(format!("after going on to {last} a second start finds {again:?}"));
         }
     }
-    Ok(Seen {
-        is_ahead,
-        has_torn_tail: found.torn_tail.is_some(),
-        finished,
-        begins_later: begin > LogIndex(0),
-    })
+    let notable = [
+        (is_ahead, Notable::Ahead),
+        (found.torn_tail.is_some(), Notable::Torn),
+        (finished, Notable::Finished),
+        (begin > LogIndex(0), Notable::BeginsLater),
+    ];
+    Ok(notable.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect())
 }
 
 fn start(opened: Opened) -> Result<Recovered<OsFiles, SledState>, String> {

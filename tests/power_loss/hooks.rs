@@ -41,6 +41,10 @@ fn int(result: c_long) -> c_int {
     c_int::try_from(result).expect("system calls return 0, -1 or a file number here")
 }
 
+fn size(result: c_long) -> ssize_t {
+    ssize_t::try_from(result).expect("a count of bytes in memory, or -1")
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     recorder::with(|recorder| {
@@ -80,7 +84,7 @@ extern "C" fn pwrite64(fd: c_int, data: *const c_void, bytes: size_t, offset: of
             // SAFETY: so many bytes were just read from there.
             recorder.written(fd, offset, unsafe { bytes_of(data, written) });
         }
-        result as ssize_t
+        size(result)
     })
 }
 
@@ -101,7 +105,7 @@ extern "C" fn write(fd: c_int, data: *const c_void, bytes: size_t) -> ssize_t {
             // SAFETY: so many bytes were just read from there.
             recorder.written(fd, offset, unsafe { bytes_of(data, written) });
         }
-        result as ssize_t
+        size(result)
     })
 }
 

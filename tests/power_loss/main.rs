@@ -16,13 +16,14 @@ mod random;
 mod recorder;
 mod run;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use kuberaft::plant::Planted;
 
-use check::{Seen, check};
+use check::{Notable, check};
 use disk::{Disk, Luck};
 use run::{Run, run};
 
@@ -82,30 +83,27 @@ fn compare(one: &Path, other: &Path) {
 #[derive(Debug, Default)]
 struct Tally {
     images: usize,
-    ahead: usize,
-    torn: usize,
-    finished: usize,
-    begin_later: usize,
+    notable: BTreeMap<Notable, usize>,
     failures: Vec<String>,
 }
 
 impl Tally {
-    fn add(&mut self, seen: Result<Seen, String>) {
+    fn add(&mut self, outcome: Result<Vec<Notable>, String>) {
         self.images += 1;
-        match seen {
-            Ok(seen) => {
-                self.ahead += usize::from(seen.is_ahead);
-                self.torn += usize::from(seen.has_torn_tail);
-                self.finished += usize::from(seen.finished);
-                self.begin_later += usize::from(seen.begins_later);
-            }
+        match outcome {
+            Ok(notable) => notable.into_iter().for_each(|what| *self.notable.entry(what).or_default() += 1),
             Err(failure) => self.failures.push(failure),
         }
+    }
+
+    fn count(&self, what: Notable) -> usize {
+        self.notable.get(&what).copied().unwrap_or_default()
     }
 }
 
 /// Loses power `images` times, spread over the run.
 fn lose_power(run: &Run, seed: u64, images: usize, tally: &mut Tally) {
+    tally.failures.extend(run.broken.clone());
     let all = Mutex::new(tally);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -117,15 +115,15 @@ fn lose_power(run: &Run, seed: u64, images: usize, tally: &mut Tally) {
                     let cut = run.journal.len() * number / images;
                     run.journal[taken..cut].iter().for_each(|operation| disk.take(operation));
                     taken = cut;
-                    let seen = image(run, seed, number, cut, &disk);
-                    all.lock().unwrap_or_else(PoisonError::into_inner).add(seen);
+                    let outcome = image(run, seed, number, cut, &disk);
+                    all.lock().unwrap_or_else(PoisonError::into_inner).add(outcome);
                 }
             });
         }
     });
 }
 
-fn image(run: &Run, seed: u64, number: usize, cut: usize, disk: &Disk<'_>) -> Result<Seen, String> {
+fn image(run: &Run, seed: u64, number: usize, cut: usize, disk: &Disk<'_>) -> Result<Vec<Notable>, String> {
     let place = temporary();
     disk.image(place.path(), &mut Luck::new(seed.wrapping_mul(1 << 20).wrapping_add(number as u64)));
     let done = run.acknowledged.partition_point(|(length, _)| *length <= cut);
@@ -161,10 +159,13 @@ fn whatever_was_acknowledged_survives_power_loss() {
         tally.images,
         tally.failures[..tally.failures.len().min(10)].join("\n")
     );
-    let Tally { images, ahead, torn, finished, begin_later, .. } = tally;
+    let images = tally.images;
     assert!(
-        ahead * 50 > images && torn * 100 > images && finished > 0 && begin_later * 4 > images,
-        "too little happened: of {images} images {ahead} ahead, {torn} torn, {finished} finished, {begin_later} later"
+        tally.count(Notable::Ahead) * 50 > images
+            && tally.count(Notable::Torn) * 100 > images
+            && tally.count(Notable::BeginsLater) * 4 > images
+            && tally.count(Notable::Finished) > 0,
+        "too little happened: {tally:?}"
     );
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Run {
     pub(crate) acknowledged: Vec<(usize, Model)>,
     /// Digest of the state after each entry, from none on.
     pub(crate) hashes: Vec<u64>,
+    /// A restart without any power loss did not succeed, and ended the run.
+    pub(crate) broken: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,11 +121,14 @@ pub(crate) fn run(root: &Path, seed: u64, steps: usize, planted: Planted) -> Run
     for _ in 0..steps {
         let step = Step::draw(&mut node.random);
         node.step(step);
+        if node.broken.is_some() {
+            break;
+        }
         node.acknowledge();
     }
-    let Node { acknowledged, hashes, parts, .. } = node;
+    let Node { acknowledged, hashes, broken, parts, .. } = node;
     drop(parts);
-    Run { journal: recorder::end(), acknowledged, hashes }
+    Run { journal: recorder::end(), acknowledged, hashes, broken }
 }
 
 /// What is open while the process runs.
@@ -138,6 +143,7 @@ struct Node {
     planted: Planted,
     random: Random,
     parts: Option<Parts>,
+    broken: Option<String>,
     model: Model,
     acknowledged: Vec<(usize, Model)>,
     /// The state machine; the same over restarts, since what it holds is checked on the images.
@@ -158,6 +164,7 @@ impl Node {
             planted,
             random,
             parts: None,
+            broken: None,
             model: Model::default(),
             acknowledged: vec![(0, Model::default())],
             apply: Apply::new(Arc::clone(&store), LogPosition::default(), configuration),
@@ -179,8 +186,10 @@ impl Node {
     }
 
     fn start(&mut self) {
-        let Opened { lock, wal, state, .. } = open(&self.root, self.planted).unwrap().into_parts().unwrap();
-        self.parts = Some(Parts { wal, state, _lock: lock });
+        match open(&self.root, self.planted).and_then(DataDir::into_parts) {
+            Ok(Opened { lock, wal, state, .. }) => self.parts = Some(Parts { wal, state, _lock: lock }),
+            Err(error) => self.broken = Some(error.to_string()),
+        }
     }
 
     fn parts(&mut self) -> &mut Parts {
@@ -198,8 +207,8 @@ impl Node {
             fill => vec![u8::try_from(fill * 100 + index.0 % 50).unwrap(); size],
         };
         let key = format!("key-{}", self.random.below(20)).into();
-        let command =
-            Command::from(Operation::Put { key, value: Bytes::from(value), condition: Condition::Always });
+        let operation = Operation::Put { key, value: Bytes::from(value), condition: Condition::Always };
+        let command = Command::from(operation);
         let payload = Payload::Command(command.encode());
         Entry { term: self.model.hard_state.term, index, time: LogTime(index.0), payload }
     }
