@@ -74,8 +74,8 @@ impl Outcomes {
     }
 
     /// All, by rising index.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Remembered> {
-        self.by_index.iter().map(|outcome| &**outcome)
+    pub(super) fn records(&self) -> impl Iterator<Item = Remembered> + Send + use<> {
+        self.by_index.clone().into_iter().map(|outcome| Remembered::clone(&outcome))
     }
 
     /// Sum of the outcomes' digests.

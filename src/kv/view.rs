@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use super::digest::{digest_key, mix};
 use super::outcomes::Outcomes;
-use super::{Record, Remembered, Row};
+use super::{Record, Row};
 use crate::types::Revision;
 
 /// One key's present content.
@@ -78,14 +78,20 @@ impl View {
     }
 
     /// What makes a new store equal to this one: the live rows by rising revision, then the outcomes by rising index.
-    /// If the last change was a deletion, its row is there, too, since it carries the revision.
-    pub fn records(&self) -> impl Iterator<Item = Record> + use<'_> {
-        let mut live: Vec<_> = self.keys.iter().collect();
+    /// If the last change was a deletion, its row is there, too, since it carries the revision. Does not borrow the
+    /// view, so that a checkpoint or a transfer can take its time over it.
+    pub fn records(&self) -> impl Iterator<Item = Record> + Send + use<> {
+        let mut live: Vec<(Arc<[u8]>, Arc<Slot>)> =
+            self.keys.iter().map(|(key, slot)| (Arc::clone(key), Arc::clone(slot))).collect();
         live.sort_unstable_by_key(|(_, slot)| slot.content.mod_revision);
-        let live = live.into_iter().map(|(key, slot)| live_row(key, &slot.content));
-        let deleted =
-            self.deleted_last.iter().map(|key| deletion(self.revision, Bytes::copy_from_slice(key)));
-        let outcomes = self.outcomes.iter().map(|outcome| Record::Outcome(Remembered::clone(outcome)));
+        let live = live.into_iter().map(|(key, slot)| live_row(&key, &slot.content));
+        let revision = self.revision;
+        let deleted = self
+            .deleted_last
+            .clone()
+            .into_iter()
+            .map(move |key| deletion(revision, Bytes::copy_from_slice(&key)));
+        let outcomes = self.outcomes.records().map(Record::Outcome);
         live.chain(deleted).map(Record::Row).chain(outcomes)
     }
 
