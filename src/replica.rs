@@ -18,7 +18,9 @@ use crate::raft::{
 use crate::storage::files::Files;
 use crate::storage::wal::{FlushStats, Wal};
 use crate::storage::{Checkpoint, StorageError};
-use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, StagedId};
+use crate::types::{
+    Instant, IoId, LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, RequestId, StagedId,
+};
 
 /// The consensus core and the routing of its effects.
 pub struct Core {
@@ -223,6 +225,8 @@ impl<F: Files> Log<F> {
 pub struct Apply {
     store: Arc<RwLock<kv::Store>>,
     applied: LogPosition,
+    /// The log's clock at that entry.
+    time: LogTime,
     configuration: (LogIndex, Arc<Configuration>),
 }
 
@@ -238,14 +242,15 @@ pub struct ApplyOutput {
 }
 
 impl Apply {
-    /// A state machine that has applied everything up to `coverage`.
+    /// A state machine that has applied everything up to `applied`.
     #[must_use]
     pub fn new(
         store: Arc<RwLock<kv::Store>>,
         applied: LogPosition,
+        time: LogTime,
         configuration: (LogIndex, Arc<Configuration>),
     ) -> Self {
-        Self { store, applied, configuration }
+        Self { store, applied, time, configuration }
     }
 
     /// Last applied index.
@@ -265,8 +270,20 @@ impl Apply {
     pub fn checkpoint(&self) -> Checkpoint {
         let (configuration_index, configuration) = self.configuration.clone();
         let revision = self.store.read().unwrap_or_else(PoisonError::into_inner).revision();
-        let applied = self.applied;
-        Checkpoint { applied, revision, configuration, configuration_index, installed: false }
+        Checkpoint {
+            applied: self.applied,
+            time: self.time,
+            revision,
+            configuration,
+            configuration_index,
+            installed: false,
+        }
+    }
+
+    /// The state as of [`Apply::checkpoint`].
+    #[must_use]
+    pub fn view(&self) -> kv::View {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).view()
     }
 
     /// Applies a batch.
@@ -296,7 +313,7 @@ impl Apply {
             entry.position(),
             self.applied
         );
-        self.applied = entry.position();
+        (self.applied, self.time) = (entry.position(), entry.time);
         match entry.payload {
             Payload::Noop => {}
             Payload::Configuration(configuration) => self.configuration = (entry.index, configuration),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::oneshot;
 
-use super::checkpoint::Changes;
+use super::checkpoint::{Changes, ViewWanted};
 use super::core_thread::Done;
 use crate::kv;
 use crate::metrics::Metrics;
@@ -27,6 +27,7 @@ pub(super) fn run(
     jobs: &Receiver<ApplyJob>,
     done: &Sender<Done>,
     changes: &Sender<Changes>,
+    view_wanted: &ViewWanted,
     metrics: &Metrics,
 ) {
     metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
@@ -49,8 +50,10 @@ pub(super) fn run(
         if done.send(Done::Apply { jobs: 1, index: apply.applied() }).is_err() {
             return;
         }
-        let checkpoint = apply.checkpoint();
-        if changes.send(Changes { records: out.records, checkpoint }).is_err() {
+        let view = view_wanted.take().then(|| apply.view());
+        let change =
+            Changes { records: out.records, checkpoint: apply.checkpoint(), keys: apply.keys(), view };
+        if changes.send(change).is_err() {
             return;
         }
     }

@@ -1,13 +1,16 @@
 //! The checkpoint's thread: writes what was applied to the state store, behind, so that a start need not replay the log.
+//! When most of what is stored is history, it writes the live state anew, piece by piece between checkpoints.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::shutdown::Failure;
-use crate::kv::Record;
+use crate::kv::{Record, View};
 use crate::metrics::{IntGauge, Metrics};
-use crate::storage::{Checkpoint, StateStore};
+use crate::storage::{Checkpoint, StateStore, StorageError};
 
 /// Written earlier than the interval says when this many changes wait.
 const RECORDS_MAX: usize = 65_536;
@@ -34,43 +37,130 @@ impl<'a> Size<'a> {
 pub(super) struct Changes {
     pub(super) records: Vec<Record>,
     pub(super) checkpoint: Checkpoint,
+    /// Keys that the state holds now.
+    pub(super) keys: usize,
+    /// The state after the batch, if it was [wanted](ViewWanted).
+    pub(super) view: Option<View>,
 }
+
+/// Tells apply that the next batch's changes should come with a view of the state.
+#[derive(Clone, Default)]
+pub(super) struct ViewWanted(Arc<AtomicBool>);
+
+impl ViewWanted {
+    fn want(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one is wanted; it is not afterwards.
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// The state store, shared with the log's thread, which installs snapshots. Whoever holds it keeps the other waiting:
+/// it is held for one checkpoint or for one piece of a rewrite.
+pub(super) type SharedState<S> = Arc<Mutex<S>>;
 
 /// Runs until apply lets go of the queue; then writes what is left.
 pub(super) fn run<S: StateStore>(
-    mut state: S,
+    state: &SharedState<S>,
     changes: &Receiver<Changes>,
+    view_wanted: ViewWanted,
     interval: Duration,
     metrics: &Metrics,
 ) -> Result<(), Failure> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut checkpoint: Option<Checkpoint> = None;
+    let size = Size::new(&metrics.storage_bytes);
+    let mut writer = Writer {
+        state,
+        view_wanted,
+        metrics,
+        size,
+        records: Vec::new(),
+        checkpoint: None,
+        keys: 0,
+        is_rewriting: false,
+    };
+    writer.measure()?;
     let mut due = Instant::now() + interval;
-    let mut size_bytes = Size::new(&metrics.storage_bytes);
     loop {
-        size_bytes.set(state.size_bytes()?);
-        let open = match changes.recv_deadline(due) {
-            Ok(mut change) => {
-                records.append(&mut change.records);
-                checkpoint = Some(change.checkpoint);
-                if records.len() < RECORDS_MAX {
-                    continue;
-                }
-                true
+        let wait_until = if writer.is_rewriting { Instant::now() } else { due };
+        match changes.recv_deadline(wait_until) {
+            Ok(change) => writer.take(change)?,
+            Err(RecvTimeoutError::Timeout) => writer.continue_rewrite()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                writer.write()?;
+                return Ok(());
             }
-            Err(RecvTimeoutError::Timeout) => true,
-            Err(RecvTimeoutError::Disconnected) => false,
-        };
-        if let Some(checkpoint) = checkpoint.take() {
-            state.write(&records)?;
-            records.clear();
-            let index = checkpoint.applied.index;
-            state.commit(checkpoint)?;
-            metrics.raft_snapshot_index.set(i64::try_from(index.0).unwrap_or(i64::MAX));
         }
-        if !open {
-            return Ok(());
+        let now = Instant::now();
+        if now >= due || writer.records.len() >= RECORDS_MAX {
+            writer.write()?;
+            // Also when changes come without a pause.
+            writer.continue_rewrite()?;
+            due = now + interval;
         }
-        due = Instant::now() + interval;
+    }
+}
+
+/// What waits for the next checkpoint.
+struct Writer<'a, S> {
+    state: &'a Mutex<S>,
+    view_wanted: ViewWanted,
+    metrics: &'a Metrics,
+    size: Size<'a>,
+    records: Vec<Record>,
+    checkpoint: Option<Checkpoint>,
+    keys: usize,
+    is_rewriting: bool,
+}
+
+impl<'a, S: StateStore> Writer<'a, S> {
+    fn state(&self) -> MutexGuard<'a, S> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn measure(&mut self) -> Result<(), StorageError> {
+        let bytes = self.state().size_bytes()?;
+        self.size.set(bytes);
+        Ok(())
+    }
+
+    fn take(&mut self, mut change: Changes) -> Result<(), StorageError> {
+        self.records.append(&mut change.records);
+        let at = change.checkpoint.applied;
+        self.checkpoint = Some(change.checkpoint);
+        self.keys = change.keys;
+        if let Some(view) = change.view {
+            // The store must hold just what the view shows.
+            self.write()?;
+            self.state().begin_rewrite(at, Box::new(view.records()))?;
+            self.is_rewriting = true;
+        }
+        Ok(())
+    }
+
+    /// One checkpoint of all that waits.
+    fn write(&mut self) -> Result<(), StorageError> {
+        let Some(checkpoint) = self.checkpoint.take() else { return Ok(()) };
+        let mut state = self.state();
+        state.write(&self.records)?;
+        self.records.clear();
+        state.commit(checkpoint)?;
+        let index = state.checkpoint().applied.index;
+        let needs_rewrite = !self.is_rewriting && state.needs_rewrite(self.keys as u64)?;
+        drop(state);
+        self.metrics.raft_snapshot_index.set(i64::try_from(index.0).unwrap_or(i64::MAX));
+        if needs_rewrite {
+            self.view_wanted.want();
+        }
+        self.measure()
+    }
+
+    fn continue_rewrite(&mut self) -> Result<(), StorageError> {
+        if self.is_rewriting {
+            self.is_rewriting = self.state().continue_rewrite()?;
+        }
+        Ok(())
     }
 }

@@ -25,7 +25,7 @@ mod observe;
 mod segments_thread;
 mod shutdown;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -139,13 +139,16 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     let (apply_jobs_in, apply_jobs) = bounded(CREDITS + 1);
     let (changes_in, changes) = bounded(CHECKPOINT_QUEUE);
     let (segments_in, segments) = bounded(1);
+    let view_wanted = checkpoint::ViewWanted::default();
+    let state: checkpoint::SharedState<S> = Arc::new(Mutex::new(state));
 
     let events = Events::default();
     let status = Arc::new(RwLock::new(core_thread::status(cluster_id, node_id, &core)));
     let mut threads = shutdown::Threads::default();
     threads.spawn("checkpoint", {
+        let (state, view_wanted) = (Arc::clone(&state), view_wanted.clone());
         let (interval, metrics) = (settings.checkpoint_interval, metrics.clone());
-        move || checkpoint::run(state, &changes, interval, &metrics)
+        move || checkpoint::run(&state, &changes, view_wanted, interval, &metrics)
     })?;
     threads.spawn("segments", {
         let (space, gauge) = (Space::new(settings.disk_reserve_bytes), metrics.storage_free_bytes.clone());
@@ -156,7 +159,7 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     threads.spawn("apply", {
         let (done, metrics) = (done_in.clone(), metrics.clone());
         move || {
-            apply_thread::run(apply, &apply_jobs, &done, &changes_in, &metrics);
+            apply_thread::run(apply, &apply_jobs, &done, &changes_in, &view_wanted, &metrics);
             Ok(())
         }
     })?;

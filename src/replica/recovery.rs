@@ -86,7 +86,7 @@ pub fn recover<F: Files, S: StateStore>(
     let store = Arc::new(RwLock::new(store));
     let covered = state.checkpoint();
     let configuration = (covered.configuration_index, Arc::clone(&covered.configuration));
-    let mut apply = Apply::new(Arc::clone(&store), covered.applied, configuration);
+    let mut apply = Apply::new(Arc::clone(&store), covered.applied, covered.time, configuration);
     let checkpoint = apply.applied();
     replay(&mut wal, &mut apply, found.commit_index, &mut state)?;
     let applied = apply.applied();

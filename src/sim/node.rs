@@ -375,11 +375,19 @@ impl Process {
         self.changes.1.is_some()
     }
 
-    /// Writes what was applied since the last checkpoint.
+    /// Writes what was applied since the last checkpoint. A rewrite of the state begins behind one checkpoint and ends
+    /// behind the next one.
     pub(super) fn write_checkpoint(&mut self) -> Result<(), StorageError> {
         let (records, checkpoint) = std::mem::take(&mut self.changes);
+        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        let at = checkpoint.applied;
         self.state.write(&records)?;
-        checkpoint.map_or(Ok(()), |checkpoint| self.state.commit(checkpoint))
+        self.state.commit(checkpoint)?;
+        while self.state.continue_rewrite()? {}
+        if self.state.needs_rewrite(self.apply.keys() as u64)? {
+            self.state.begin_rewrite(at, Box::new(self.apply.view().records()))?;
+        }
+        Ok(())
     }
 
     /// Everyone who waits for this process.

@@ -1,13 +1,16 @@
 //! A node's applied state on disk: what a checkpoint made durable, and a prefix of what was on its way.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use bytes::Bytes;
 
 use super::random::Random;
 use crate::kv::Record;
-use crate::storage::{Checkpoint, StateStore, StorageError};
-use crate::types::Instant;
+use crate::storage::state::{LiveRecords, records};
+use crate::storage::{Checkpoint, Staging, StateStore, StorageError};
+use crate::types::{Instant, LogPosition};
+
+/// A state is rewritten when it holds this many records more than twice the live rows: soon, so that it happens often.
+const REWRITE_FLOOR: usize = 16;
 
 /// What is kept of a node's state when its process ends.
 #[derive(Default)]
@@ -18,11 +21,19 @@ pub(super) struct StateDisk {
     pending: Option<Pending>,
 }
 
+/// What is there again if the checkpoint under way is lost.
 struct Pending {
-    records_before: usize,
-    before: Checkpoint,
+    records: Before,
+    checkpoint: Checkpoint,
     begun: Instant,
     done_at: Instant,
+}
+
+enum Before {
+    /// The first ones of the records that are there now.
+    First(usize),
+    /// Those of another generation.
+    Generation(Vec<Record>),
 }
 
 /// The state store of one process.
@@ -30,7 +41,13 @@ pub(super) struct SimState {
     disk: Arc<Mutex<StateDisk>>,
     /// The newest checkpoint, as the process sees it.
     checkpoint: Checkpoint,
+    /// The live records of a rewrite that was begun, and how many records were there then.
+    rewrite: Option<(LiveRecords, usize)>,
 }
+
+/// A generation beside the current one; a crash leaves nothing of it.
+#[derive(Default)]
+pub(super) struct SimStaging(Vec<Record>);
 
 /// Shared by a machine and the process on it.
 #[derive(Clone, Default)]
@@ -45,14 +62,14 @@ impl SharedState {
     #[must_use]
     pub(super) fn open(&self) -> SimState {
         let checkpoint = self.disk().current.clone();
-        SimState { disk: Arc::clone(&self.0), checkpoint }
+        SimState { disk: Arc::clone(&self.0), checkpoint, rewrite: None }
     }
 
     /// What the process is about to write is on its way from `begun` on, and durable only at `done_at`.
     pub(super) fn begin(&self, begun: Instant, done_at: Instant) {
         let mut disk = self.disk();
-        let (records_before, before) = (disk.records.len(), disk.current.clone());
-        disk.pending = Some(Pending { records_before, before, begun, done_at });
+        let (records, checkpoint) = (Before::First(disk.records.len()), disk.current.clone());
+        disk.pending = Some(Pending { records, checkpoint, begun, done_at });
     }
 
     /// The process ended at `now`: a checkpoint that was not done may be there or not; one not begun is not.
@@ -61,41 +78,121 @@ impl SharedState {
         let is_lost =
             |pending: &Pending| pending.begun > now || (pending.done_at > now && random.chance(500));
         let lost = disk.pending.take().filter(is_lost);
-        if let Some(Pending { records_before, before, .. }) = lost {
-            disk.records.truncate(records_before);
-            disk.current = before;
+        if let Some(Pending { records, checkpoint, .. }) = lost {
+            match records {
+                Before::First(count) => disk.records.truncate(count),
+                Before::Generation(records) => disk.records = records,
+            }
+            disk.current = checkpoint;
         }
     }
 }
 
+impl StateDisk {
+    /// Another generation takes the place of the current one.
+    fn switch(&mut self, records: Vec<Record>) {
+        let old = mem::replace(&mut self.records, records);
+        if let Some(pending) = &mut self.pending
+            && let Before::First(count) = pending.records
+        {
+            pending.records = Before::Generation(old[..count].to_vec());
+        }
+    }
+}
+
+impl SimState {
+    fn disk(&self) -> MutexGuard<'_, StateDisk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn covers(&self, position: LogPosition) -> bool {
+        position.index <= self.checkpoint.applied.index
+    }
+}
+
 impl StateStore for SimState {
+    type Staging = SimStaging;
+
     fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
     fn size_bytes(&self) -> Result<u64, StorageError> {
-        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = |record: &Record| match record {
-            Record::Row(row) => row.key.len() + row.value.as_ref().map_or(0, Bytes::len),
-            Record::Outcome(outcome) => outcome.key.len(),
-        };
-        Ok(disk.records.iter().map(size).sum::<usize>() as u64)
+        Ok(self.disk().records.iter().map(records::bytes_max).sum::<usize>() as u64)
     }
 
     fn restore(&self, take: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
-        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        disk.records.iter().cloned().for_each(take);
+        self.disk().records.iter().cloned().for_each(take);
         Ok(())
     }
 
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).records.extend_from_slice(records);
+        let Checkpoint { revision, applied, .. } = self.checkpoint;
+        let is_late = |record: &&Record| match record {
+            Record::Row(row) => row.revision <= revision,
+            Record::Outcome(outcome) => outcome.index <= applied.index,
+        };
+        let records = records.iter().filter(|record| !is_late(record)).cloned();
+        self.disk().records.extend(records);
         Ok(())
     }
 
     fn commit(&mut self, checkpoint: Checkpoint) -> Result<(), StorageError> {
-        self.checkpoint = checkpoint.clone();
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).current = checkpoint;
+        if !self.covers(checkpoint.applied) {
+            self.disk().current = checkpoint.clone();
+            self.checkpoint = checkpoint;
+        }
+        Ok(())
+    }
+
+    fn stage(&self) -> Result<SimStaging, StorageError> {
+        Ok(SimStaging::default())
+    }
+
+    /// Durable at once, with any checkpoint that was under way: nothing may be lost that an acknowledgement rests on.
+    fn install(&mut self, staging: SimStaging, checkpoint: Checkpoint) -> Result<(), StorageError> {
+        assert!(!self.covers(checkpoint.applied), "{checkpoint:?} in place of {:?}", self.checkpoint);
+        let checkpoint = Checkpoint { installed: true, ..checkpoint };
+        self.rewrite = None;
+        let mut disk = self.disk();
+        disk.pending = None;
+        disk.records = staging.0;
+        disk.current = checkpoint.clone();
+        drop(disk);
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+
+    fn needs_rewrite(&self, live_rows: u64) -> Result<bool, StorageError> {
+        let live_rows = usize::try_from(live_rows).unwrap_or(usize::MAX);
+        Ok(self.disk().records.len() > live_rows.saturating_mul(2).saturating_add(REWRITE_FLOOR))
+    }
+
+    fn begin_rewrite(&mut self, at: LogPosition, live: LiveRecords) -> Result<(), StorageError> {
+        if at == self.checkpoint.applied {
+            let count = self.disk().records.len();
+            self.rewrite = Some((live, count));
+        }
+        Ok(())
+    }
+
+    fn continue_rewrite(&mut self) -> Result<bool, StorageError> {
+        if let Some((live, since)) = self.rewrite.take() {
+            let mut disk = self.disk();
+            let records = live.chain(disk.records[since..].to_vec()).collect();
+            disk.switch(records);
+        }
+        Ok(false)
+    }
+}
+
+impl Staging for SimStaging {
+    fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        self.0.extend_from_slice(records);
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), StorageError> {
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! <data-dir>/lock         held while a node runs on it
 //! <data-dir>/data/        0700; absent: empty. Appears whole, with an identity in it
-//! <data-dir>/data/sled/   identity and applied state
+//! <data-dir>/data/sled/   identity, and which generation of the state counts
+//! <data-dir>/data/state-<number>/   the applied state, a generation each
 //! <data-dir>/data/wal/    the log; there once the node belongs to a cluster
 //! ```
 //!
@@ -28,8 +29,8 @@ use super::{Lock, StorageError};
 use crate::raft::{AppendEntries, Configuration};
 use crate::types::{ClusterId, NodeId};
 
-/// Newest layout of the directory that this version reads, and the one it writes.
-const FORMAT: u32 = 1;
+/// The layout of the directory that this version reads and writes.
+const FORMAT: u32 = 2;
 const IDENTITY: &str = "identity";
 const INTENT: &str = "bootstrap_intent";
 
@@ -97,7 +98,7 @@ impl DataDir {
         if !exists(&data)? {
             create(root, &data, name)?;
         }
-        let database = open_database(&data)?;
+        let database = Database::open_existing(&data.join("sled"))?;
         let identity = read_identity(&database, &data)?;
         if identity.name != name {
             let what = format!("it was first used as {:?}, not {name:?}", identity.name);
@@ -162,9 +163,10 @@ impl DataDir {
     pub fn into_parts(self) -> Result<Opened, StorageError> {
         let cluster_id = self.identity.cluster_id.expect("only a member has a log");
         let owner = Owner { node_id: self.identity.node_id, cluster_id };
-        let state = SledState::open(self.database.clone())?;
+        let state = SledState::open(self.database.clone(), &self.data)?;
         let (wal, recovered) = Wal::open(OsFiles, &self.wal_path(), owner, self.options)?;
         check_fit(&self.data, &recovered, state.checkpoint())?;
+        state.remove_others()?;
         Ok(Opened { lock: self.lock, identity: self.identity, wal, recovered, state })
     }
 
@@ -213,7 +215,7 @@ fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     let node_id = NodeId(random(&new)?);
     let identity = Identity { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None };
     database.put(IDENTITY, &identity)?;
-    database.flush()?;
+    SledState::create(&database, &new)?;
     drop(database);
     // sled itself never flushes `conf`, without which it cannot read the rest.
     for file in ["conf", "db"].map(|name| sled.join(name)) {
@@ -233,17 +235,6 @@ fn random(path: &Path) -> Result<u64, StorageError> {
     getrandom::u64().map_err(|error| StorageError::disk("draw a node id for", path)(io::Error::other(error)))
 }
 
-/// sled makes what is missing, so what must be there is looked for first.
-fn open_database(data: &Path) -> Result<Database, StorageError> {
-    let sled = data.join("sled");
-    for file in [sled.join("conf"), sled.join("db")] {
-        if !exists(&file)? {
-            return Err(StorageError::damaged(&file, "the file is missing"));
-        }
-    }
-    Database::open(&sled)
-}
-
 pub(super) fn read_identity(database: &Database, data: &Path) -> Result<Identity, StorageError> {
     #[derive(Deserialize)]
     struct Layout {
@@ -253,7 +244,7 @@ pub(super) fn read_identity(database: &Database, data: &Path) -> Result<Identity
     let Some(Layout { format }) = layout else {
         return Err(StorageError::damaged(&data.join("sled"), "the node's identity is missing"));
     };
-    if format > FORMAT {
+    if format != FORMAT {
         return Err(StorageError::Format { path: data.to_owned(), found: format, supported: FORMAT });
     }
     Ok(database.get(IDENTITY)?.expect("read a moment ago"))
@@ -264,7 +255,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, StorageError> {
 }
 
 /// Makes a file's content, or a directory's names, durable.
-fn sync(path: &Path) -> Result<(), StorageError> {
+pub(super) fn sync(path: &Path) -> Result<(), StorageError> {
     fs::File::open(path).and_then(|file| file.sync_all()).map_err(StorageError::disk("fsync", path))
 }
 

@@ -69,14 +69,15 @@ pub enum StorageError {
         /// The holder, as far as known.
         holder: String,
     },
-    /// A newer version of this program wrote the directory.
-    #[error("{} has format {found}, this version reads up to {supported}: use a newer version", path.display())]
+    /// Another version of this program wrote the directory.
+    #[error("{} has format {found}, this version reads {supported}: use {}", path.display(),
+        if found > supported { "a newer version" } else { "the version that wrote it, or an empty directory" })]
     Format {
         /// The file or directory.
         path: PathBuf,
         /// As recorded.
         found: u32,
-        /// The newest that this version reads.
+        /// What this version reads.
         supported: u32,
     },
     /// An entry that the log no longer holds.
@@ -86,6 +87,14 @@ pub enum StorageError {
         index: LogIndex,
         /// First entry of the log.
         first: LogIndex,
+    },
+    /// Records or a checkpoint that do not belong behind what is there. Nothing of it counts.
+    #[error("not written to {}: {what}", path.display())]
+    Disorder {
+        /// The generation.
+        path: PathBuf,
+        /// What came, and after what.
+        what: String,
     },
     /// This build does not flush sled's file to the disk.
     #[error("{0}")]
@@ -100,7 +109,11 @@ impl StorageError {
             Self::Damaged(_) => 3,
             Self::Disk { .. } | Self::Poisoned => 4,
             Self::Identity { .. } => 5,
-            Self::Locked { .. } | Self::Format { .. } | Self::BeforeLog { .. } | Self::FlushNotReal(_) => 1,
+            Self::Locked { .. }
+            | Self::Format { .. }
+            | Self::BeforeLog { .. }
+            | Self::Disorder { .. }
+            | Self::FlushNotReal(_) => 1,
         }
     }
 

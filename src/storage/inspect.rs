@@ -9,7 +9,7 @@ use super::StorageError;
 use super::data_dir::{Identity, exists, read_identity};
 use super::files::OsFiles;
 use super::lock::Lock;
-use super::state::{Checkpoint, Database, SledState, StateStore};
+use super::state::{Checkpoint, Database, SledState, StateStore, generation_path, generations};
 use super::wal::{Inspected, LogRecord, Owner, inspect};
 use crate::kv::Record;
 
@@ -22,8 +22,14 @@ pub struct Report {
     pub log: Option<Inspected>,
     /// The newest checkpoint of its state.
     pub checkpoint: Checkpoint,
+    /// The generation that holds it.
+    pub generation: u64,
+    /// Generations that do not count: unfinished, or not yet removed. The next start removes them.
+    pub others: Vec<u64>,
     /// Rows in that checkpoint, all of them verified.
     pub rows: u64,
+    /// Outcomes of requests with idempotency keys in it, likewise.
+    pub outcomes: u64,
 }
 
 /// Calls `see` with every record of the log in the data directory `root`, in order; those before damage, too.
@@ -46,8 +52,9 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
     if !exists(&sled.join("db"))? {
         return Err(StorageError::damaged(&sled, "there is no state: not a data directory, or an empty one"));
     }
-    let copy = Copy::of(&sled)?;
-    let database = Database::open(&copy.path)?;
+    let copy = Copy::new(&data)?;
+    copy.take(&sled)?;
+    let database = Database::open_existing(&copy.path.join("sled"))?;
     let identity = read_identity(&database, &data)?;
     let log = match identity.cluster_id {
         None => None,
@@ -56,37 +63,52 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
             Some(inspect(&OsFiles, &data.join("wal"), Some(owner), &mut |_| {})?)
         }
     };
-    let state = SledState::open(database)?;
-    let mut rows = 0;
-    state.restore(&mut |record| rows += u64::from(matches!(record, Record::Row(_))))?;
+    let generation = SledState::current_generation(&database)?;
+    let others = generations(&data)?.into_iter().filter(|other| *other != generation).collect();
+    copy.take(&generation_path(&data, generation))?;
+    let state = SledState::open(database, &copy.path)?;
+    let (mut rows, mut outcomes) = (0, 0);
+    state.restore(&mut |record| match record {
+        Record::Row(_) => rows += 1,
+        Record::Outcome(_) => outcomes += 1,
+    })?;
     let checkpoint = state.checkpoint().clone();
     if let Some(log) = &log {
         super::check_fit(&data, &log.recovered, &checkpoint)?;
     }
-    Ok(Report { identity, log, checkpoint, rows })
+    Ok(Report { identity, log, checkpoint, generation, others, rows, outcomes })
 }
 
-/// A copy of sled's directory, removed when dropped.
+/// Copies of sled's directories, removed when dropped.
 struct Copy {
     path: PathBuf,
 }
 
 impl Copy {
-    fn of(sled: &Path) -> Result<Self, StorageError> {
+    fn new(data: &Path) -> Result<Self, StorageError> {
         let number = getrandom::u64()
-            .map_err(|error| StorageError::disk("draw a name for", sled)(std::io::Error::other(error)))?;
+            .map_err(|error| StorageError::disk("draw a name for", data)(std::io::Error::other(error)))?;
         let path = std::env::temp_dir().join(format!("kuberaft-verify-{number:016x}"));
         fs::create_dir(&path).map_err(StorageError::disk("create", &path))?;
-        let copy = Self { path };
-        for entry in fs::read_dir(sled).map_err(StorageError::disk("list", sled))? {
-            let entry = entry.map_err(StorageError::disk("list", sled))?;
+        Ok(Self { path })
+    }
+
+    /// Copies a directory to one of the same name in here.
+    fn take(&self, directory: &Path) -> Result<(), StorageError> {
+        if !exists(directory)? {
+            return Err(StorageError::damaged(directory, "the directory is missing"));
+        }
+        let name = directory.file_name().expect("a directory in the data directory");
+        let target = self.path.join(name);
+        fs::create_dir(&target).map_err(StorageError::disk("create", &target))?;
+        for entry in fs::read_dir(directory).map_err(StorageError::disk("list", directory))? {
+            let entry = entry.map_err(StorageError::disk("list", directory))?;
             let from = entry.path();
             if from.is_file() {
-                fs::copy(&from, copy.path.join(entry.file_name()))
-                    .map_err(StorageError::disk("copy", &from))?;
+                fs::copy(&from, target.join(entry.file_name())).map_err(StorageError::disk("copy", &from))?;
             }
         }
-        Ok(copy)
+        Ok(())
     }
 }
 

@@ -30,4 +30,4 @@ pub use data_dir::{BootstrapIntent, DataDir, Identity, Opened};
 pub use error::{Damage, StorageError};
 pub use fit::{Fit, check_fit};
 pub use lock::Lock;
-pub use state::{Checkpoint, StateStore};
+pub use state::{Checkpoint, Staging, StateStore};

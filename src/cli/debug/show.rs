@@ -295,7 +295,12 @@ struct Checkpoint {
     applied_index: LogIndex,
     applied_term: Term,
     revision: Revision,
+    /// The sled directory `state-<generation>`.
+    generation: u64,
     rows: u64,
+    outcomes: u64,
+    /// Generations that the next start removes.
+    unfinished_generations: Vec<u64>,
 }
 
 impl Verified {
@@ -310,7 +315,10 @@ impl Verified {
                 applied_index: checkpoint.applied.index,
                 applied_term: checkpoint.applied.term,
                 revision: checkpoint.revision,
+                generation: report.generation,
                 rows: report.rows,
+                outcomes: report.outcomes,
+                unfinished_generations: report.others.clone(),
             },
         }
     }
@@ -321,10 +329,15 @@ impl Verified {
             Some(log) => format!("{}; every checksum, their chain and the order hold", log.text()),
             None => "none yet".to_owned(),
         };
-        let Checkpoint { applied_index, revision, rows, .. } = &self.checkpoint;
+        let Checkpoint { applied_index, revision, generation, rows, outcomes, .. } = &self.checkpoint;
+        let others = match self.checkpoint.unfinished_generations.len() {
+            0 => String::new(),
+            count => format!("; {count} unfinished beside it, which the next start removes"),
+        };
         format!(
             "identity    node {} named {}, {cluster}\nlog         {log}\n\
-             checkpoint  up to entry {applied_index}, revision {revision}; all of its {rows} rows hold\n\
+             checkpoint  up to entry {applied_index}, revision {revision}; all of its {rows} rows and {outcomes} \
+             remembered outcomes hold (generation {generation}{others})\n\
              No damage found.\n",
             self.node_id, self.name
         )

@@ -1,14 +1,12 @@
 //! Whose directory it is, and that nothing but what was promised comes out of a damaged one.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::*;
 use crate::kv::{Record, Row};
 use crate::plant::Planted;
 use crate::raft::{Entry, HardState, Payload};
-use crate::storage::{Checkpoint, inspect};
+use crate::storage::{Checkpoint, Staging, inspect};
 use crate::types::{IoId, LogIndex, LogPosition, LogTime, Revision, Term};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -59,9 +57,7 @@ fn checkpoint(index: u64) -> Checkpoint {
     Checkpoint {
         applied: LogPosition { index: LogIndex(index), term: Term(1) },
         revision: Revision(index),
-        configuration: Arc::default(),
-        configuration_index: LogIndex(0),
-        installed: false,
+        ..Checkpoint::default()
     }
 }
 
@@ -194,10 +190,11 @@ fn a_crash_between_log_and_cluster_id_is_settled() {
 fn parts_that_are_missing_or_do_not_fit_are_refused() {
     let whole = temporary();
     member(whole.path(), 40);
-    let changes: [(u8, Change); 6] = [
+    let changes: [(u8, Change); 7] = [
         (3, |data| fs::remove_dir_all(data.join("wal")).unwrap()),
         (3, |data| fs::remove_dir_all(data.join("sled")).unwrap()),
         (3, |data| fs::remove_file(data.join("sled").join("db")).unwrap()),
+        (3, |data| fs::remove_dir_all(data.join("state-1")).unwrap()),
         (3, |data| {
             fs::remove_file(data.join("sled").join("db")).unwrap();
             fs::write(data.join("sled").join("db"), b"").unwrap();
@@ -265,7 +262,11 @@ fn inspecting_verifies_and_changes_nothing() {
     assert_eq!(inspect::verify(root.path()).unwrap_err().exit_code(), 3, "the state reaches beyond the log");
     shorten_log(&root.path().join("data"), 100);
     let report = inspect::verify(root.path()).unwrap();
-    assert_eq!((report.identity.node_id, report.rows), (node_id, 90));
+    assert_eq!((report.identity.node_id, report.rows, report.outcomes), (node_id, 90, 0));
+    assert_eq!((report.generation, &report.others[..]), (1, &[][..]));
+    copy(&root.path().join("data").join("state-1"), &root.path().join("data").join("state-2"));
+    assert_eq!(inspect::verify(root.path()).unwrap().others, [2]);
+    assert!(root.path().join("data").join("state-2").exists(), "nothing is removed");
     assert_eq!(report.log.unwrap().recovered.last.index, LogIndex(100));
     assert_eq!(fs::read(root.path().join("data").join("sled").join("db")).unwrap(), sled);
     assert_eq!(whole.len(), 64 << 10);
@@ -277,21 +278,44 @@ fn inspecting_verifies_and_changes_nothing() {
 fn a_flipped_bit_in_any_of_sleds_files_is_found_or_harmless() {
     let whole = temporary();
     let node_id = member(whole.path(), 200);
+    check_flips(whole.path(), node_id, 280);
+}
+
+#[test]
+fn a_flipped_bit_beside_unfinished_generations_is_found_or_harmless() {
+    let whole = temporary();
+    let node_id = member(whole.path(), 200);
+    // A second generation is current, and a third one was left by a crash.
+    let Opened { mut state, .. } = open(whole.path()).unwrap().into_parts().unwrap();
+    let records: Vec<Record> = (1..=180).map(row).collect();
+    state.begin_rewrite(state.checkpoint().applied, Box::new(records.into_iter())).unwrap();
+    while state.continue_rewrite().unwrap() {}
+    let mut staging = state.stage().unwrap();
+    staging.write(&(1..=90).map(row).collect::<Vec<_>>()).unwrap();
+    staging.seal().unwrap();
+    let place = temporary();
+    let crashed = place.path().join("crashed");
+    copy(whole.path(), &crashed);
+    check_flips(&crashed, node_id, 70);
+}
+
+/// Flips some `flips` bits, one at a time, all over each of sled's files, and starts.
+fn check_flips(whole: &Path, node_id: NodeId, flips: usize) {
     let expected: Vec<Record> = (1..=200).map(row).collect();
     let place = temporary();
     let root = place.path().join("copy");
     let (mut tried, mut found) = (0, 0);
-    let mut flip_and_start = |name: &std::ffi::OsStr, at: usize| {
-        copy(whole.path(), &root);
-        let path = root.join("data").join("sled").join(name);
+    let mut flip_and_start = |name: &Path, at: usize| {
+        copy(whole, &root);
+        let path = root.join(name);
         let mut content = fs::read(&path).unwrap();
         content[at] ^= 1 << (at % 8);
         fs::write(&path, content).unwrap();
         tried += 1;
         match start(&root) {
-            Ok((id, hard_state, rows)) => {
+            Ok((id, hard_state, records)) => {
                 assert_eq!((id, hard_state.voted_for), (node_id, Some(NodeId(5))), "{name:?} byte {at}");
-                assert_eq!(rows, expected, "{name:?} byte {at}");
+                assert_eq!(records, expected, "{name:?} byte {at}");
             }
             Err(error) => {
                 assert_eq!(error.exit_code(), 3, "{name:?} byte {at}: {error}");
@@ -300,14 +324,18 @@ fn a_flipped_bit_in_any_of_sleds_files_is_found_or_harmless() {
         }
         fs::remove_dir_all(&root).unwrap();
     };
-    for file in fs::read_dir(whole.path().join("data").join("sled")).unwrap().map(Result::unwrap) {
-        if file.path().is_file() {
-            let content = fs::read(file.path()).unwrap();
-            let used: Vec<usize> = (0..content.len()).filter(|at| content[*at] != 0).collect();
-            for at in used.iter().step_by((used.len() / 550).max(1)) {
-                flip_and_start(&file.file_name(), *at);
+    let data = whole.join("data");
+    let directories = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+    for directory in directories.filter(|directory| !directory.ends_with("wal")) {
+        for file in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.is_file() {
+                let content = fs::read(&file).unwrap();
+                let used: Vec<usize> = (0..content.len()).filter(|at| content[*at] != 0).collect();
+                for at in used.iter().step_by((used.len() / flips).max(1)) {
+                    flip_and_start(file.strip_prefix(whole).unwrap(), *at);
+                }
             }
         }
     }
-    assert!(tried >= 500 && found > 20, "{tried} tried, {found} found");
+    assert!(tried >= 2 * flips && found > 20, "{tried} tried, {found} found");
 }

@@ -1,39 +1,62 @@
-//! How rows become sled's values: consecutive rows packed into blocks, large blocks cut into pieces.
+//! How records become sled's values: consecutive records packed into blocks, large blocks cut into pieces.
 //!
 //! Why packed, measured with 1 M rows of 190 bytes: with one insert for each a row costs 8 µs of processor time,
 //! and reading all back takes 2.1 s; in blocks of 4, 8, 16 and 32 KiB a row costs 1.0, 1.1, 0.8 and 1.5 µs (sled
 //! rewrites up to 16 neighbours with a value), and reading takes 0.4, 0.2, 0.15 and 0.1 s.
 //!
-//! A row larger than a block is a block of its own, cut into pieces: sled puts values beyond a quarter of its
+//! A record larger than a block is a block of its own, cut into pieces: sled puts values beyond a quarter of its
 //! segment into files that it never flushes.
 //!
-//! Key: revision of the block's first row, then the piece's number, big-endian. Value: CRC32C over key and
-//! rest, number of pieces, then the piece. Block: for each row revision, `create_revision`, `version`, lengths
-//! of key and value, key, value; little-endian.
+//! Key: the block's number, from 0 without a gap, then the piece's, big-endian. Value: CRC32C over key and rest,
+//! number of pieces, then the piece; little-endian. Block: one [record](super::records) after the other.
 
 use bytes::Bytes;
 use crc32c::{crc32c, crc32c_append};
 
-use super::Contents;
-use crate::kv::Row;
-use crate::types::Revision;
+use super::{Contents, records};
+use crate::kv::Record;
+use crate::types::{LogIndex, Revision};
 
 /// A block is closed before it grows beyond this.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
 /// Largest piece.
 pub(super) const PIECE_BYTES: usize = 32 << 10;
 
-const ROW_HEADER_BYTES: usize = 32;
 const PIECE_HEADER_BYTES: usize = 8;
 const KEY_BYTES: usize = 12;
-/// Length of the value of a row that deletes.
-const DELETED: u32 = u32::MAX;
+
+/// The last records of a sequence: rows rise by revision, outcomes by index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Last {
+    pub(super) revision: Revision,
+    pub(super) outcome: LogIndex,
+}
+
+impl Last {
+    /// Whether `record` may follow; it is the last one then.
+    pub(super) fn advance(&mut self, record: &Record) -> bool {
+        let rises = !self.covers(record);
+        match record {
+            Record::Row(row) => self.revision = row.revision,
+            Record::Outcome(outcome) => self.outcome = outcome.index,
+        }
+        rises
+    }
+
+    /// Whether `record` belongs at or before these.
+    pub(super) fn covers(&self, record: &Record) -> bool {
+        match record {
+            Record::Row(row) => row.revision <= self.revision,
+            Record::Outcome(outcome) => outcome.index <= self.outcome,
+        }
+    }
+}
 
 /// A block that fills.
 #[derive(Default)]
 pub(super) struct Block {
-    first: Revision,
     rows: u64,
+    outcomes: u64,
     content: Vec<u8>,
 }
 
@@ -44,25 +67,17 @@ pub(super) struct Piece {
 }
 
 impl Block {
-    /// Whether `row` belongs into the next block.
-    pub(super) fn is_full_for(&self, row: &Row) -> bool {
-        let row_bytes = ROW_HEADER_BYTES + row.key.len() + row.value.as_ref().map_or(0, Bytes::len);
-        self.rows > 0 && self.content.len() + row_bytes > BLOCK_BYTES
+    /// Whether `record` belongs into the next block.
+    pub(super) fn is_full_for(&self, record: &Record) -> bool {
+        !self.content.is_empty() && self.content.len() + records::bytes_max(record) > BLOCK_BYTES
     }
 
-    pub(super) fn push(&mut self, row: &Row) {
-        if self.rows == 0 {
-            self.first = row.revision;
+    pub(super) fn push(&mut self, record: &Record) {
+        match record {
+            Record::Row(_) => self.rows += 1,
+            Record::Outcome(_) => self.outcomes += 1,
         }
-        self.rows += 1;
-        for field in [row.revision.0, row.create_revision.0, row.version] {
-            self.content.extend_from_slice(&field.to_le_bytes());
-        }
-        let length = |bytes: &Bytes| u32::try_from(bytes.len()).expect("keys and values are below 4 GiB");
-        self.content.extend_from_slice(&length(&row.key).to_le_bytes());
-        self.content.extend_from_slice(&row.value.as_ref().map_or(DELETED, length).to_le_bytes());
-        self.content.extend_from_slice(&row.key);
-        self.content.extend_from_slice(row.value.as_deref().unwrap_or_default());
+        records::encode(record, &mut self.content);
     }
 
     /// The block's pieces, counted in `contents`; none if it is empty. It is empty afterwards.
@@ -72,40 +87,41 @@ impl Block {
         let count = u32::try_from(parts.len()).expect("blocks are below 4 GiB");
         let mut pieces = Vec::with_capacity(parts.len());
         for (number, part) in (0..count).zip(parts) {
-            let key = piece_key(block.first, number);
-            let mut value = vec![0; 4];
+            let key = piece_key(contents.blocks, number);
+            let mut value = Vec::with_capacity(PIECE_HEADER_BYTES + part.len());
+            value.extend_from_slice(&[0; 4]);
             value.extend_from_slice(&count.to_le_bytes());
             value.extend_from_slice(part);
             let crc = crc32c_append(crc32c(&key), &value[4..]);
             value[..4].copy_from_slice(&crc.to_le_bytes());
-            contents.add_piece(&key, crc);
+            contents.add_piece(number, part.len(), crc);
             pieces.push(Piece { key, value });
         }
+        contents.blocks += u64::from(!pieces.is_empty());
         contents.rows += block.rows;
+        contents.outcomes += block.outcomes;
         pieces
     }
 }
 
-/// The first key that no row up to `revision` can be under.
-pub(super) fn first_key_above(revision: Revision) -> [u8; KEY_BYTES] {
-    piece_key(revision.next(), 0)
+/// The first key of a block and of all behind it.
+pub(super) fn first_key(block: u64) -> [u8; KEY_BYTES] {
+    piece_key(block, 0)
 }
 
-fn piece_key(first: Revision, number: u32) -> [u8; KEY_BYTES] {
+fn piece_key(block: u64, number: u32) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
-    key[..8].copy_from_slice(&first.0.to_be_bytes());
+    key[..8].copy_from_slice(&block.to_be_bytes());
     key[8..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
 impl Contents {
-    fn add_piece(&mut self, key: &[u8; KEY_BYTES], crc: u32) {
-        let (revision, number) = key.split_at(8);
-        let revision = u64::from_be_bytes(revision.try_into().expect("8 bytes"));
-        let number = u32::from_be_bytes(number.try_into().expect("4 bytes"));
-        let digest = mix(mix(revision) ^ (u64::from(crc) << 32 | u64::from(number)));
+    /// Counts a piece of the block that comes next.
+    fn add_piece(&mut self, number: u32, bytes: usize, crc: u32) {
+        let digest = mix(mix(self.blocks) ^ (u64::from(crc) << 32 | u64::from(number)));
         self.digest = self.digest.wrapping_add(digest);
-        self.pieces += 1;
+        self.bytes += bytes as u64;
     }
 }
 
@@ -119,16 +135,21 @@ fn mix(mut word: u64) -> u64 {
 /// Puts blocks together again from pieces in the order of their keys.
 #[derive(Default)]
 pub(super) struct Reader {
+    /// What was read so far; a reader that begins at a later block has counted nothing of the earlier ones.
     pub(super) contents: Contents,
-    last: Revision,
-    first: Revision,
+    pub(super) last: Last,
     expected_pieces: u32,
     next_piece: u32,
     content: Vec<u8>,
 }
 
 impl Reader {
-    /// Takes the next piece; hands out the rows of the block that it completes.
+    /// For pieces from block `block` on.
+    pub(super) fn from_block(block: u64) -> Self {
+        Self { contents: Contents { blocks: block, ..Contents::default() }, ..Self::default() }
+    }
+
+    /// Takes the next piece; hands out the records of the block that it completes.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -136,30 +157,34 @@ impl Reader {
         &mut self,
         key: &[u8],
         value: &[u8],
-        take: &mut dyn FnMut(Row),
+        take: &mut dyn FnMut(Record),
     ) -> Result<(), &'static str> {
-        let key: [u8; KEY_BYTES] = key.try_into().map_err(|_| "a key of the wrong length")?;
         let (head, part) = value.split_at_checked(PIECE_HEADER_BYTES).ok_or("a value that is too short")?;
         let (crc, count) = (read_u32(&head[..4]), read_u32(&head[4..]));
-        if crc32c_append(crc32c(&key), &value[4..]) != crc {
+        if crc32c_append(crc32c(key), &value[4..]) != crc {
             return Err("a value with a bad checksum");
         }
         if self.next_piece == 0 {
-            self.first = Revision(read_u64_be(&key[..8]));
             self.expected_pieces = count;
         }
-        if key != piece_key(self.first, self.next_piece) || count != self.expected_pieces {
+        if key != piece_key(self.contents.blocks, self.next_piece) || count != self.expected_pieces {
             return Err("a piece of a value is missing");
         }
-        self.contents.add_piece(&key, crc);
-        self.content.extend_from_slice(part);
+        self.contents.add_piece(self.next_piece, part.len(), crc);
         self.next_piece += 1;
-        if self.next_piece == count {
-            self.take_rows(take)?;
-            self.content.clear();
-            self.next_piece = 0;
+        if self.next_piece < count {
+            self.content.extend_from_slice(part);
+            return Ok(());
         }
-        Ok(())
+        let content = if self.content.is_empty() {
+            Bytes::copy_from_slice(part)
+        } else {
+            self.content.extend_from_slice(part);
+            std::mem::take(&mut self.content).into()
+        };
+        self.next_piece = 0;
+        self.contents.blocks += 1;
+        self.take_records(content, take)
     }
 
     /// Whether the last block is complete.
@@ -167,53 +192,22 @@ impl Reader {
         self.next_piece == 0
     }
 
-    fn take_rows(&mut self, take: &mut dyn FnMut(Row)) -> Result<(), &'static str> {
-        let mut rest = self.content.as_slice();
+    fn take_records(&mut self, mut rest: Bytes, take: &mut dyn FnMut(Record)) -> Result<(), &'static str> {
         while !rest.is_empty() {
-            let (row, behind) = decode_row(rest).ok_or("a row that is too short")?;
-            rest = behind;
-            if row.revision <= self.last {
-                return Err("rows out of order");
+            let record = records::decode(&mut rest).map_err(|error| error.0)?;
+            if !self.last.advance(&record) {
+                return Err("records out of order");
             }
-            self.last = row.revision;
-            self.contents.rows += 1;
-            take(row);
+            match &record {
+                Record::Row(_) => self.contents.rows += 1,
+                Record::Outcome(_) => self.contents.outcomes += 1,
+            }
+            take(record);
         }
         Ok(())
     }
-
-    /// Revision of the last row; 0 if there is none.
-    pub(super) fn last(&self) -> Revision {
-        self.last
-    }
-}
-
-fn decode_row(bytes: &[u8]) -> Option<(Row, &[u8])> {
-    let (head, rest) = bytes.split_at_checked(ROW_HEADER_BYTES)?;
-    let field = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("8 bytes"));
-    let (key_bytes, value_bytes) = (read_u32(&head[24..28]), read_u32(&head[28..32]));
-    let (key, rest) = rest.split_at_checked(key_bytes as usize)?;
-    let (value, rest) = match value_bytes {
-        DELETED => (None, rest),
-        bytes => {
-            let (value, rest) = rest.split_at_checked(bytes as usize)?;
-            (Some(Bytes::copy_from_slice(value)), rest)
-        }
-    };
-    let row = Row {
-        revision: Revision(field(0)),
-        key: Bytes::copy_from_slice(key),
-        value,
-        create_revision: Revision(field(8)),
-        version: field(16),
-    };
-    Some((row, rest))
 }
 
 fn read_u32(bytes: &[u8]) -> u32 {
     u32::from_le_bytes(bytes.try_into().expect("4 bytes"))
-}
-
-fn read_u64_be(bytes: &[u8]) -> u64 {
-    u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
 }

@@ -47,6 +47,16 @@ impl Database {
         Ok(database)
     }
 
+    /// Opens a directory that must be there: sled makes what is missing, so it is looked for first.
+    pub(in crate::storage) fn open_existing(path: &Path) -> Result<Self, StorageError> {
+        for file in [path.join("conf"), path.join("db")] {
+            if !file.try_exists().map_err(StorageError::disk("stat", &file))? {
+                return Err(StorageError::damaged(&file, "the file is missing"));
+            }
+        }
+        Self::open(path)
+    }
+
     /// What sled's files take on disk, in bytes.
     pub(super) fn size_bytes(&self) -> Result<u64, StorageError> {
         guarded(self.path(), || self.db.size_on_disk())

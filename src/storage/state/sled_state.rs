@@ -1,136 +1,263 @@
-//! The state store on sled: trees `meta` and `state-<generation>`.
+//! The state store on sled.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::blocks::{Block, Reader, first_key_above};
-use super::database::{Database, guarded};
-use super::{Checkpoint, Contents, Current, StateStore};
+use super::database::Database;
+use super::generation::{self, Generation};
+use super::rewrite::Rewrite;
+use super::{Checkpoint, Contents, Current, LiveRecords, Recorded, Staging, StateStore};
 use crate::kv::Record;
 use crate::storage::StorageError;
-use crate::types::Revision;
+use crate::storage::space::free_bytes;
+use crate::types::LogPosition;
 
 const CURRENT: &str = "current";
+/// A generation is not rewritten before it has grown by this much, in bytes of records.
+const REWRITE_FLOOR_BYTES: u64 = 64 << 20;
+/// What must stay free beside a rewrite.
+const FREE_BYTES_MIN: u64 = 256 << 20;
+/// A staged generation is flushed each time this much was written to it, so that no flush is long.
+const FLUSH_BYTES: u64 = 4 << 20;
 
 /// The state store on sled.
 pub struct SledState {
-    database: Database,
-    tree: sled::Tree,
+    /// The directory that holds the generations.
+    data: PathBuf,
+    meta: Database,
+    generation: Generation,
     checkpoint: Checkpoint,
-    generation: u64,
     /// Of what the newest checkpoint holds.
     committed: Contents,
-    /// Of what was written, including what is not committed.
-    written: Contents,
-    last: Revision,
-    block: Block,
+    /// Bytes of records in the generation when it was made current: all live then.
+    live_bytes: u64,
+    rewrite: Option<Rewrite>,
+    pub(super) rewrite_floor_bytes: u64,
+    /// Number of the next generation.
+    next: AtomicU64,
+}
+
+/// A staged generation of [`SledState`]. Dropping it removes it.
+pub struct SledStaging {
+    /// `None` once it is on its way to be current.
+    generation: Option<Generation>,
+    flushed_bytes: u64,
 }
 
 impl SledState {
+    /// Makes the empty state of a new data directory. Durable once `data` is.
+    pub(in crate::storage) fn create(meta: &Database, data: &Path) -> Result<(), StorageError> {
+        let mut generation = Generation::create(data, 1)?;
+        generation.seal()?;
+        meta.put(CURRENT, &Current { generation: generation.number, since: Recorded::default() })?;
+        meta.flush()
+    }
+
     /// Reads the newest checkpoint and removes what was written above it.
-    pub(in crate::storage) fn open(database: Database) -> Result<Self, StorageError> {
-        let current: Current = database.get(CURRENT)?.unwrap_or_default();
-        let tree = database.tree(&format!("state-{}", current.generation))?;
-        let state = Self {
-            database,
-            tree,
-            checkpoint: Checkpoint {
-                applied: current.applied,
-                revision: current.revision,
-                configuration: Arc::new(current.configuration),
-                configuration_index: current.configuration_index,
-                installed: current.installed,
-            },
-            generation: current.generation,
-            committed: current.contents,
-            written: current.contents,
-            last: current.revision,
-            block: Block::default(),
-        };
-        state.remove_uncommitted()?;
-        Ok(state)
+    pub(in crate::storage) fn open(meta: Database, data: &Path) -> Result<Self, StorageError> {
+        let current = Self::current(&meta)?;
+        let live_bytes = current.since.contents.bytes;
+        let (generation, newest) = Generation::open(data, current.generation, current.since)?;
+        let last = generation::list(data)?.last().copied().unwrap_or_default();
+        Ok(Self {
+            data: data.to_owned(),
+            meta,
+            generation,
+            checkpoint: newest.checkpoint(),
+            committed: newest.contents,
+            live_bytes,
+            rewrite: None,
+            rewrite_floor_bytes: REWRITE_FLOOR_BYTES,
+            next: AtomicU64::new(last + 1),
+        })
     }
 
-    /// Rows above the newest checkpoint are of one that a crash cut short; the log has their entries.
-    fn remove_uncommitted(&self) -> Result<(), StorageError> {
-        let mut is_changed = false;
-        for key in self.tree.range(first_key_above(self.checkpoint.revision)..).keys() {
-            let path = self.database.path();
-            guarded(path, || key.and_then(|key| self.tree.remove(key)))?;
-            is_changed = true;
-        }
-        if is_changed { self.database.flush() } else { Ok(()) }
+    fn current(meta: &Database) -> Result<Current, StorageError> {
+        let missing = || StorageError::damaged(meta.path(), "the record of the current state is missing");
+        meta.get(CURRENT)?.ok_or_else(missing)
     }
 
-    fn write_block(&mut self) -> Result<(), StorageError> {
-        for piece in self.block.take_pieces(&mut self.written) {
-            guarded(self.database.path(), || self.tree.insert(piece.key, piece.value))?;
-        }
-        Ok(())
+    /// The number of the generation that counts.
+    pub(in crate::storage) fn current_generation(meta: &Database) -> Result<u64, StorageError> {
+        Self::current(meta).map(|current| current.generation)
     }
 
-    fn damaged(&self, what: &str) -> StorageError {
-        let what = format!("{what} in the state of revision {}", self.checkpoint.revision);
-        StorageError::damaged(self.database.path(), what)
+    /// Removes generations that a crash left unfinished, or not yet removed. Called once log and state are known to
+    /// fit together, so that nothing is removed of a directory that is damaged.
+    pub(in crate::storage) fn remove_others(&self) -> Result<(), StorageError> {
+        generation::remove_others(&self.data, self.generation.number)
+    }
+
+    /// Makes `generation` current, with one durable record, and removes the old one.
+    fn switch(&mut self, mut generation: Generation, checkpoint: Checkpoint) -> Result<(), StorageError> {
+        generation.seal()?;
+        let since = Recorded::new(&checkpoint, generation.written);
+        generation.begin_behind(&since);
+        self.committed = generation.written;
+        self.live_bytes = generation.written.bytes;
+        self.meta.put(CURRENT, &Current { generation: generation.number, since })?;
+        self.meta.flush()?;
+        self.checkpoint = checkpoint;
+        std::mem::replace(&mut self.generation, generation).remove()
+    }
+
+    fn covers(&self, position: LogPosition) -> bool {
+        position.index <= self.checkpoint.applied.index
     }
 }
 
 impl StateStore for SledState {
+    type Staging = SledStaging;
+
     fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
     fn size_bytes(&self) -> Result<u64, StorageError> {
-        self.database.size_bytes()
+        Ok(self.meta.size_bytes()? + self.generation.size_bytes()?)
     }
 
     fn restore(&self, take: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
-        let mut reader = Reader::default();
-        let mut pieces = self.tree.range::<&[u8], _>(..);
-        while let Some((key, value)) = guarded(self.database.path(), || pieces.next().transpose())? {
-            reader
-                .piece(&key, &value, &mut |row| take(Record::Row(row)))
-                .map_err(|what| self.damaged(what))?;
-            if reader.is_at_end() && reader.last() > self.checkpoint.revision {
-                return Err(self.damaged("a row above the checkpoint"));
-            }
+        let reader = self.generation.read(0, u64::MAX, take)?;
+        let (last, checkpoint) = (reader.last, &self.checkpoint);
+        if last.revision > checkpoint.revision || last.outcome > checkpoint.applied.index {
+            return Err(self.generation.damaged("a record above the checkpoint"));
         }
-        if !reader.is_at_end() || reader.contents != self.committed {
-            let what = format!("{:?} instead of {:?}", reader.contents, self.committed);
-            return Err(self.damaged(&what));
+        if reader.contents != self.committed {
+            let what = format!(
+                "{:?} instead of {:?} in the state of revision {}",
+                reader.contents, self.committed, checkpoint.revision
+            );
+            return Err(self.generation.damaged(&what));
         }
         Ok(())
     }
 
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        let Checkpoint { revision, applied, .. } = self.checkpoint;
         for record in records {
-            // The one place where outcomes do not reach the disk.
-            let Record::Row(row) = record else { continue };
-            assert!(row.revision > self.last, "row {} after {}", row.revision, self.last);
-            if self.block.is_full_for(row) {
-                self.write_block()?;
-            }
-            self.block.push(row);
-            self.last = row.revision;
+            let is_late = match record {
+                Record::Row(row) => row.revision <= revision,
+                Record::Outcome(outcome) => outcome.index <= applied.index,
+            };
+            let in_order = is_late || self.generation.push(record)?;
+            assert!(in_order, "{} after {:?}", place(record), self.generation.last);
         }
         Ok(())
     }
 
     fn commit(&mut self, checkpoint: Checkpoint) -> Result<(), StorageError> {
-        assert!(self.last <= checkpoint.revision, "row {} in {checkpoint:?}", self.last);
-        self.write_block()?;
-        let current = Current {
-            generation: self.generation,
-            applied: checkpoint.applied,
-            revision: checkpoint.revision,
-            configuration: (*checkpoint.configuration).clone(),
-            configuration_index: checkpoint.configuration_index,
-            installed: checkpoint.installed,
-            contents: self.written,
-        };
-        self.database.put(CURRENT, &current)?;
-        self.database.flush()?;
-        self.committed = self.written;
+        let last = self.generation.last;
+        if self.covers(checkpoint.applied) {
+            assert!(last.revision <= self.checkpoint.revision, "{last:?} is beyond {checkpoint:?}");
+            return Ok(());
+        }
+        assert!(last.revision <= checkpoint.revision, "{last:?} is beyond {checkpoint:?}");
+        let recorded = self.generation.commit(Recorded::new(&checkpoint, self.committed))?;
+        self.committed = recorded.contents;
         self.checkpoint = checkpoint;
         Ok(())
+    }
+
+    fn stage(&self) -> Result<SledStaging, StorageError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let generation = Generation::create(&self.data, number)?;
+        Ok(SledStaging { generation: Some(generation), flushed_bytes: 0 })
+    }
+
+    fn install(&mut self, staging: SledStaging, checkpoint: Checkpoint) -> Result<(), StorageError> {
+        let last = staging.generation().last;
+        let is_covered = last.revision <= checkpoint.revision && last.outcome <= checkpoint.applied.index;
+        if !is_covered || self.covers(checkpoint.applied) {
+            let what = format!("{last:?} as {checkpoint:?} in place of {:?}", self.checkpoint);
+            return Err(StorageError::Disorder { path: staging.generation().path().to_owned(), what });
+        }
+        self.rewrite = None;
+        self.switch(staging.into_generation(), Checkpoint { installed: true, ..checkpoint })
+    }
+
+    fn needs_rewrite(&self, live_rows: u64) -> Result<bool, StorageError> {
+        let Contents { rows, outcomes, bytes, .. } = self.committed;
+        let has_history = rows > live_rows || outcomes > 0;
+        if self.rewrite.is_some() || !has_history || bytes <= 2 * self.live_bytes + self.rewrite_floor_bytes {
+            return Ok(false);
+        }
+        // At most as much again is written, and sled takes up to twice that.
+        Ok(free_bytes(&self.data)? > 2 * bytes + FREE_BYTES_MIN)
+    }
+
+    fn begin_rewrite(&mut self, at: LogPosition, live: LiveRecords) -> Result<(), StorageError> {
+        if self.rewrite.is_none() && at == self.checkpoint.applied {
+            self.rewrite = Some(Rewrite::new(self.stage()?, live, self.committed.blocks));
+        }
+        Ok(())
+    }
+
+    fn continue_rewrite(&mut self) -> Result<bool, StorageError> {
+        let Some(mut rewrite) = self.rewrite.take() else { return Ok(false) };
+        if rewrite.write_piece(&self.generation, self.committed.blocks)? {
+            self.rewrite = Some(rewrite);
+            return Ok(true);
+        }
+        self.switch(rewrite.staging.into_generation(), self.checkpoint.clone())?;
+        Ok(false)
+    }
+}
+
+/// What to call a record in a message.
+fn place(record: &Record) -> String {
+    match record {
+        Record::Row(row) => format!("row of revision {}", row.revision),
+        Record::Outcome(outcome) => format!("outcome of entry {}", outcome.index),
+    }
+}
+
+impl SledStaging {
+    fn generation(&self) -> &Generation {
+        self.generation.as_ref().expect("it is there until it is taken out")
+    }
+
+    fn generation_mut(&mut self) -> &mut Generation {
+        self.generation.as_mut().expect("it is there until it is taken out")
+    }
+
+    /// From here on it stays, whatever happens: a record that makes it current may be on the disk.
+    fn into_generation(mut self) -> Generation {
+        self.generation.take().expect("it is there until it is taken out")
+    }
+
+    /// Bytes of records written so far, whole blocks only.
+    pub(super) fn bytes(&self) -> u64 {
+        self.generation().written.bytes
+    }
+
+    /// Makes what was written durable, without the directory.
+    pub(super) fn flush(&mut self) -> Result<(), StorageError> {
+        self.flushed_bytes = self.bytes();
+        self.generation_mut().flush()
+    }
+}
+
+impl Staging for SledStaging {
+    fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        for record in records {
+            let before = self.generation().last;
+            if !self.generation_mut().push(record)? {
+                let what = format!("{} after {before:?}", place(record));
+                return Err(StorageError::Disorder { path: self.generation().path().to_owned(), what });
+            }
+        }
+        if self.bytes() - self.flushed_bytes >= FLUSH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn seal(&mut self) -> Result<(), StorageError> {
+        self.generation_mut().seal()
+    }
+}
+
+impl Drop for SledStaging {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed at the next start.
+        let _ = self.generation.take().map(Generation::remove);
     }
 }

@@ -1,4 +1,6 @@
-//! A checkpoint comes back whole, and only a whole one does.
+//! A checkpoint comes back whole, and only a whole one does; of several generations exactly one counts.
+
+mod crash;
 
 use std::path::Path;
 
@@ -6,7 +8,7 @@ use bytes::Bytes;
 
 use super::database::has_blobs;
 use super::*;
-use crate::kv::Row;
+use crate::kv::{Answer, Remembered, Row};
 use crate::storage::sync_file_range;
 use crate::types::Term;
 
@@ -21,75 +23,147 @@ fn row(revision: u64, bytes: usize) -> Record {
     })
 }
 
-fn checkpoint(revision: u64) -> Checkpoint {
+fn outcome(index: u64) -> Record {
+    Record::Outcome(Remembered {
+        index: LogIndex(index),
+        time: LogTime(index * 1000),
+        key: format!("once-{index}").into(),
+        request_hash: index * 77,
+        answer: Answer::Deleted { revision: Revision(index) },
+    })
+}
+
+/// What entries of a log lead to: each a row, every third one an outcome, too.
+fn applied(entries: std::ops::RangeInclusive<u64>) -> Vec<Record> {
+    let of_entry = |index: u64| [Some(row(index, 120)), (index % 3 == 0).then(|| outcome(index))];
+    entries.flat_map(of_entry).flatten().collect()
+}
+
+fn checkpoint(index: u64) -> Checkpoint {
     Checkpoint {
-        applied: LogPosition { index: LogIndex(revision + 1), term: Term(3) },
-        revision: Revision(revision),
+        applied: LogPosition { index: LogIndex(index), term: Term(3) },
+        time: LogTime(index * 1000),
+        revision: Revision(index),
         ..Checkpoint::default()
     }
 }
 
-fn open(path: &Path) -> SledState {
-    SledState::open(Database::open(path).unwrap()).unwrap()
+/// What is current after a snapshot was installed.
+fn installed(index: u64) -> Checkpoint {
+    Checkpoint { installed: true, ..checkpoint(index) }
 }
 
-fn rows(state: &SledState) -> Vec<Record> {
-    let mut rows = Vec::new();
-    state.restore(&mut |row| rows.push(row)).unwrap();
-    rows
+/// In memory where the system has such a place: these tests flush often.
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn meta(data: &Path) -> Database {
+    Database::open(&data.join("sled")).unwrap()
+}
+
+fn try_open(data: &Path) -> Result<SledState, StorageError> {
+    let state = SledState::open(meta(data), data)?;
+    state.remove_others()?;
+    Ok(state)
+}
+
+fn open(data: &Path) -> SledState {
+    if !data.join("sled").exists() {
+        SledState::create(&meta(data), data).unwrap();
+    }
+    try_open(data).unwrap()
+}
+
+fn restored(state: &SledState) -> Vec<Record> {
+    let mut records = Vec::new();
+    state.restore(&mut |record| records.push(record)).unwrap();
+    records
+}
+
+/// Writes what entries lead to as one checkpoint.
+fn commit(state: &mut SledState, entries: std::ops::RangeInclusive<u64>) {
+    let end = *entries.end();
+    state.write(&applied(entries)).unwrap();
+    state.commit(checkpoint(end)).unwrap();
+}
+
+/// Checks what is current, now and after the next start.
+fn check(state: SledState, data: &Path, current: &Checkpoint, records: &[Record]) -> SledState {
+    assert_eq!((state.checkpoint(), &restored(&state)[..]), (current, records));
+    drop(state);
+    let state = open(data);
+    assert_eq!((state.checkpoint(), &restored(&state)[..]), (current, records));
+    state
+}
+
+fn has_any_blobs(data: &Path) -> bool {
+    generations(data).unwrap().into_iter().any(|number| has_blobs(&generation_path(data, number)))
+        || has_blobs(&data.join("sled"))
 }
 
 #[test]
 fn checkpoints_come_back_and_what_was_not_committed_does_not() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut state = open(directory.path());
-    assert_eq!(state.checkpoint(), &Checkpoint::default());
-    assert_eq!(rows(&state), []);
-    let all: Vec<Record> = (1..=500).map(|revision| row(revision, 100)).collect();
-    state.write(&all[..100]).unwrap();
-    state.write(&all[100..300]).unwrap();
+    let directory = temporary();
+    let mut state = check(open(directory.path()), directory.path(), &Checkpoint::default(), &[]);
+    let all = applied(1..=500);
+    state.write(&applied(1..=100)).unwrap();
+    state.write(&applied(101..=300)).unwrap();
     state.commit(checkpoint(300)).unwrap();
-    state.write(&all[300..]).unwrap();
+    state.write(&applied(301..=500)).unwrap();
     drop(state);
 
-    let mut state = open(directory.path());
-    assert_eq!(state.checkpoint(), &checkpoint(300));
-    assert_eq!(rows(&state), all[..300]);
-    state.write(&all[300..301]).unwrap();
-    state.commit(checkpoint(301)).unwrap();
+    let up_to = |index| applied(1..=index);
+    let state = check(open(directory.path()), directory.path(), &checkpoint(300), &up_to(300));
+    let mut state = check(state, directory.path(), &checkpoint(300), &up_to(300));
+    commit(&mut state, 301..=301);
     state.commit(checkpoint(310)).unwrap();
+    let mut state = check(state, directory.path(), &checkpoint(310), &up_to(301));
+    state.write(&[outcome(311)]).unwrap();
+    state.commit(Checkpoint { revision: Revision(310), ..checkpoint(311) }).unwrap();
     drop(state);
     let state = open(directory.path());
-    assert_eq!(state.checkpoint(), &checkpoint(310));
-    assert_eq!(rows(&state), all[..301]);
+    assert_eq!(restored(&state).last(), Some(&outcome(311)), "an outcome without a row");
+    assert_eq!(restored(&state).len(), applied(1..=301).len() + 1);
+    assert!(all.len() > 600);
 }
 
 #[test]
 fn large_values_are_cut_into_pieces_and_never_become_blobs() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = temporary();
     let mut state = open(directory.path());
     let sizes = [0, 16 << 10, 32 << 10, (32 << 10) + 1, 100_000, 3 << 19];
-    let all: Vec<Record> = (8..).zip(sizes).map(|(revision, bytes)| row(revision, bytes)).collect();
+    let mut all: Vec<Record> = (8..).zip(sizes).map(|(revision, bytes)| row(revision, bytes)).collect();
     state.write(&all).unwrap();
     state.commit(checkpoint(20)).unwrap();
     let many: Vec<Record> = (21..70).map(|revision| row(revision, 400_000)).collect();
     state.write(&many).unwrap();
     state.commit(checkpoint(70)).unwrap();
+    all.extend(many);
+    let mut state = check(state, directory.path(), &checkpoint(70), &all);
+
+    let mut staging = state.stage().unwrap();
+    staging.write(&all).unwrap();
+    staging.seal().unwrap();
+    assert!(!has_any_blobs(directory.path()));
+    state.install(staging, checkpoint(80)).unwrap();
+    let state = check(state, directory.path(), &installed(80), &all);
     drop(state);
-    assert!(!has_blobs(directory.path()));
-    assert_eq!(rows(&open(directory.path())), [all, many].concat());
+    assert!(!has_any_blobs(directory.path()));
 }
 
 #[test]
 fn a_snapshot_that_sled_did_not_finish_is_no_damage() {
     let directory = tempfile::tempdir().unwrap();
     let mut state = open(directory.path());
-    state.write(&[row(1, 10), row(2, 10)]).unwrap();
-    state.commit(checkpoint(2)).unwrap();
+    commit(&mut state, 1..=2);
     drop(state);
     for content in [&b""[..], b"half of what was to be written"] {
-        std::fs::write(directory.path().join("snap.00000000FFFFFFFF.generating"), content).unwrap();
-        assert_eq!(rows(&open(directory.path())), [row(1, 10), row(2, 10)]);
+        for place in ["sled", "state-1"] {
+            let name = directory.path().join(place).join("snap.00000000FFFFFFFF.generating");
+            std::fs::write(name, content).unwrap();
+            assert_eq!(restored(&open(directory.path())), applied(1..=2));
+        }
     }
 }
 
@@ -113,29 +187,193 @@ fn a_flush_that_goes_elsewhere_is_refused() {
 
 #[test]
 fn a_piece_that_is_missing_or_changed_is_damage() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = temporary();
     let mut state = open(directory.path());
-    let all: Vec<Record> = (1..=400).map(|revision| row(revision, 200)).collect();
-    state.write(&all).unwrap();
+    commit(&mut state, 1..=400);
     state.write(&[row(401, 100_000)]).unwrap();
     state.commit(checkpoint(401)).unwrap();
     drop(state);
-    let database = Database::open(directory.path()).unwrap();
-    let tree = database.tree("state-0").unwrap();
+    let generation = Database::open(&generation_path(directory.path(), 1)).unwrap();
+    let tree = generation.tree("blocks").unwrap();
     let pieces: Vec<_> = tree.iter().map(Result::unwrap).collect();
-    assert!(pieces.len() > 8);
+    drop((tree, generation));
+    assert!(pieces.len() > 6);
     for (key, value) in &pieces {
         let mut changed = value.to_vec();
         changed[value.len() / 2] ^= 16;
         for wrong in [None, Some(changed), Some(pieces[0].1[..3].to_vec())] {
-            match wrong {
-                None => tree.remove(key).unwrap(),
-                Some(wrong) => tree.insert(key, wrong).unwrap(),
+            let change = |wrong: Option<&[u8]>| {
+                let generation = Database::open(&generation_path(directory.path(), 1)).unwrap();
+                let tree = generation.tree("blocks").unwrap();
+                match wrong {
+                    None => tree.remove(key).unwrap(),
+                    Some(wrong) => tree.insert(key, wrong).unwrap(),
+                };
             };
-            let error = SledState::open(database.clone()).unwrap().restore(&mut |_| {}).unwrap_err();
+            change(wrong.as_deref());
+            let error = open(directory.path()).restore(&mut |_| {}).unwrap_err();
             assert_eq!(error.exit_code(), 3, "{error}");
-            tree.insert(key, value).unwrap();
+            change(Some(value));
         }
     }
-    assert_eq!(rows(&SledState::open(database).unwrap()).len(), 401);
+    assert_eq!(restored(&open(directory.path())).len(), applied(1..=400).len() + 1);
+}
+
+#[test]
+fn an_installed_generation_takes_the_place_of_the_old_one() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    commit(&mut state, 1..=50);
+    let mut staging = state.stage().unwrap();
+    let snapshot: Vec<Record> = (80..=120).map(|revision| row(revision, 100)).chain([outcome(119)]).collect();
+    staging.write(&snapshot).unwrap();
+    commit(&mut state, 51..=60);
+    staging.seal().unwrap();
+    state.install(staging, checkpoint(120)).unwrap();
+    assert_eq!(generations(directory.path()).unwrap().len(), 1);
+    let mut state = check(state, directory.path(), &installed(120), &snapshot);
+
+    // Changes of the old generation that were still on their way, alone and before newer ones.
+    commit(&mut state, 61..=70);
+    let mut state = check(state, directory.path(), &installed(120), &snapshot);
+    commit(&mut state, 71..=130);
+    let expected = [snapshot, applied(121..=130)].concat();
+    let state = check(state, directory.path(), &checkpoint(130), &expected);
+    assert_eq!(generations(directory.path()).unwrap().len(), 1);
+    drop(state);
+}
+
+#[test]
+fn a_staged_generation_that_is_not_installed_leaves_nothing() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    commit(&mut state, 1..=50);
+    let mut first = state.stage().unwrap();
+    let mut second = state.stage().unwrap();
+    first.write(&applied(1..=70)).unwrap();
+    second.write(&applied(1..=60)).unwrap();
+    assert_eq!(generations(directory.path()).unwrap().len(), 3);
+    drop(first);
+    assert_eq!(generations(directory.path()).unwrap().len(), 2);
+    state.install(second, checkpoint(60)).unwrap();
+    check(state, directory.path(), &installed(60), &applied(1..=60));
+    assert_eq!(generations(directory.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_out_of_order_is_refused_and_changes_nothing() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    commit(&mut state, 1..=50);
+    let mut staging = state.stage().unwrap();
+    staging.write(&[row(5, 10), outcome(7)]).unwrap();
+    for record in [row(5, 10), row(4, 10), outcome(7), outcome(1)] {
+        let mut staging = state.stage().unwrap();
+        staging.write(&[row(5, 10), outcome(7)]).unwrap();
+        let error = staging.write(&[record]).unwrap_err();
+        assert!(matches!(error, StorageError::Disorder { .. }), "{error}");
+    }
+    for (last, index) in [(60, 50), (60, 40), (70, 60)] {
+        let mut staging = state.stage().unwrap();
+        staging.write(&applied(1..=last)).unwrap();
+        let error = state.install(staging, checkpoint(index)).unwrap_err();
+        assert!(matches!(error, StorageError::Disorder { .. }), "{error}");
+    }
+    check(state, directory.path(), &checkpoint(50), &applied(1..=50));
+}
+
+#[test]
+fn a_generation_that_is_gone_or_older_than_recorded_is_damage() {
+    let whole = temporary();
+    let mut state = open(whole.path());
+    let mut staging = state.stage().unwrap();
+    staging.write(&applied(1..=30)).unwrap();
+    state.install(staging, checkpoint(30)).unwrap();
+    let generation = generations(whole.path()).unwrap()[0];
+    drop(state);
+    let empty = generation_path(whole.path(), 9);
+    drop(Database::open(&empty).unwrap());
+    type Change<'a> = &'a dyn Fn(&Path);
+    let changes: [Change; 4] = [
+        &|data| std::fs::remove_dir_all(generation_path(data, generation)).unwrap(),
+        &|data| std::fs::remove_file(generation_path(data, generation).join("db")).unwrap(),
+        // Such as another node's, or an old copy.
+        &|data| {
+            std::fs::remove_dir_all(generation_path(data, generation)).unwrap();
+            std::fs::rename(generation_path(data, 9), generation_path(data, generation)).unwrap();
+        },
+        &|data| {
+            std::fs::remove_dir_all(data.join("sled")).unwrap();
+            drop(meta(data));
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let place = temporary();
+        let data = place.path().join("copy");
+        crash::copy(whole.path(), &data);
+        change(&data);
+        let opened = try_open(&data).and_then(|state| state.restore(&mut |_| {}));
+        let error = opened.unwrap_err();
+        assert_eq!(error.exit_code(), 3, "change {number}: {error}");
+    }
+}
+
+/// The live state of these tests: the last row of each key, and the last outcomes.
+fn live(index: u64) -> Vec<Record> {
+    let rows = (index - 49..=index).map(|revision| row(revision, 120));
+    let outcomes = (index - 20..=index).filter(|index| index % 3 == 0).map(outcome);
+    rows.chain(outcomes).collect()
+}
+
+#[test]
+fn a_rewritten_state_is_the_live_one_and_what_was_committed_meanwhile() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    state.rewrite_floor_bytes = 100_000;
+    commit(&mut state, 1..=200);
+    assert!(!state.needs_rewrite(50).unwrap(), "too little yet");
+    commit(&mut state, 201..=1000);
+    assert!(state.needs_rewrite(50).unwrap());
+    state.begin_rewrite(checkpoint(999).applied, Box::new(live(999).into_iter())).unwrap();
+    assert!(!state.continue_rewrite().unwrap(), "a view of something else is ignored");
+
+    state.begin_rewrite(checkpoint(1000).applied, Box::new(live(1000).into_iter())).unwrap();
+    assert!(!state.needs_rewrite(50).unwrap(), "it is under way");
+    commit(&mut state, 1001..=1500);
+    while state.continue_rewrite().unwrap() {
+        assert_eq!(state.checkpoint(), &checkpoint(1500));
+    }
+    let expected = [live(1000), applied(1001..=1500)].concat();
+    assert!(!state.needs_rewrite(50).unwrap());
+    let mut state = check(state, directory.path(), &checkpoint(1500), &expected);
+    assert_eq!(generations(directory.path()).unwrap().len(), 1);
+    commit(&mut state, 1501..=1510);
+    let expected = [expected, applied(1501..=1510)].concat();
+    check(state, directory.path(), &checkpoint(1510), &expected);
+}
+
+#[test]
+fn a_rewrite_is_given_up_for_a_snapshot() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    commit(&mut state, 1..=300);
+    state.begin_rewrite(checkpoint(300).applied, Box::new(live(300).into_iter())).unwrap();
+    let mut staging = state.stage().unwrap();
+    staging.write(&live(400)).unwrap();
+    state.install(staging, checkpoint(400)).unwrap();
+    assert!(!state.continue_rewrite().unwrap());
+    assert_eq!(generations(directory.path()).unwrap().len(), 1);
+    check(state, directory.path(), &installed(400), &live(400));
+}
+
+#[test]
+fn a_rewrite_does_not_hide_that_a_snapshot_was_installed() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    let mut staging = state.stage().unwrap();
+    staging.write(&live(400)).unwrap();
+    state.install(staging, checkpoint(400)).unwrap();
+    state.begin_rewrite(checkpoint(400).applied, Box::new(live(400).into_iter())).unwrap();
+    while state.continue_rewrite().unwrap() {}
+    check(state, directory.path(), &installed(400), &live(400));
 }
