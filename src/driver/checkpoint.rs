@@ -164,3 +164,7 @@ impl<'a, S: StateStore> Writer<'a, S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

@@ -93,7 +93,8 @@ pub fn recover<F: Files, S: StateStore>(
     let log = raft::Recovered {
         before: found.before,
         last: found.last,
-        time: found.time,
+        // The log may no longer hold the entry that carried it.
+        time: found.time.max(state.checkpoint().time),
         runs: found.runs,
         configurations: found.configurations,
         applied,

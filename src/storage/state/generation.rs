@@ -45,7 +45,7 @@ impl Generation {
 
     /// Opens the one that was made current with `since`, and removes what was written above its newest checkpoint;
     /// returns that.
-    pub(super) fn open(data: &Path, number: u64, since: Recorded) -> Result<(Self, Recorded), StorageError> {
+    pub(super) fn open(data: &Path, number: u64, since: &Recorded) -> Result<(Self, Recorded), StorageError> {
         let path = path(data, number);
         let database = Database::open_existing(&path)?;
         let mut generation = Self::new(number, path, database)?;

@@ -57,7 +57,7 @@ impl SledState {
     pub(in crate::storage) fn open(meta: Database, data: &Path) -> Result<Self, StorageError> {
         let current = Self::current(&meta)?;
         let live_bytes = current.since.contents.bytes;
-        let (generation, newest) = Generation::open(data, current.generation, current.since)?;
+        let (generation, newest) = Generation::open(data, current.generation, &current.since)?;
         let last = generation::list(data)?.last().copied().unwrap_or_default();
         Ok(Self {
             data: data.to_owned(),

@@ -35,7 +35,7 @@ fn outcome(index: u64) -> Record {
 
 /// What entries of a log lead to: each a row, every third one an outcome, too.
 fn applied(entries: std::ops::RangeInclusive<u64>) -> Vec<Record> {
-    let of_entry = |index: u64| [Some(row(index, 120)), (index % 3 == 0).then(|| outcome(index))];
+    let of_entry = |index: u64| [Some(row(index, 120)), index.is_multiple_of(3).then(|| outcome(index))];
     entries.flat_map(of_entry).flatten().collect()
 }
 
@@ -293,8 +293,7 @@ fn a_generation_that_is_gone_or_older_than_recorded_is_damage() {
     drop(state);
     let empty = generation_path(whole.path(), 9);
     drop(Database::open(&empty).unwrap());
-    type Change<'a> = &'a dyn Fn(&Path);
-    let changes: [Change; 4] = [
+    let changes: [&dyn Fn(&Path); 4] = [
         &|data| std::fs::remove_dir_all(generation_path(data, generation)).unwrap(),
         &|data| std::fs::remove_file(generation_path(data, generation).join("db")).unwrap(),
         // Such as another node's, or an old copy.
@@ -321,7 +320,7 @@ fn a_generation_that_is_gone_or_older_than_recorded_is_damage() {
 /// The live state of these tests: the last row of each key, and the last outcomes.
 fn live(index: u64) -> Vec<Record> {
     let rows = (index - 49..=index).map(|revision| row(revision, 120));
-    let outcomes = (index - 20..=index).filter(|index| index % 3 == 0).map(outcome);
+    let outcomes = (index - 20..=index).filter(|index| index.is_multiple_of(3)).map(outcome);
     rows.chain(outcomes).collect()
 }
 

@@ -1,0 +1,132 @@
+//! What the checkpoint's thread asks of the state store, and in which order.
+
+use bytes::Bytes;
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::kv::{Command, Condition, Operation, Store};
+use crate::storage::Staging;
+use crate::storage::state::LiveRecords;
+use crate::types::{LogIndex, LogPosition, LogTime, Term};
+
+/// Says what it was asked for.
+#[derive(Default)]
+struct Asked {
+    checkpoint: Checkpoint,
+    records: usize,
+    /// Wants a rewrite from this many records on.
+    records_max: usize,
+    /// Entry and records of a rewrite.
+    begun: Vec<(u64, Vec<Record>)>,
+    pieces_left: usize,
+    /// The entry up to which was committed, at each piece.
+    pieces: Vec<u64>,
+}
+
+struct Nothing;
+
+impl Staging for Nothing {
+    fn write(&mut self, _: &[Record]) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
+}
+
+impl StateStore for Asked {
+    type Staging = Nothing;
+
+    fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    fn size_bytes(&self) -> Result<u64, StorageError> {
+        Ok(self.records as u64)
+    }
+
+    fn restore(&self, _: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        self.records += records.len();
+        Ok(())
+    }
+
+    fn commit(&mut self, checkpoint: Checkpoint) -> Result<(), StorageError> {
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+
+    fn stage(&self) -> Result<Nothing, StorageError> {
+        Ok(Nothing)
+    }
+
+    fn install(&mut self, _: Nothing, checkpoint: Checkpoint) -> Result<(), StorageError> {
+        self.commit(checkpoint)
+    }
+
+    fn needs_rewrite(&self, live_rows: u64) -> Result<bool, StorageError> {
+        assert_eq!(live_rows, 1, "one key is written again and again");
+        Ok(self.records >= self.records_max)
+    }
+
+    fn begin_rewrite(&mut self, at: LogPosition, live: LiveRecords) -> Result<(), StorageError> {
+        assert_eq!(at, self.checkpoint.applied, "what the view shows is committed");
+        self.begun.push((at.index.0, live.collect()));
+        self.pieces_left = 3;
+        Ok(())
+    }
+
+    fn continue_rewrite(&mut self) -> Result<bool, StorageError> {
+        self.pieces.push(self.checkpoint.applied.index.0);
+        self.pieces_left -= 1;
+        Ok(self.pieces_left > 0)
+    }
+}
+
+/// One write of the same key, as apply passes it on.
+fn change(store: &mut Store, view_wanted: &ViewWanted) -> Changes {
+    let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+    let put = Command::from(Operation::Put { key, value, condition: Condition::Always });
+    let index = LogIndex(store.revision().next().0);
+    let mut records = Vec::new();
+    store.apply(index, LogTime(0), put, &mut records);
+    let applied = LogPosition { index, term: Term(1) };
+    let checkpoint = Checkpoint { applied, revision: store.revision(), ..Checkpoint::default() };
+    let view = view_wanted.take().then(|| store.view());
+    Changes { records, checkpoint, keys: store.len(), view }
+}
+
+#[test]
+fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
+    let state = Arc::new(Mutex::new(Asked { records_max: 10, ..Asked::default() }));
+    let view_wanted = ViewWanted::default();
+    let (changes_in, changes) = bounded(1);
+    let thread = std::thread::spawn({
+        let (state, view_wanted) = (Arc::clone(&state), view_wanted.clone());
+        // Each change is due for a checkpoint at once.
+        move || run(&state, &changes, view_wanted, Duration::ZERO, &Metrics::new())
+    });
+    let mut store = Store::default();
+    while state.lock().unwrap().begun.is_empty() {
+        changes_in.send(change(&mut store, &view_wanted)).unwrap();
+    }
+    while state.lock().unwrap().pieces.len() < 3 {
+        std::thread::yield_now();
+    }
+    state.lock().unwrap().records_max = usize::MAX;
+    let last = change(&mut store, &ViewWanted::default());
+    changes_in.send(last).unwrap();
+    drop(changes_in);
+    thread.join().unwrap().unwrap();
+
+    let state = state.lock().unwrap();
+    assert_eq!(state.checkpoint.applied.index.0, store.revision().0, "what was left is written");
+    let (at, live) = &state.begun[0];
+    let [Record::Row(row)] = &live[..] else { panic!("one live row, not {live:?}") };
+    assert_eq!(row.revision.0, *at);
+    assert!(*at > 10 && state.pieces[..3].iter().all(|committed| committed >= at), "{:?}", state.pieces);
+}
