@@ -196,3 +196,79 @@ impl Staging for SimStaging {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::kv::Row;
+    use crate::types::{LogIndex, Revision, Term};
+
+    fn row(revision: u64) -> Record {
+        let (key, value) = (Bytes::from_static(b"key"), Some(Bytes::from_static(b"value")));
+        let (revision, version) = (Revision(revision), revision);
+        Record::Row(Row { revision, key, value, create_revision: Revision(1), version })
+    }
+
+    fn checkpoint(index: u64) -> Checkpoint {
+        let applied = LogPosition { index: LogIndex(index), term: Term(1) };
+        Checkpoint { applied, revision: Revision(index), ..Checkpoint::default() }
+    }
+
+    fn found(disk: &SharedState) -> (u64, usize) {
+        let state = disk.open();
+        let mut records = 0;
+        state.restore(&mut |_| records += 1).unwrap();
+        (state.checkpoint().applied.index.0, records)
+    }
+
+    /// A checkpoint of entry 40, behind which a rewrite that began at entry 30 ends.
+    fn rewritten() -> SharedState {
+        let disk = SharedState::default();
+        let mut state = disk.open();
+        disk.begin(Instant(10));
+        state.write(&(1..=30).map(row).collect::<Vec<_>>()).unwrap();
+        state.commit(checkpoint(30)).unwrap();
+        assert!(state.needs_rewrite(1).unwrap());
+        state.begin_rewrite(checkpoint(30).applied, Box::new([row(30)].into_iter())).unwrap();
+        disk.begin(Instant(20));
+        state.write(&(31..=40).map(row).collect::<Vec<_>>()).unwrap();
+        state.commit(checkpoint(40)).unwrap();
+        while state.continue_rewrite().unwrap() {}
+        disk
+    }
+
+    #[test]
+    fn a_rewrite_is_lost_with_the_checkpoint_under_way_or_not_at_all() {
+        let mut random = Random::new(1, 1);
+        let after_a_crash = |at, random: &mut Random| {
+            let disk = rewritten();
+            disk.crash(Instant(at), random);
+            found(&disk)
+        };
+        assert_eq!(after_a_crash(20, &mut random), (40, 11));
+        let outcomes: Vec<_> = (0..50).map(|_| after_a_crash(19, &mut random)).collect();
+        assert!(outcomes.contains(&(40, 11)) && outcomes.contains(&(30, 30)), "{outcomes:?}");
+        assert!(outcomes.iter().all(|found| [(40, 11), (30, 30)].contains(found)), "{outcomes:?}");
+    }
+
+    #[test]
+    fn what_was_installed_outlives_a_crash_and_what_was_staged_does_not() {
+        let disk = rewritten();
+        let mut state = disk.open();
+        let mut staging = state.stage().unwrap();
+        staging.write(&[row(50)]).unwrap();
+        drop(staging);
+        let mut staging = state.stage().unwrap();
+        staging.write(&[row(50), row(60)]).unwrap();
+        staging.seal().unwrap();
+        disk.begin(Instant(30));
+        state.install(staging, checkpoint(60)).unwrap();
+        state.write(&[row(41)]).unwrap();
+        state.commit(checkpoint(41)).unwrap();
+        assert_eq!(state.checkpoint(), &Checkpoint { installed: true, ..checkpoint(60) });
+        disk.crash(Instant(0), &mut Random::new(1, 1));
+        assert_eq!(found(&disk), (60, 2));
+    }
+}

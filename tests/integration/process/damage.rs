@@ -49,10 +49,10 @@ fn a_flipped_bit_in_log_or_state_is_refused_or_harmless() {
     let intact = cluster.directory.path().join("intact");
     copy(&data, &intact);
     let node = &mut cluster.nodes[0];
-    let (log, state) = (segment(node), data.join("data/sled/db"));
+    let files = [segment(node), data.join("data/sled/db"), data.join("data/state-1/db")];
     let mut random = Random(3);
     let (mut refused, mut harmless) = (0, 0);
-    for file in [log, state] {
+    for file in files {
         let used = used(&file);
         for _ in 0..flips {
             let (offset, bit) = (random.below(used), u8::try_from(random.below(8)).unwrap());
@@ -75,7 +75,7 @@ fn a_flipped_bit_in_log_or_state_is_refused_or_harmless() {
             copy(&intact, &data);
         }
     }
-    report(format!("of {} flipped bits {refused} were refused, {harmless} harmless", 2 * flips));
+    report(format!("of {} flipped bits {refused} were refused, {harmless} harmless", 3 * flips));
     assert_eq!(outcome(node), None);
     check_content(node);
 }

@@ -145,7 +145,7 @@ fn one_fdatasync_a_group_commit_no_sync_file_range_and_nothing_acknowledged_befo
 
     assert!(!trace.contains("sync_file_range("), "sled's flush is replaced");
     let state_flushes =
-        trace.lines().filter(|line| line.contains("fdatasync(") && line.contains("/sled/db>")).count();
+        trace.lines().filter(|line| line.contains("fdatasync(") && line.contains("/state-1/db>")).count();
     assert!(state_flushes > 0, "checkpoints were flushed");
     let steps = steps(&trace);
     // Each group: one write, then one flush, one after the other. Opening the log does the same once.
