@@ -78,7 +78,7 @@ impl Writer {
     }
 
     /// A key of 16 bytes, in no order.
-    fn key(&mut self, number: u64) -> Bytes {
+    fn key(number: u64) -> Bytes {
         format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into()
     }
 
@@ -102,7 +102,7 @@ impl Writer {
     ) -> Result<Duration, Box<dyn Error>> {
         let mut records = Vec::new();
         for number in keys {
-            let (key, value) = (self.key(number), self.value(value_bytes));
+            let (key, value) = (Self::key(number), self.value(value_bytes));
             let put = Command::from(Operation::Put { key, value, condition: Condition::Always });
             self.store.apply(LogIndex(self.index), LogTime(self.index), put, &mut records);
         }
