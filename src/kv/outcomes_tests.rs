@@ -37,7 +37,7 @@ impl Journal {
     }
 
     fn outcomes(&self) -> usize {
-        self.store.view().outcomes.iter().count()
+        self.store.view().outcomes.records().count()
     }
 }
 
@@ -226,7 +226,7 @@ fn records_come_in_the_order_in_which_they_are_restored() {
     // What is stored does not share the log's bytes.
     let Record::Outcome(remembered) = &journal.records[1] else { panic!("{:?}", journal.records) };
     let kept = journal.store.view();
-    let kept = kept.outcomes.iter().next().unwrap();
-    assert_eq!(kept, remembered);
+    let kept = kept.outcomes.records().next().unwrap();
+    assert_eq!(&kept, remembered);
     assert_ne!(kept.key.as_ptr(), remembered.key.as_ptr());
 }

@@ -227,12 +227,12 @@ mod tests {
     fn rewritten() -> SharedState {
         let disk = SharedState::default();
         let mut state = disk.open();
-        disk.begin(Instant(10));
+        disk.begin(Instant(5), Instant(10));
         state.write(&(1..=30).map(row).collect::<Vec<_>>()).unwrap();
         state.commit(checkpoint(30)).unwrap();
         assert!(state.needs_rewrite(1).unwrap());
         state.begin_rewrite(checkpoint(30).applied, Box::new([row(30)].into_iter())).unwrap();
-        disk.begin(Instant(20));
+        disk.begin(Instant(15), Instant(20));
         state.write(&(31..=40).map(row).collect::<Vec<_>>()).unwrap();
         state.commit(checkpoint(40)).unwrap();
         while state.continue_rewrite().unwrap() {}
@@ -263,7 +263,7 @@ mod tests {
         let mut staging = state.stage().unwrap();
         staging.write(&[row(50), row(60)]).unwrap();
         staging.seal().unwrap();
-        disk.begin(Instant(30));
+        disk.begin(Instant(0), Instant(30));
         state.install(staging, checkpoint(60)).unwrap();
         state.write(&[row(41)]).unwrap();
         state.commit(checkpoint(41)).unwrap();

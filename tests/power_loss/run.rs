@@ -167,7 +167,7 @@ impl Node {
             broken: None,
             model: Model::default(),
             acknowledged: vec![(0, Model::default())],
-            apply: Apply::new(Arc::clone(&store), LogPosition::default(), configuration),
+            apply: Apply::new(Arc::clone(&store), LogPosition::default(), LogTime(0), configuration),
             store,
             hashes,
             records: Vec::new(),
