@@ -58,7 +58,7 @@ pub enum Plant {
     JointOneMajority,
     /// A joint configuration is left before it is committed.
     LeaveJointEarly,
-    /// A new leader changes one voter, without a joint configuration, before it has committed an entry of its own term.
+    /// A new leader changes members before it has committed an entry of its own term.
     ChangeBeforeNoop,
     /// Acknowledgements of an earlier membership count.
     OldSessionCounts,
@@ -70,11 +70,25 @@ pub enum Plant {
     RemovedRejoins,
     /// A start does not restore what is remembered of requests with idempotency keys.
     ForgetOutcomes,
+    /// A received snapshot does not bring its configuration.
+    SnapshotDropsConfiguration,
+    /// The log is kept behind a snapshot although its entry there is another one.
+    StaleEntryAtSnapshot,
+    /// The log is cut up to what is applied, durable or not.
+    CompactWithoutSnapshot,
+    /// A lease starts when the echo arrives.
+    LeaseFromReceipt,
+    /// A lease lasts as long as the followers' promise, whatever their clocks.
+    LeaseWithoutMargin,
+    /// With leases on, a node votes right after its start.
+    VoteAtOnceWithLeases,
+    /// A leader whose disk stalls goes on leading.
+    StalledLeaderStays,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 40] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -108,6 +122,13 @@ impl Plant {
         Self::TransferWithoutLogCheck,
         Self::RemovedRejoins,
         Self::ForgetOutcomes,
+        Self::SnapshotDropsConfiguration,
+        Self::StaleEntryAtSnapshot,
+        Self::CompactWithoutSnapshot,
+        Self::LeaseFromReceipt,
+        Self::LeaseWithoutMargin,
+        Self::VoteAtOnceWithLeases,
+        Self::StalledLeaderStays,
     ];
 
     /// As written on the command line.
@@ -147,6 +168,13 @@ impl Plant {
             Self::TransferWithoutLogCheck => "transfer-without-log-check",
             Self::RemovedRejoins => "removed-rejoins",
             Self::ForgetOutcomes => "forget-outcomes",
+            Self::SnapshotDropsConfiguration => "snapshot-drops-configuration",
+            Self::StaleEntryAtSnapshot => "stale-entry-at-snapshot",
+            Self::CompactWithoutSnapshot => "compact-without-snapshot",
+            Self::LeaseFromReceipt => "lease-from-receipt",
+            Self::LeaseWithoutMargin => "lease-without-margin",
+            Self::VoteAtOnceWithLeases => "vote-at-once-with-leases",
+            Self::StalledLeaderStays => "stalled-leader-stays",
         }
     }
 
@@ -196,7 +224,7 @@ impl Plant {
             Self::JointOneMajority => "While voters change, a majority of the new ones alone decides",
             Self::LeaveJointEarly => "A joint configuration is left before it is committed",
             Self::ChangeBeforeNoop => {
-                "A new leader changes one voter, without a joint configuration, before it has committed an entry of its own term"
+                "A new leader changes members before it has committed an entry of its own term"
             }
             Self::OldSessionCounts => "Acknowledgements of an earlier membership count",
             Self::PromoteBeforeCatchUp => "Learners are made voters before they have caught up",
@@ -205,6 +233,17 @@ impl Plant {
             Self::ForgetOutcomes => {
                 "A start does not restore what is remembered of requests with idempotency keys"
             }
+            Self::SnapshotDropsConfiguration => "A received snapshot does not bring its configuration",
+            Self::StaleEntryAtSnapshot => {
+                "The log is kept behind a snapshot although its entry there is another one"
+            }
+            Self::CompactWithoutSnapshot => "The log is cut up to what is applied, durable or not",
+            Self::LeaseFromReceipt => "A lease starts when the echo arrives",
+            Self::LeaseWithoutMargin => {
+                "A lease lasts as long as the followers' promise, whatever their clocks"
+            }
+            Self::VoteAtOnceWithLeases => "With leases on, a node votes right after its start",
+            Self::StalledLeaderStays => "A leader whose disk stalls goes on leading",
         }
     }
 }

@@ -139,6 +139,9 @@ impl From<Refusal> for Problem {
                 let detail = "too many requests wait already";
                 return Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail);
             }
+            RefusalReason::SpaceLow => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_space", "the leader's disk is nearly full: no writes")
+            }
             RefusalReason::Timeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout",

@@ -124,9 +124,11 @@ impl CoreThread {
         loop {
             self.wait();
             self.turn();
-            if let Some(HaltReason::DiskFailed) = self.out.halt {
+            match self.out.halt {
                 // The log's thread has told why.
-                return Ok(());
+                Some(HaltReason::DiskFailed) => return Ok(()),
+                Some(HaltReason::DataLost) => return Err(Failure::DataLost),
+                None => {}
             }
             let drained = self.log_jobs == 0 && self.apply_jobs == 0 && self.writers.is_empty();
             if self.stopping.is_some_and(|since| drained || clock::now().since(since) > DRAIN_TIMEOUT) {

@@ -89,6 +89,7 @@ impl Observer {
             RefusalReason::Overloaded => "overloaded",
             RefusalReason::LeadershipLost => "leadership_lost",
             RefusalReason::Timeout => "timeout",
+            RefusalReason::SpaceLow => "space_low",
         };
         self.metrics.raft_proposals_failed_total.with_label_values(&[reason]).inc();
     }
@@ -166,6 +167,39 @@ impl Observer {
             Observation::TransferEnded { to, done } => {
                 tracing::info!(to = self.name(to), done, "handing over the lead has ended");
             }
+            Observation::LogCompacted { .. }
+            | Observation::SnapshotStarted { .. }
+            | Observation::SnapshotSent { .. }
+            | Observation::SnapshotReceived { .. }
+            | Observation::SnapshotInstalled { .. } => self.on_snapshot(observation),
+            Observation::DiskStalls { .. }
+            | Observation::DiskWorks
+            | Observation::SpaceLow
+            | Observation::SpaceFreed
+            | Observation::DataLost { .. } => on_disk_trouble(observation),
+        }
+    }
+
+    fn on_snapshot(&self, observation: &Observation) {
+        match *observation {
+            Observation::LogCompacted { through } => tracing::debug!(through = through.0, "log compacted"),
+            Observation::SnapshotStarted { to } => {
+                tracing::info!(
+                    peer = self.name(to),
+                    "peer lacks entries that the log no longer holds: sending it a snapshot"
+                );
+            }
+            Observation::SnapshotSent { to, index: Some(index) } => {
+                tracing::info!(peer = self.name(to), index = index.0, "snapshot sent");
+            }
+            Observation::SnapshotSent { to, index: None } => {
+                tracing::warn!(peer = self.name(to), "snapshot could not be sent; it is tried again");
+            }
+            Observation::SnapshotReceived { from, index } => {
+                tracing::info!(peer = self.name(from), index = index.0, "snapshot received");
+            }
+            Observation::SnapshotInstalled { index } => tracing::info!(index = index.0, "snapshot installed"),
+            _ => {}
         }
     }
 
@@ -204,6 +238,26 @@ impl Observer {
         let active = configuration.voters.keys().filter(is_active).count();
         let tolerance = active.saturating_sub(configuration.voters.len() / 2 + 1);
         metrics.raft_failure_tolerance.set(i64::try_from(tolerance).unwrap_or(i64::MAX));
+    }
+}
+
+fn on_disk_trouble(observation: &Observation) {
+    match *observation {
+        Observation::DiskStalls { micros } => {
+            tracing::error!(
+                waited_ms = micros / 1000,
+                "the disk does not finish what was written to the log"
+            );
+        }
+        Observation::DiskWorks => tracing::info!("the disk works again"),
+        Observation::SpaceLow => tracing::error!("free space is below the reserve: no new entries"),
+        Observation::SpaceFreed => tracing::info!("there is room for new entries again"),
+        Observation::DataLost { match_index, last_index } => tracing::error!(
+            acknowledged = match_index.0,
+            last = last_index.0,
+            "the log lacks entries that this node acknowledged"
+        ),
+        _ => {}
     }
 }
 

@@ -15,6 +15,11 @@ pub enum Failure {
     /// The disk failed, or what it holds is damaged.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The log lacks entries that this node acknowledged to its leader.
+    #[error(
+        "the log lacks entries that this node acknowledged: its disk lost what was flushed. Nothing was overwritten; remove this node from the cluster and let it join again with an empty data directory"
+    )]
+    DataLost,
     /// A state that cannot be was met; the message was printed by the panic.
     #[error("the {0} thread stopped on a state that cannot be; see the message above")]
     Panicked(&'static str),
@@ -26,10 +31,14 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(error) => error.exit_code(),
+            Self::DataLost => EXIT_DAMAGED,
             Self::Panicked(_) => 1,
         }
     }
 }
+
+/// As of a damaged data directory: starting again does not help.
+const EXIT_DAMAGED: u8 = 3;
 
 type Outcome = Result<(), Failure>;
 
@@ -115,5 +124,16 @@ impl Running {
             result = result.and(outcome);
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_data_is_damage_that_a_restart_does_not_mend() {
+        assert_eq!(Failure::DataLost.exit_code(), 3);
+        assert!(Failure::DataLost.to_string().contains("Nothing was overwritten"));
     }
 }

@@ -279,6 +279,8 @@ pub enum RefusalReason {
     LeadershipLost,
     /// The deadline passed although the cluster works.
     Timeout,
+    /// The leader's disk is nearly full.
+    SpaceLow,
 }
 
 /// Whether a refused write may still take effect.

@@ -100,6 +100,53 @@ pub enum Observation {
         /// Whether that one leads now.
         done: bool,
     },
+    /// The log's beginning was let go of.
+    LogCompacted {
+        /// Up to which entry.
+        through: LogIndex,
+    },
+    /// This leader sends its state to a follower.
+    SnapshotStarted {
+        /// Which.
+        to: NodeId,
+    },
+    /// That has ended.
+    SnapshotSent {
+        /// Which follower.
+        to: NodeId,
+        /// The last entry that the snapshot covers, if the follower has all of it.
+        index: Option<LogIndex>,
+    },
+    /// A leader's snapshot has arrived and takes the place of the log up to there.
+    SnapshotReceived {
+        /// Who sent it.
+        from: NodeId,
+        /// The last entry that it covers.
+        index: LogIndex,
+    },
+    /// What was received is the applied state.
+    SnapshotInstalled {
+        /// The last applied entry.
+        index: LogIndex,
+    },
+    /// The own disk has not answered for too long.
+    DiskStalls {
+        /// Microseconds since the oldest append that is not durable.
+        micros: u64,
+    },
+    /// It answers again.
+    DiskWorks,
+    /// Too little space is left for more entries.
+    SpaceLow,
+    /// There is room again.
+    SpaceFreed,
+    /// The own log lacks entries that were acknowledged.
+    DataLost {
+        /// The last one acknowledged.
+        match_index: LogIndex,
+        /// The last one there is.
+        last_index: LogIndex,
+    },
 }
 
 /// The roles, without their data.

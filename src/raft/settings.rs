@@ -6,6 +6,7 @@ use crate::plant::Planted;
 
 /// Timing and limits of the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct Settings {
     /// Time between heartbeats of a leader.
     pub heartbeat_interval: Duration,
@@ -32,6 +33,21 @@ pub struct Settings {
     pub uncommitted_bytes_max: usize,
     /// A leader makes learners voters once they have caught up.
     pub promotion: bool,
+    /// Entries kept in the log although the state covers them durably: a follower that lacks no more gets them instead
+    /// of the whole state.
+    pub trailing_entries: u64,
+    /// Entries kept beyond that, at most: for followers in touch, and for those that get a snapshot and will need what
+    /// follows it. Past it they get a snapshot (again).
+    pub transfer_log_entries_max: u64,
+    /// A leader serves reads without asking its followers while a majority of them has promised not to vote for anybody
+    /// else (thesis, 6.4.1). Rests on clocks that differ in pace by no more than `clock_drift_ppm`. To be set on all
+    /// nodes: one that has it not makes no such promise. Needs `check_quorum`.
+    pub lease_reads: bool,
+    /// How much faster than the leader's a follower's clock may run, in parts per million: a lease is shorter by it.
+    pub clock_drift_ppm: u32,
+    /// A leader whose oldest append is not durable after this time steps down, and no node stands for election
+    /// meanwhile. At least twice the election timeout is waited.
+    pub disk_stall_timeout: Duration,
     /// A bug to show that it is found; none in a normal build.
     pub planted: Planted,
 }
@@ -51,6 +67,11 @@ impl Default for Settings {
             cache_bytes: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             promotion: true,
+            trailing_entries: 10_000,
+            transfer_log_entries_max: 1_000_000,
+            lease_reads: false,
+            clock_drift_ppm: 100_000,
+            disk_stall_timeout: Duration::from_secs(1),
             planted: Planted::default(),
         }
     }
@@ -69,6 +90,12 @@ pub enum SettingsError {
         /// As given, in milliseconds.
         election_ms: u128,
     },
+    /// Without it, followers do not ignore other candidates.
+    #[error("lease reads need check_quorum")]
+    LeaseWithoutCheckQuorum,
+    /// Nothing would be left of a lease.
+    #[error("clock drift must be below 1000000 parts per million, not {0}")]
+    ClockDrift(u32),
     /// A limit of zero lets nothing through.
     #[error("{0} must be above zero")]
     Zero(&'static str),
@@ -85,6 +112,12 @@ impl Settings {
                 heartbeat_ms: self.heartbeat_interval.as_millis(),
                 election_ms: self.election_timeout.as_millis(),
             });
+        }
+        if self.lease_reads && !self.check_quorum {
+            return Err(SettingsError::LeaseWithoutCheckQuorum);
+        }
+        if self.clock_drift_ppm >= 1_000_000 {
+            return Err(SettingsError::ClockDrift(self.clock_drift_ppm));
         }
         let limits = [
             ("batch_entries", self.batch_entries),

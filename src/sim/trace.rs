@@ -278,6 +278,25 @@ impl fmt::Display for Seen<'_> {
             Observation::TransferEnded { to, done: false } => {
                 write!(f, "has not handed over the lead to n{}", to.0)
             }
+            Observation::LogCompacted { through } => write!(f, "lets go of its log up to {through}"),
+            Observation::SnapshotStarted { to } => write!(f, "sends n{} a snapshot", to.0),
+            Observation::SnapshotSent { to, index: Some(index) } => {
+                write!(f, "has sent n{} a snapshot up to {index}", to.0)
+            }
+            Observation::SnapshotSent { to, index: None } => {
+                write!(f, "could not send n{} its snapshot", to.0)
+            }
+            Observation::SnapshotReceived { from, index } => {
+                write!(f, "takes over a snapshot of n{} up to {index}", from.0)
+            }
+            Observation::SnapshotInstalled { index } => write!(f, "runs on a snapshot up to {index}"),
+            Observation::DiskStalls { micros } => write!(f, "has waited {micros} µs for its disk"),
+            Observation::DiskWorks => write!(f, "is no longer held up by its disk"),
+            Observation::SpaceLow => write!(f, "has no room for more entries"),
+            Observation::SpaceFreed => write!(f, "has room for entries again"),
+            Observation::DataLost { match_index, last_index } => {
+                write!(f, "acknowledged entries up to {match_index} and holds them up to {last_index}")
+            }
         }
     }
 }

@@ -212,6 +212,7 @@ fn answer_to_wire(id: ProposalId, answer: Result<LogPosition, Refusal>) -> proto
                 RefusalReason::Overloaded => refusal::Reason::Overloaded,
                 RefusalReason::LeadershipLost => refusal::Reason::LeadershipLost,
                 RefusalReason::Timeout => refusal::Reason::Timeout,
+                RefusalReason::SpaceLow => refusal::Reason::SpaceLow,
             };
             let outcome = match outcome {
                 Outcome::NotApplied => refusal::Outcome::NotApplied,
@@ -401,6 +402,7 @@ fn refusal_from_wire(wire: proto::Refusal) -> Result<Refusal, Malformed> {
         refusal::Reason::Overloaded => RefusalReason::Overloaded,
         refusal::Reason::LeadershipLost => RefusalReason::LeadershipLost,
         refusal::Reason::Timeout => RefusalReason::Timeout,
+        refusal::Reason::SpaceLow => RefusalReason::SpaceLow,
     };
     let outcome = match wire.outcome() {
         refusal::Outcome::Unspecified => return Err(Malformed::Missing("outcome")),

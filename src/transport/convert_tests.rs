@@ -60,6 +60,7 @@ fn every_message() -> Vec<Message> {
         (RefusalReason::Overloaded, Outcome::NotApplied),
         (RefusalReason::LeadershipLost, Outcome::Unknown),
         (RefusalReason::Timeout, Outcome::Unknown),
+        (RefusalReason::SpaceLow, Outcome::NotApplied),
     ];
     let mut answers: Vec<_> =
         refusals.iter().map(|&(reason, outcome)| (ProposalId(1), Err(Refusal { reason, outcome }))).collect();

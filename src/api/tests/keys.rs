@@ -247,6 +247,7 @@ async fn refusals_have_their_codes() {
         (NoQuorum, NotApplied, 503, "no_quorum"),
         (LeadershipLost, Unknown, 503, "no_leader"),
         (Overloaded, NotApplied, 429, "overloaded"),
+        (SpaceLow, NotApplied, 503, "no_space"),
         (Timeout, Unknown, 504, "timeout"),
     ];
     for (reason, outcome, status, code) in cases {

@@ -231,6 +231,7 @@ pub(super) fn refusal_text(refusal: Refusal) -> String {
         RefusalReason::Overloaded => "overloaded",
         RefusalReason::LeadershipLost => "leadership lost",
         RefusalReason::Timeout => "timeout",
+        RefusalReason::SpaceLow => "space is low",
     };
     match refusal.outcome {
         Outcome::NotApplied => format!("refused: {reason}, not applied"),
@@ -259,6 +260,13 @@ pub(super) fn observation_text(id: NodeId, observation: &Observation) -> Option<
             Some(format!("knows {} as leader of term {term}", name(*leader)))
         }
         Observation::PeerFound { peer } => Some(format!("finds {} again", name(*peer))),
+        Observation::DiskStalls { micros } => Some(format!("waits for its disk for {} ms", micros / 1000)),
+        Observation::DiskWorks => Some("no longer waits for its disk".to_owned()),
+        Observation::SpaceLow => Some("is low on space".to_owned()),
+        Observation::SpaceFreed => Some("has space again".to_owned()),
+        Observation::DataLost { match_index, last_index } => {
+            Some(format!("acknowledged {match_index}, and its log ends at {last_index}"))
+        }
         Observation::PeerLost { peer } => Some(format!("has lost {}", name(*peer))),
         Observation::MemberPromoted { member } => {
             Some(format!("finds that {} has caught up and makes it a voter", name(*member)))
@@ -276,6 +284,11 @@ pub(super) fn observation_text(id: NodeId, observation: &Observation) -> Option<
         | Observation::ElectionWon { .. }
         | Observation::PeerRoundTrip { .. }
         | Observation::ConfigurationChanged { .. }
+        | Observation::LogCompacted { .. }
+        | Observation::SnapshotStarted { .. }
+        | Observation::SnapshotSent { .. }
+        | Observation::SnapshotReceived { .. }
+        | Observation::SnapshotInstalled { .. }
         | Observation::Committed { .. } => None,
     }
 }

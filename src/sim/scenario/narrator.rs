@@ -323,7 +323,17 @@ impl Narrator {
             | Observation::MemberPromoted { .. }
             | Observation::MemberRemoved { .. }
             | Observation::TransferStarted { .. }
-            | Observation::TransferEnded { .. } => {}
+            | Observation::TransferEnded { .. }
+            | Observation::LogCompacted { .. }
+            | Observation::SnapshotStarted { .. }
+            | Observation::SnapshotSent { .. }
+            | Observation::SnapshotReceived { .. }
+            | Observation::SnapshotInstalled { .. }
+            | Observation::DiskStalls { .. }
+            | Observation::DiskWorks
+            | Observation::SpaceLow
+            | Observation::SpaceFreed
+            | Observation::DataLost { .. } => {}
         }
     }
 

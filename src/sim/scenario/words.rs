@@ -138,6 +138,7 @@ pub(super) fn refused(refusal: Refusal) -> String {
         RefusalReason::Overloaded => "too much waits already",
         RefusalReason::LeadershipLost => "leadership moved before it was committed",
         RefusalReason::Timeout => "its time is up",
+        RefusalReason::SpaceLow => "the leader's disk is nearly full",
     };
     let outcome = match refusal.outcome {
         Outcome::NotApplied => "it certainly has no effect, now or later",
