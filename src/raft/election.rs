@@ -11,10 +11,11 @@ impl Raft {
     pub(super) fn on_election_timeout(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if !self.is_voter() {
             // Not a member, or not known to be one: it votes when asked but never starts an election.
-            let deadline = self.draw_election_deadline(now);
-            if let Role::Follower(follower) = &mut self.role {
-                follower.election_deadline = deadline;
-            }
+            self.put_off_election(now);
+            return;
+        }
+        if !self.may_campaign(now) {
+            self.put_off_election(now);
             return;
         }
         let alone = self.other_voters().is_empty();
@@ -39,6 +40,9 @@ impl Raft {
 
     /// Stands for election; on behalf of the leader if this is a `transfer`.
     pub(super) fn start_election(&mut self, now: Instant, transfer: bool, out: &mut Vec<Effect>) {
+        if !self.may_campaign(now) {
+            return;
+        }
         let term = self.hard_state.term.next();
         self.hard_state = HardState { term, voted_for: Some(self.id) };
         self.append(None, Vec::new(), out);
@@ -59,6 +63,9 @@ impl Raft {
     pub(super) fn ignores_vote_requests(&self, now: Instant) -> bool {
         if !self.settings.check_quorum {
             return false;
+        }
+        if self.has_promised_no_vote(now) {
+            return true;
         }
         match &self.role {
             Role::Leader(_) => self.quorum_is_active(now),
@@ -102,6 +109,10 @@ impl Raft {
         request: &VoteRequest,
         out: &mut Vec<Effect>,
     ) {
+        if self.has_promised_no_vote(now) && !request.transfer {
+            out.push(Effect::Observe(ignored_vote(from, request.term, false)));
+            return;
+        }
         // A higher term has been adopted by now, unless a leader is alive.
         let answer = self.judge(from, request);
         let term = self.hard_state.term;

@@ -3,7 +3,7 @@
 use super::role::{Follower, Role};
 use super::{Append, Effect, Entry, ForwardAnswer, Promise, Raft, Refusal, RefusalReason, Signal};
 use crate::plant::Plant;
-use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Term};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Session, Term};
 
 impl Follower {
     pub(super) fn new(election_deadline: Instant, leader: Option<NodeId>) -> Self {
@@ -24,15 +24,21 @@ impl Raft {
         if !self.hear_leader(now, from, term, out) {
             return;
         }
+        let (prev, entries) = self.skip_covered(prev, entries);
         if !self.log.matches(prev) {
+            if self.is_space_low() && prev.index > self.log.last().index {
+                // It lacks entries that it has no room for. Asking for them would have them sent for nothing.
+                self.echo_round(from, term, session, round, out);
+                self.move_proposals(now, out);
+                return;
+            }
             let limit = LogPosition { index: prev.index.prev(), term: prev.term };
-            let hint = self.log.agreement_bound(limit);
+            let hint = self.log.agreement_bound(limit).max(self.log.before());
             let signal = Signal::AppendRejected { term, session, prev, hint };
             out.push(Effect::Send { to: from, signal });
             return;
         }
-        let match_index = LogIndex(prev.index.0 + entries.len() as u64);
-        self.take_entries(entries, out);
+        let match_index = LogIndex(prev.index.0 + self.take_entries(entries, out));
         self.advance_follower_commit(match_index, commit_index);
         let stickiness_ms = self.stickiness_ms();
         self.answer_append(from, Promise::Appended { term, session, match_index, round, stickiness_ms }, out);
@@ -41,8 +47,24 @@ impl Raft {
         self.move_reads(now, out);
     }
 
+    /// Leaves out what the log's beginning covers: it is committed, and so it is the same in every leader's log.
+    fn skip_covered(&self, prev: LogPosition, mut entries: Vec<Entry>) -> (LogPosition, Vec<Entry>) {
+        let before = self.log.before();
+        if prev.index >= before.index {
+            return (prev, entries);
+        }
+        entries.retain(|entry| entry.index > before.index);
+        (before, entries)
+    }
+
     /// Notes that `from` leads `term`. False if this node leads that term itself, which no honest peer can claim.
-    fn hear_leader(&mut self, now: Instant, from: NodeId, term: Term, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn hear_leader(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        term: Term,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         if matches!(self.role, Role::Leader(_)) {
             return false;
         }
@@ -54,17 +76,23 @@ impl Raft {
             follower.election_deadline = election_deadline;
             follower.leader_contact = Some(now);
         }
+        self.promise_no_vote(now);
         true
     }
 
-    /// Appends what the log does not hold yet; a conflicting tail is replaced (paper, 5.3).
-    fn take_entries(&mut self, mut entries: Vec<Entry>, out: &mut Vec<Effect>) {
+    /// Appends what the log does not hold yet; a conflicting tail is replaced (paper, 5.3). Returns how many of the
+    /// entries the log holds then: all, unless there is no room for new ones.
+    fn take_entries(&mut self, mut entries: Vec<Entry>, out: &mut Vec<Effect>) -> u64 {
+        let all = entries.len() as u64;
         let keep = self.settings.planted.is(Plant::KeepConflict);
         let last = self.log.last().index;
         let is_known = |entry: &&Entry| self.log.matches(entry.position()) || (keep && entry.index <= last);
         let known = entries.iter().take_while(is_known).count();
         let new = entries.split_off(known);
-        let Some(first) = new.first() else { return };
+        let Some(first) = new.first() else { return all };
+        if self.is_space_low() {
+            return known as u64;
+        }
         let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
         if let Some(from) = truncate_from {
             self.log.truncate_from(from, self.settings.planted.is(Plant::ReplacedCountsDurable));
@@ -76,6 +104,7 @@ impl Raft {
             self.log.push(entry.clone());
         }
         self.append(truncate_from, new, out);
+        all
     }
 
     /// Adopts the leader's commit index up to the last entry that is known to equal the leader's.
@@ -91,27 +120,24 @@ impl Raft {
     /// Acknowledges once durable. If that has to wait, the read round is echoed at once.
     fn answer_append(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
         let waits = self.hard_state_changed || !self.log.is_flushed();
-        let stickiness_ms = self.stickiness_ms();
-        if let (Role::Follower(follower), Promise::Appended { term, session, round, .. }) =
-            (&mut self.role, &promise)
-            && *round > follower.echoed_round
-        {
-            follower.echoed_round = *round;
+        if let Promise::Appended { term, session, round, .. } = &promise {
             if waits {
-                let signal =
-                    Signal::RoundEcho { term: *term, session: *session, round: *round, stickiness_ms };
-                out.push(Effect::Send { to, signal });
+                self.echo_round(to, *term, *session, *round, out);
+            } else if let Role::Follower(follower) = &mut self.role {
+                follower.echoed_round = follower.echoed_round.max(*round);
             }
         }
         self.acknowledge(to, promise, out);
     }
 
-    /// For how long this node ignores other candidates after it heard its leader, in milliseconds.
-    fn stickiness_ms(&self) -> u32 {
-        if self.settings.check_quorum {
-            u32::try_from(self.settings.election_timeout.as_millis()).unwrap_or(u32::MAX)
-        } else {
-            0
+    /// Echoes a read round, once.
+    fn echo_round(&mut self, to: NodeId, term: Term, session: Session, round: u64, out: &mut Vec<Effect>) {
+        let stickiness_ms = self.stickiness_ms();
+        let Role::Follower(follower) = &mut self.role else { return };
+        if round > follower.echoed_round {
+            follower.echoed_round = round;
+            let signal = Signal::RoundEcho { term, session, round, stickiness_ms };
+            out.push(Effect::Send { to, signal });
         }
     }
 
@@ -127,7 +153,9 @@ impl Raft {
                     self.fail_proposal(id, Refusal::unknown(RefusalReason::LeadershipLost), out);
                 }
                 Ok(position) => self.proposals.on_appended(id, position),
-                Err(refusal) if refusal.reason == RefusalReason::Overloaded => {
+                Err(refusal)
+                    if matches!(refusal.reason, RefusalReason::Overloaded | RefusalReason::SpaceLow) =>
+                {
                     self.fail_proposal(id, refusal, out);
                 }
                 // It was not the leader; the next one will be asked.
@@ -136,7 +164,7 @@ impl Raft {
         }
     }
 
-    fn fail_proposal(&mut self, id: ProposalId, refusal: Refusal, out: &mut Vec<Effect>) {
+    pub(super) fn fail_proposal(&mut self, id: ProposalId, refusal: Refusal, out: &mut Vec<Effect>) {
         self.proposals.finish(id);
         out.push(Effect::ProposalFailed { id, refusal });
     }

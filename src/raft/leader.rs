@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::lease::Echo;
 use super::progress::{Flow, Progress};
 use super::proposals::{Origin, Queued};
 use super::replication::{Outgoing, send_heartbeat, send_waiting};
@@ -35,6 +36,7 @@ impl Raft {
             change: None,
             transfer: None,
             promotion_since: None,
+            lease_given_up: false,
         };
         self.change_role(Role::Leader(Box::new(leader)), "won the election", out);
         out.push(Effect::Observe(Observation::ElectionWon { term: self.hard_state.term }));
@@ -78,6 +80,9 @@ impl Raft {
     /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.
     /// While the lead is being handed over, it waits for the next leader.
     pub(super) fn form_batches(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if self.is_space_low() {
+            self.refuse_for_space(out);
+        }
         while let Role::Leader(leader) = &self.role {
             let enough = self.proposals.queue_len() >= self.settings.batch_entries
                 || self.proposals.queue_bytes() >= self.settings.batch_bytes;
@@ -158,6 +163,10 @@ impl Raft {
             self.become_follower(now, self.hard_state.term, None, "no majority answers", out);
             return;
         }
+        if self.is_space_low() {
+            self.hand_over(now, out);
+        }
+        self.start_transfers(now, out);
         if let Role::Leader(leader) = &mut self.role {
             leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
         }
@@ -227,7 +236,7 @@ impl Raft {
         from: NodeId,
         term: Term,
         session: Session,
-        round: Option<u64>,
+        echo: Option<Echo>,
         out: &mut Vec<Effect>,
     ) -> Option<NodeId> {
         let Role::Leader(leader) = &mut self.role else { return None };
@@ -240,9 +249,12 @@ impl Raft {
         if std::mem::take(&mut progress.lost) {
             out.push(Effect::Observe(Observation::PeerFound { peer: from }));
         }
-        if let Some(round) = round.filter(|round| *round > progress.echoed_round && *round <= leader.round) {
-            progress.echoed_round = round;
-            if let Some((_, sent_at)) = leader.rounds_sent.iter().find(|(sent, _)| *sent == round) {
+        let is_new = |echo: &Echo| echo.round > progress.echoed_round && echo.round <= leader.round;
+        if let Some(echo) = echo.filter(is_new) {
+            progress.echoed_round = echo.round;
+            if let Some((_, sent_at)) = leader.rounds_sent.iter().find(|(sent, _)| *sent == echo.round) {
+                let lease_until = self.settings.lease_until(*sent_at, now, echo.stickiness_ms);
+                progress.lease_until = progress.lease_until.max(lease_until);
                 let micros = u64::try_from(now.since(*sent_at).as_micros()).unwrap_or(u64::MAX);
                 out.push(Effect::Observe(Observation::PeerRoundTrip { peer: from, micros }));
             }
@@ -258,13 +270,13 @@ impl Raft {
         match_index: LogIndex,
         out: &mut Vec<Effect>,
     ) {
-        let last = self.log.last().index;
+        let (last, before) = (self.log.last().index, self.log.before().index);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         if match_index > last {
             return;
         }
-        progress.on_match(match_index);
+        progress.on_match(match_index, before);
         let hands_over = leader.transfer.is_some();
         self.advance_commit(now, out);
         self.send_more(from, out);
@@ -275,23 +287,30 @@ impl Raft {
 
     pub(super) fn on_append_rejected(
         &mut self,
+        now: Instant,
         from: NodeId,
         prev: LogPosition,
         hint: LogPosition,
         out: &mut Vec<Effect>,
     ) {
+        if self.suspects_lost_data(from, prev, hint, out) {
+            return;
+        }
         let bound = self.log.agreement_bound(hint);
+        let before = self.log.before().index;
         let Some((outgoing, progress)) = self.outgoing() else { return };
         let Some(progress) = progress.get_mut(&from) else { return };
         let stale = match progress.flow {
             Flow::Probe => prev.index.next() != progress.next_index,
             Flow::Replicate(_) => prev.index < progress.match_index,
+            Flow::Snapshot(_) => true,
         };
         if stale {
             return;
         }
-        progress.probe_from(bound.index.next());
+        progress.probe_from(bound.index.next(), before);
         send_heartbeat(&outgoing, from, progress, out);
+        self.start_transfers(now, out);
     }
 
     /// Commits what a majority holds durably, if it is of this term (paper, 5.4.2): earlier terms' entries are

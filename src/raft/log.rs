@@ -1,15 +1,19 @@
 //! The core's view of the log: recent entries, terms of all entries, and what is durable, committed and handed out.
 //!
+//! The log begins behind `before`: the state covers that entry and all below it, which are committed.
+//!
 //! Invariants:
-//! - `handed <= commit`, and `handed <= durable`: only what is committed and durable here is applied.
+//! - `before.index <= handed <= commit`; only what is committed and durable here is handed out.
+//! - `before.index <= applied`, but while a snapshot is being installed: then nothing is handed out.
 //! - `durable <= last.index`; an index above `durable` may be lost by a crash.
 //! - Every entry above `applied` is in the window, so applying never needs the disk.
-//! - `runs` holds the first index of every term in the log, so a term look-up never needs the disk.
+//! - `runs` holds `before`, then the first index of every later term, so a term look-up never needs the disk. Terms
+//!   below `before` are not known.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Configuration, Entry, Payload};
+use super::{Configuration, Entry, Payload, Snapshot};
 use crate::types::{IoId, LogIndex, LogPosition, LogTime, Term};
 
 /// What the log on disk holds at start.
@@ -36,6 +40,8 @@ pub(super) struct Log {
     window: VecDeque<Entry>,
     window_bytes: usize,
     cache_bytes: usize,
+    /// The entry before the first one.
+    before: LogPosition,
     runs: Vec<LogPosition>,
     last: LogPosition,
     /// The highest stamp of any entry that was ever in it.
@@ -48,6 +54,8 @@ pub(super) struct Log {
     commit: LogIndex,
     handed: LogIndex,
     applied: LogIndex,
+    /// The last entry that a snapshot covers which is not the applied state yet.
+    installing: Option<LogIndex>,
 }
 
 impl Log {
@@ -60,10 +68,17 @@ impl Log {
             recovered.applied.next(),
             recovered.last.index
         );
-        Self {
+        assert!(
+            recovered.before.index <= recovered.applied,
+            "the log begins behind {}, but only {} is applied",
+            recovered.before,
+            recovered.applied
+        );
+        let mut log = Self {
             window: recovered.tail.into(),
             window_bytes,
             cache_bytes,
+            before: recovered.before,
             runs: recovered.runs,
             last: recovered.last,
             time: recovered.time,
@@ -74,7 +89,15 @@ impl Log {
             commit: recovered.applied,
             handed: recovered.applied,
             applied: recovered.applied,
-        }
+            installing: None,
+        };
+        log.begin_behind(recovered.before);
+        log
+    }
+
+    /// The entry before the first one that the log holds.
+    pub(super) fn before(&self) -> LogPosition {
+        self.before
     }
 
     pub(super) fn last(&self) -> LogPosition {
@@ -138,14 +161,15 @@ impl Log {
         (*index <= self.commit).then_some((*index, configuration))
     }
 
-    /// Term of the entry at `index`; 0 before the first; `None` past the end.
+    /// Term of the entry at `index`; 0 for index 0; `None` past the end, and for what the log no longer knows.
     pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        if index > self.last.index {
+        if index > self.last.index || (index < self.before.index && index > LogIndex(0)) {
             return None;
         }
         Some(self.run_of(index).term)
     }
 
+    /// Whether the log is known to hold the entry at this position, or begins right behind it.
     pub(super) fn matches(&self, position: LogPosition) -> bool {
         self.term_at(position.index) == Some(position.term)
     }
@@ -160,15 +184,88 @@ impl Log {
 
     /// The last position at or below `limit.index` whose term is not above `limit.term`: the furthest place
     /// where a log that holds `limit` may agree with this one. Skips a whole term at a time (paper, end of 5.3).
+    /// Below the beginning of the log no term is known: then the term is 0.
     pub(super) fn agreement_bound(&self, limit: LogPosition) -> LogPosition {
         let mut index = limit.index.min(self.last.index);
-        loop {
+        while index >= self.before.index {
             let run = self.run_of(index);
             if run.term <= limit.term {
                 return LogPosition { index, term: run.term };
             }
             index = run.index.prev();
         }
+        LogPosition { index, term: Term(0) }
+    }
+
+    /// Lets the log begin behind this entry: what is at or below it is forgotten.
+    fn begin_behind(&mut self, before: LogPosition) {
+        while self.window.front().is_some_and(|entry| entry.index <= before.index) {
+            if let Some(entry) = self.window.pop_front() {
+                self.window_bytes -= entry.size_bytes();
+            }
+        }
+        self.runs.retain(|run| run.index > before.index && run.term > before.term);
+        self.runs.insert(0, before);
+        self.before = before;
+    }
+
+    /// Drops all entries up to `through`, which are applied. The newest configuration among them is kept.
+    pub(super) fn compact(&mut self, through: LogIndex) {
+        assert!(
+            through > self.before.index && through <= self.applied,
+            "compaction through {through} of a log behind {} that is applied up to {}",
+            self.before,
+            self.applied
+        );
+        let covered = self.configurations.partition_point(|(index, _)| *index <= through);
+        self.configurations.drain(..covered.saturating_sub(1));
+        self.begin_behind(LogPosition { index: through, term: self.run_of(through).term });
+    }
+
+    /// Makes the log begin behind a snapshot that covers more than is committed here: what is above it stays if the
+    /// log holds its last entry (`keep_log`), else nothing. Appends on their way no longer make the discarded entries
+    /// durable. Nothing is handed out until the snapshot is the applied state.
+    /// `forget_configuration` plants the bug of not taking over the snapshot's.
+    pub(super) fn install(&mut self, snapshot: &Snapshot, keep_log: bool, forget_configuration: bool) {
+        let position = snapshot.position;
+        assert!(
+            position.index > self.commit,
+            "a snapshot at {position} would take back committed entries, up to {}",
+            self.commit
+        );
+        if keep_log {
+            self.configurations.retain(|(index, _)| forget_configuration || *index > position.index);
+        } else {
+            self.window.clear();
+            self.window_bytes = 0;
+            self.runs.clear();
+            self.last = position;
+            self.lower_durable(self.commit);
+            let kept = self.commit;
+            self.configurations.retain(|(index, _)| forget_configuration && *index <= kept);
+        }
+        if !forget_configuration && !snapshot.configuration.voters.is_empty() {
+            let covered = (snapshot.configuration_index, Arc::clone(&snapshot.configuration));
+            self.configurations.insert(0, covered);
+        }
+        self.begin_behind(position);
+        self.time = self.time.max(snapshot.time);
+        self.commit = position.index;
+        self.handed = position.index;
+        self.installing = Some(position.index);
+    }
+
+    /// Entries above `kept` are no longer there: neither durable, nor made so by appends on their way.
+    fn lower_durable(&mut self, kept: LogIndex) {
+        self.durable = self.durable.min(kept);
+        for (_, last_index) in &mut self.pending {
+            *last_index = (*last_index).min(kept);
+        }
+    }
+
+    /// Whether a snapshot has been taken over that is not the applied state yet.
+    pub(super) fn is_installing(&self) -> bool {
+        self.installing.is_some()
     }
 
     /// Starts an append; all that was appended or truncated since the last one is part of it.
@@ -225,9 +322,10 @@ impl Log {
         self.last = LogPosition { index: kept, term: self.run_of(kept).term };
         self.runs.retain(|run| run.index <= kept);
         self.configurations.retain(|(index, _)| *index <= kept);
-        self.durable = self.durable.min(kept);
-        for (_, last_index) in self.pending.iter_mut().filter(|_| !forget_pending) {
-            *last_index = (*last_index).min(kept);
+        if forget_pending {
+            self.durable = self.durable.min(kept);
+        } else {
+            self.lower_durable(kept);
         }
     }
 
@@ -268,7 +366,7 @@ impl Log {
     /// `uncommitted` plants the bug of not looking at the first.
     pub(super) fn hand_out(&mut self, entries_max: usize, uncommitted: bool) -> Vec<Entry> {
         let through = if uncommitted { self.durable } else { self.commit.min(self.durable) };
-        if self.handed >= through {
+        if self.handed >= through || self.is_installing() {
             return Vec::new();
         }
         let first = self.window_first();
@@ -280,9 +378,11 @@ impl Log {
         entries
     }
 
-    /// Takes note of what was applied, and lets go of the oldest applied entries beyond the cache's size.
-    pub(super) fn on_applied(&mut self, index: LogIndex) {
+    /// Takes note of what was applied, and lets go of the oldest applied entries beyond the cache's size. True if that
+    /// was the state of a snapshot.
+    pub(super) fn on_applied(&mut self, index: LogIndex) -> bool {
         self.applied = self.applied.max(index.min(self.handed));
+        let installed = self.installing.take_if(|position| *position <= index).is_some();
         while self.window_bytes > self.cache_bytes
             && self.window.front().is_some_and(|entry| entry.index <= self.applied)
         {
@@ -290,6 +390,7 @@ impl Log {
                 self.window_bytes -= entry.size_bytes();
             }
         }
+        installed
     }
 }
 
@@ -349,6 +450,104 @@ mod tests {
         assert_eq!(log.hand_out(2, false).len(), 2);
         assert_eq!(log.hand_out(2, false).len(), 1);
         assert!(log.hand_out(2, false).is_empty());
+    }
+
+    fn snapshot(position: LogPosition, voter: u64) -> Snapshot {
+        let voters = [(crate::types::NodeId(voter), crate::raft::Member::default())].into();
+        let configuration = Arc::new(Configuration { voters, ..Configuration::default() });
+        Snapshot { position, time: LogTime(7), configuration, configuration_index: LogIndex(1) }
+    }
+
+    /// A log of these terms in which everything is committed, durable and applied up to `applied`.
+    fn applied_log(terms: &[u64], applied: u64) -> Log {
+        let mut log = log_of(terms);
+        let io = log.begin_io();
+        log.on_durable(io);
+        log.commit_to(LogIndex(applied));
+        log.hand_out(usize::MAX, false);
+        log.on_applied(LogIndex(applied));
+        log
+    }
+
+    #[test]
+    fn terms_below_the_beginning_are_not_known() {
+        let mut log = applied_log(&[1, 1, 3, 3, 4], 4);
+        log.compact(LogIndex(3));
+        let terms: Vec<_> = (0..=6).map(|i| log.term_at(LogIndex(i)).map(|t| t.0)).collect();
+        assert_eq!(terms, [Some(0), None, None, Some(3), Some(3), Some(4), None]);
+        assert_eq!((log.before(), log.window_first()), (at(3, 3), LogIndex(4)));
+        assert!(log.matches(at(3, 3)) && log.matches(at(0, 0)) && !log.matches(at(2, 1)));
+        assert_eq!(log.agreement_bound(at(9, 3)), at(4, 3));
+        assert_eq!(log.agreement_bound(at(4, 2)), at(2, 0));
+        assert_eq!(log.agreement_bound(at(1, 1)), at(1, 0));
+        assert!(log.slice(LogIndex(3), 100).is_none());
+    }
+
+    #[test]
+    fn a_log_is_recovered_with_its_beginning() {
+        let recovered = Recovered {
+            before: at(10, 3),
+            last: at(12, 4),
+            runs: vec![at(11, 3), at(12, 4)],
+            applied: LogIndex(12),
+            ..Recovered::default()
+        };
+        let log = Log::new(recovered, usize::MAX);
+        let terms: Vec<_> = (9..=13).map(|i| log.term_at(LogIndex(i)).map(|t| t.0)).collect();
+        assert_eq!(terms, [None, Some(3), Some(3), Some(4), None]);
+    }
+
+    #[test]
+    fn a_snapshot_that_the_log_holds_keeps_what_follows_it() {
+        let mut log = applied_log(&[1, 1, 2, 2], 1);
+        log.install(&snapshot(at(3, 2), 1), true, false);
+        assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(4, 2), LogIndex(3)));
+        assert_eq!((log.durable(), log.time()), (LogIndex(4), LogTime(7)));
+        log.commit_to(LogIndex(4));
+        assert!(log.hand_out(10, false).is_empty(), "the state is not that of the snapshot yet");
+        assert!(!log.on_applied(LogIndex(1)));
+        assert!(log.on_applied(LogIndex(3)));
+        assert_eq!(log.hand_out(10, false).len(), 1);
+    }
+
+    /// The entry at the snapshot's place is of another term: nothing of the log stays, neither above nor at it
+    /// (hashicorp/raft #697).
+    #[test]
+    fn a_snapshot_that_the_log_does_not_hold_discards_it() {
+        let mut log = applied_log(&[1, 1, 1, 1], 1);
+        let pending = log.begin_io();
+        log.install(&snapshot(at(3, 2), 1), false, false);
+        assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(3, 2), LogIndex(3)));
+        assert_eq!(log.durable(), LogIndex(1));
+        log.on_durable(pending);
+        assert_eq!(log.durable(), LogIndex(1));
+        let io = log.begin_io();
+        log.on_durable(io);
+        assert_eq!(log.durable(), LogIndex(3));
+    }
+
+    #[test]
+    fn configurations_survive_compaction_and_come_with_snapshots() {
+        let mut log = Log::new(Recovered::default(), usize::MAX);
+        let configuration = |voter| snapshot(at(1, 1), voter).configuration;
+        for index in 1..=6 {
+            let payload = Payload::Configuration(configuration(index));
+            log.push(Entry { term: Term(1), index: LogIndex(index), time: LogTime(0), payload });
+        }
+        let io = log.begin_io();
+        log.on_durable(io);
+        log.commit_to(LogIndex(3));
+        log.hand_out(10, false);
+        log.on_applied(LogIndex(3));
+        log.compact(LogIndex(2));
+        let indexes = |log: &Log| log.configurations.iter().map(|(index, _)| index.0).collect::<Vec<_>>();
+        assert_eq!(indexes(&log), [2, 3, 4, 5, 6]);
+        log.install(&snapshot(at(4, 1), 9), true, false);
+        assert_eq!(indexes(&log), [1, 5, 6]);
+        log.truncate_from(LogIndex(5), false);
+        assert_eq!(log.configuration(), Some(&configuration(9)));
+        log.install(&snapshot(at(8, 2), 7), false, false);
+        assert_eq!(log.configuration(), Some(&configuration(7)));
     }
 
     #[test]

@@ -92,11 +92,7 @@ impl Raft {
         }
         configuration.check(&asked.change, planted.is(Plant::RemovedRejoins))?;
         let last = self.log.last().index;
-        let mut next = configuration.changed(&asked.change, last.next());
-        if planted.is(Plant::ChangeBeforeNoop) && configuration.voters_changed(&next) == 1 {
-            // Right as well (thesis, 4.1), but only behind an entry of the leader's own term.
-            next = next.left(last.next());
-        }
+        let next = configuration.changed(&asked.change, last.next());
         if next.voters.is_empty() {
             return Err(AdminRefusal::NoVoters);
         }
@@ -227,12 +223,12 @@ impl Raft {
     /// Starts anew with members of another session than before, and begins with those that were added.
     pub(super) fn follow_configuration(&mut self, now: Instant) {
         let followers = self.followers();
-        let last = self.log.last().index;
+        let (last, before) = (self.log.last().index, self.log.before().index);
         let Role::Leader(leader) = &mut self.role else { return };
         for (id, session) in followers {
             if leader.progress.get(&id).is_none_or(|progress| progress.session != session) {
                 let mut progress = Progress::new(now, session, last);
-                progress.probe_from(last.next());
+                progress.probe_from(last.next(), before);
                 leader.progress.insert(id, progress);
             }
         }

@@ -58,8 +58,8 @@ pub enum Signal {
         session: Session,
         /// Latest round seen from this leader.
         round: u64,
-        /// For how long the sender ignores other candidates after it heard this leader, in milliseconds; 0: not at
-        /// all. What a leader's lease rests on (thesis, 6.4.1).
+        /// For how long the sender promises to ignore other candidates after it heard this leader, in milliseconds,
+        /// even if it restarts; 0: no promise. What a leader's lease rests on (thesis, 6.4.1).
         stickiness_ms: u32,
     },
     /// A follower's clients' writes, for the leader to propose. Never forwarded again.
@@ -164,6 +164,33 @@ pub struct Append {
     pub commit_index: LogIndex,
     /// The leader's latest read round; echoed.
     pub round: u64,
+}
+
+impl Message {
+    /// The sender's term, where the message tells it and it means anything to the receiver's own.
+    pub(super) fn term(&self) -> Option<Term> {
+        match self {
+            Self::Signal(signal) => match signal {
+                Signal::RequestVote(request) => Some(request.term),
+                Signal::VoteRefused { term, .. }
+                | Signal::AppendRejected { term, .. }
+                | Signal::RoundEcho { term, .. }
+                | Signal::ReadIndexAt { term, .. }
+                | Signal::TimeoutNow { term }
+                | Signal::LostData { term, .. } => Some(*term),
+                Signal::Append(append) => Some(append.term),
+                // The term of a pre-vote is one that may never come to be.
+                Signal::PreVote(_)
+                | Signal::PreVoteGranted { .. }
+                | Signal::Forward { .. }
+                | Signal::Forwarded { .. }
+                | Signal::ReadIndex { .. }
+                | Signal::ReadIndexRefused { .. }
+                | Signal::Removed { .. } => None,
+            },
+            Self::Promise(Promise::VoteGranted { term } | Promise::Appended { term, .. }) => Some(*term),
+        }
+    }
 }
 
 impl From<Signal> for Message {

@@ -2,12 +2,15 @@
 //! give the same outputs. It does no I/O, reads no clock and draws no random numbers but from its seed.
 
 mod change;
+mod compaction;
 mod configuration;
 mod election;
 mod entry;
 mod event;
 mod follower;
+mod install;
 mod leader;
+mod lease;
 mod log;
 mod members;
 mod message;
@@ -27,6 +30,7 @@ mod snapshot;
 #[cfg(test)]
 mod testing;
 mod transfer;
+mod trouble;
 
 pub use change::{AdminRefusal, Change, NewMember};
 pub use configuration::{Configuration, Member};

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::election::ignored_vote;
+use super::install::Received;
+use super::lease::Echo;
 use super::log::{Log, Recovered};
 use super::members::{ChangeRequest, Told};
 use super::progress::Progress;
@@ -13,6 +15,7 @@ use super::random::Random;
 use super::reads::{LocalReads, Reads};
 use super::role::{Follower, Role};
 use super::transfer::Handover;
+use super::trouble::Trouble;
 use super::{
     AppendEntries, Committed, Configuration, Effect, Entry, Event, HaltReason, HardState, Message,
     Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
@@ -48,6 +51,11 @@ pub struct Raft {
     last_leader: Option<(NodeId, Term)>,
     /// Role and term last reported.
     reported: (RoleName, Term),
+    /// The last entry that the state covers durably: the log up to it is not needed for a restart.
+    pub(super) covered: LogIndex,
+    pub(super) trouble: Trouble,
+    /// Until when this node votes for nobody: it promised so to a leader, or may have before it started.
+    pub(super) no_vote_until: Instant,
 }
 
 /// A node's consensus state, for those who look at it.
@@ -63,6 +71,8 @@ pub struct Status {
     pub commit_index: LogIndex,
     /// Last entry of the log.
     pub last_log_index: LogIndex,
+    /// First entry that the log holds or will hold: what is below it is only in the state.
+    pub first_log_index: LogIndex,
     /// Members as of the latest configuration in the log.
     pub configuration: Option<Arc<Configuration>>,
     /// Index of that configuration's entry; 0 if there is none.
@@ -98,6 +108,8 @@ pub struct PeerStatus {
     pub silent_for: Duration,
     /// Appends on their way to it: how many, and their entries' bytes.
     pub in_flight: (usize, usize),
+    /// Whether it gets the whole state, since the log no longer holds what it needs next.
+    pub gets_snapshot: bool,
 }
 
 impl Raft {
@@ -119,6 +131,7 @@ impl Raft {
         settings.check()?;
         let log = Log::new(recovered, settings.cache_bytes);
         let told = Told::new(log.configuration());
+        let (covered, no_vote_until) = (log.before().index, settings.first_vote_at(now));
         let mut random = Random::new(seed);
         let next_read_id = random.next_u64();
         let mut raft = Self {
@@ -136,6 +149,9 @@ impl Raft {
             told,
             last_leader: None,
             reported: (RoleName::Follower, hard_state.term),
+            covered,
+            trouble: Trouble::default(),
+            no_vote_until,
         };
         // A sole voter has nobody to wait for.
         let alone = raft.is_voter() && raft.other_voters().is_empty();
@@ -156,27 +172,33 @@ impl Raft {
             Event::Read { ids, deadline } => self.on_read(now, ids, deadline, out),
             Event::Appended { io } => {
                 self.log.on_durable(io);
+                self.on_flushed(now, out);
                 self.count_own_vote(now, out);
                 self.advance_commit(now, out);
             }
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
             Event::Loaded { peer, entries } => self.on_loaded(peer, entries, out),
-            Event::Applied { index } => self.log.on_applied(index),
+            Event::Applied { index } => self.on_applied(index, out),
             Event::ChangeMembers { request, change, expected, deadline } => {
                 self.on_change_members(now, ChangeRequest { request, change, expected, deadline }, out);
             }
             Event::TransferLeadership { request, to, deadline } => {
                 self.on_transfer_leadership(now, request, to, deadline, out);
             }
-            Event::SnapshotReceived { staged, .. } => out.push(Effect::DropSnapshot { staged }),
-            Event::SnapshotTaken { .. }
-            | Event::SnapshotSent { .. }
-            | Event::SpaceLow
-            | Event::SpaceFreed => {}
+            Event::SnapshotTaken { position } => self.on_snapshot_taken(now, position, out),
+            Event::SnapshotSent { to, session, term, sent } => {
+                self.on_snapshot_sent(now, to, (session, term), sent, out);
+            }
+            Event::SnapshotReceived { from, term, session, snapshot, staged } => {
+                self.on_snapshot_received(now, Received { from, term, session, snapshot, staged }, out);
+            }
+            Event::SpaceLow => self.on_space_low(now, out),
+            Event::SpaceFreed => self.on_space_freed(out),
         }
         if self.hard_state_changed {
             self.append(None, Vec::new(), out);
         }
+        self.note_appends(now);
         self.hand_out(out);
         self.tell_configuration(out);
     }
@@ -190,8 +212,13 @@ impl Raft {
             Role::Candidate(candidate) => candidate.election_deadline,
             Role::Leader(leader) => leader.next_heartbeat,
         };
-        let clients = [self.proposals.next_deadline(), self.reads.next_deadline(), self.admin_deadline()];
-        clients.into_iter().flatten().fold(role, Instant::min)
+        let others = [
+            self.proposals.next_deadline(),
+            self.reads.next_deadline(),
+            self.admin_deadline(),
+            self.next_disk_check(),
+        ];
+        others.into_iter().flatten().fold(role, Instant::min)
     }
 
     /// Timing and limits.
@@ -214,6 +241,7 @@ impl Raft {
             leader: self.leader(),
             commit_index: self.log.commit(),
             last_log_index: self.log.last().index,
+            first_log_index: self.log.before().index.next(),
             configuration: self.log.configuration().cloned(),
             configuration_index: self.log.configuration_index(),
             is_learner: self.log.configuration().is_some_and(|c| c.is_learner(self.id)),
@@ -238,6 +266,7 @@ impl Raft {
             active: progress.is_active(now, self.settings.election_timeout),
             silent_for: now.since(progress.last_contact),
             in_flight: progress.in_flight(),
+            gets_snapshot: progress.gets_snapshot(),
         };
         leader.progress.iter().map(peer).collect()
     }
@@ -271,6 +300,7 @@ impl Raft {
     fn on_timeout(&mut self, now: Instant, out: &mut Vec<Effect>) {
         self.expire(now, out);
         self.expire_admin(now, out);
+        self.watch_disk(now, out);
         let election_due = match &self.role {
             Role::Leader(leader) => {
                 if leader.next_heartbeat <= now {
@@ -333,17 +363,19 @@ impl Raft {
             }
             Message::Promise(Promise::VoteGranted { term }) => self.on_vote_granted(now, from, term, out),
             Message::Signal(Signal::Append(append)) => self.on_append(now, from, append, out),
-            Message::Promise(Promise::Appended { term, session, match_index, round, .. }) => {
-                if let Some(contact) = self.on_contact(now, from, term, session, Some(round), out) {
+            Message::Promise(Promise::Appended { term, session, match_index, round, stickiness_ms }) => {
+                let echo = Echo { round, stickiness_ms };
+                if let Some(contact) = self.on_contact(now, from, term, session, Some(echo), out) {
                     self.on_appended_at(now, contact, match_index, out);
                 }
             }
-            Message::Signal(Signal::RoundEcho { term, session, round, .. }) => {
-                self.on_contact(now, from, term, session, Some(round), out);
+            Message::Signal(Signal::RoundEcho { term, session, round, stickiness_ms }) => {
+                let echo = Echo { round, stickiness_ms };
+                self.on_contact(now, from, term, session, Some(echo), out);
             }
             Message::Signal(Signal::AppendRejected { term, session, prev, hint }) => {
                 if let Some(contact) = self.on_contact(now, from, term, session, None, out) {
-                    self.on_append_rejected(contact, prev, hint, out);
+                    self.on_append_rejected(now, contact, prev, hint, out);
                 }
             }
             Message::Signal(Signal::Forward { proposals }) => self.on_forward(now, from, proposals, out),
@@ -355,15 +387,21 @@ impl Raft {
             Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.forget_question(Some(id)),
             Message::Signal(Signal::TimeoutNow { term }) => self.on_timeout_now(now, term, out),
             Message::Signal(Signal::Removed { index }) => self.on_removed(index, out),
-            Message::Signal(Signal::LostData { .. }) => {}
+            Message::Signal(Signal::LostData { term, session, match_index }) => {
+                if term == self.hard_state.term {
+                    self.on_lost_data(session, match_index, out);
+                }
+            }
         }
     }
 
     fn on_send_dropped(&mut self, to: NodeId) {
+        let before = self.log.before().index;
         match &mut self.role {
             Role::Leader(leader) => {
-                if let Some(progress) = leader.progress.get_mut(&to) {
-                    progress.probe_from(progress.match_index.next());
+                let progress = leader.progress.get_mut(&to);
+                if let Some(progress) = progress.filter(|progress| !progress.gets_snapshot()) {
+                    progress.probe_from(progress.match_index.next(), before);
                 }
             }
             Role::Follower(follower) if follower.leader == Some(to) => self.reads.forget_question(None),
@@ -462,6 +500,10 @@ impl Raft {
             }
             out.push(Effect::Apply { entries: committed });
         }
+        if self.log.is_installing() {
+            // Its state is not the applied one yet, and is no part of what has been handed out.
+            return;
+        }
         while let Some((index, ids)) = self.reads.take_ready(self.log.handed()) {
             out.push(Effect::ReadReady { ids, index });
         }
@@ -538,33 +580,6 @@ impl Raft {
         let refusal = Refusal::unknown(RefusalReason::LeadershipLost);
         for id in self.proposals.take_forwarded() {
             out.push(Effect::ProposalFailed { id, refusal });
-        }
-    }
-}
-
-impl Message {
-    /// The sender's term, where the message tells it and it means anything to the receiver's own.
-    fn term(&self) -> Option<Term> {
-        match self {
-            Self::Signal(signal) => match signal {
-                Signal::RequestVote(request) => Some(request.term),
-                Signal::VoteRefused { term, .. }
-                | Signal::AppendRejected { term, .. }
-                | Signal::RoundEcho { term, .. }
-                | Signal::ReadIndexAt { term, .. }
-                | Signal::TimeoutNow { term }
-                | Signal::LostData { term, .. } => Some(*term),
-                Signal::Append(append) => Some(append.term),
-                // The term of a pre-vote is one that may never come to be.
-                Signal::PreVote(_)
-                | Signal::PreVoteGranted { .. }
-                | Signal::Forward { .. }
-                | Signal::Forwarded { .. }
-                | Signal::ReadIndex { .. }
-                | Signal::ReadIndexRefused { .. }
-                | Signal::Removed { .. } => None,
-            },
-            Self::Promise(Promise::VoteGranted { term } | Promise::Appended { term, .. }) => Some(*term),
         }
     }
 }

@@ -10,7 +10,8 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A follower as its leader sees it.
 ///
-/// Invariants: `match_index < next_index`; entries up to `match_index` are durable at the follower.
+/// Invariants: `match_index < next_index`; entries up to `match_index` are durable at the follower; unless it is to get
+/// a snapshot, `next_index` is in the leader's log or right behind it.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) session: Session,
@@ -31,6 +32,8 @@ pub(super) struct Progress {
     pub(super) caught_up_since: Option<Instant>,
     /// Last entry that the leader appended on this follower's behalf: its client waits for the commit.
     pub(super) forwarded_through: LogIndex,
+    /// Until when, by the leader's clock, it has promised to ignore other candidates (thesis, 6.4.1).
+    pub(super) lease_until: Instant,
 }
 
 /// How entries are sent.
@@ -40,6 +43,17 @@ pub(super) enum Flow {
     Probe,
     /// Entries are sent ahead of their acknowledgement, within the window.
     Replicate(Window),
+    /// The log no longer holds the entries that it needs next: it gets a snapshot, and heartbeats meanwhile.
+    Snapshot(Transfer),
+}
+
+/// A snapshot's way to one follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transfer {
+    /// To be started with the next heartbeat that finds the follower in touch.
+    Due,
+    /// Under way. The snapshot covers at least the entries up to `from`; those behind it will be needed.
+    Running { from: LogIndex },
 }
 
 /// Appends on their way to one follower.
@@ -65,6 +79,7 @@ impl Progress {
             commit_sent: LogIndex(0),
             caught_up_since: None,
             forwarded_through: LogIndex(0),
+            lease_until: Instant(0),
         }
     }
 
@@ -86,28 +101,43 @@ impl Progress {
     /// Messages and bytes in the window.
     pub(super) fn in_flight(&self) -> (usize, usize) {
         match &self.flow {
-            Flow::Probe => (0, 0),
+            Flow::Probe | Flow::Snapshot(_) => (0, 0),
             Flow::Replicate(window) => (window.sent.len(), window.bytes),
         }
     }
 
-    /// Moves `match_index` up; everything up to it has left the window.
-    pub(super) fn on_match(&mut self, match_index: LogIndex) {
+    /// Moves `match_index` up; everything up to it has left the window. `before` is where the leader's log begins.
+    pub(super) fn on_match(&mut self, match_index: LogIndex, before: LogIndex) {
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index.next());
         match &mut self.flow {
-            Flow::Probe => {
+            Flow::Replicate(window) => window.release(self.match_index),
+            // It does not need the snapshot (any more) once the log continues where it is.
+            Flow::Snapshot(_) if self.match_index < before => {}
+            Flow::Probe | Flow::Snapshot(_) => {
                 self.next_index = self.match_index.next();
                 self.flow = Flow::Replicate(Window::default());
+                self.on_compacted(before);
             }
-            Flow::Replicate(window) => window.release(self.match_index),
         }
     }
 
     /// What was sent may be lost: find out where the logs agree, from `next_index` down.
-    pub(super) fn probe_from(&mut self, next_index: LogIndex) {
+    pub(super) fn probe_from(&mut self, next_index: LogIndex, before: LogIndex) {
         self.next_index = next_index.max(self.match_index.next());
         self.flow = Flow::Probe;
+        self.on_compacted(before);
+    }
+
+    /// The leader's log begins behind `before`: if that is past what the follower needs next, it needs a snapshot.
+    pub(super) fn on_compacted(&mut self, before: LogIndex) {
+        if self.next_index <= before && !self.gets_snapshot() {
+            self.flow = Flow::Snapshot(Transfer::Due);
+        }
+    }
+
+    pub(super) fn gets_snapshot(&self) -> bool {
+        matches!(self.flow, Flow::Snapshot(_))
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::{Entry, Outcome, Proposal, Refusal, RefusalReason};
-use crate::types::{Instant, LogPosition, NodeId, ProposalId, Term};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Term};
 
 /// Who asked for a queued write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +218,16 @@ impl Proposals {
             self.finish(*id);
         }
         (applied, superseded)
+    }
+
+    /// Takes the writes whose place in the log is at or below `through`.
+    pub(super) fn take_appended(&mut self, through: LogIndex) -> Vec<ProposalId> {
+        let appended = self.appended.iter().take_while(|(position, _)| position.index <= through);
+        let ids: Vec<ProposalId> = appended.map(|(_, id)| *id).collect();
+        for id in &ids {
+            self.finish(*id);
+        }
+        ids
     }
 
     /// When the oldest waiting write gives up.

@@ -12,10 +12,12 @@ impl Raft {
         match &self.role {
             Role::Leader(leader) => {
                 // Until its no-op is committed, a leader does not know what earlier leaders committed.
-                if self.reads.wants_round()
-                    && (self.log.commit() >= leader.noop_index
-                        || self.settings.planted.is(Plant::ReadBeforeNoop))
-                {
+                if self.log.commit() < leader.noop_index && !self.settings.planted.is(Plant::ReadBeforeNoop) {
+                    return;
+                }
+                self.serve_by_lease(now, out);
+                let Role::Leader(leader) = &self.role else { return };
+                if self.reads.wants_round() {
                     let (round, index) = (leader.round + 1, self.log.commit());
                     self.reads.start_round(round, index);
                     self.start_round(now, out);

@@ -60,9 +60,13 @@ impl Reads {
     }
 
     pub(super) fn start_round(&mut self, round: u64, index: LogIndex) {
-        let local = self.waiting.drain(..).collect();
-        let remote = std::mem::take(&mut self.remote);
+        let (local, remote) = self.take_waiting();
         self.confirming = Some(Confirming { round, index, local, remote });
+    }
+
+    /// Takes what waits for a round; what a round is under way for stays.
+    pub(super) fn take_waiting(&mut self) -> (Vec<LocalReads>, Vec<(NodeId, ReadId)>) {
+        (self.waiting.drain(..).collect(), std::mem::take(&mut self.remote))
     }
 
     /// The round that is being confirmed.

@@ -89,13 +89,6 @@ impl Configuration {
         next
     }
 
-    /// How many nodes are voters in one of the two only.
-    pub(super) fn voters_changed(&self, next: &Self) -> usize {
-        let only =
-            |one: &Self, other: &Self| one.voters.keys().filter(|id| !other.voters.contains_key(id)).count();
-        only(self, next) + only(next, self)
-    }
-
     /// The final configuration behind a joint one, made by the entry at `index`.
     pub(super) fn left(&self, index: LogIndex) -> Self {
         let mut next = self.clone();

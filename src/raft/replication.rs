@@ -3,7 +3,7 @@
 use super::log::Log;
 use super::progress::{Flow, Progress};
 use super::{Append, Effect, Entry, Settings, Signal};
-use crate::types::{NodeId, Term};
+use crate::types::{LogPosition, NodeId, Term};
 
 /// What every append of one moment has in common.
 pub(super) struct Outgoing<'a> {
@@ -15,14 +15,19 @@ pub(super) struct Outgoing<'a> {
 
 impl Outgoing<'_> {
     fn append(&self, progress: &mut Progress, entries: Vec<Entry>) -> Signal {
-        let prev = progress.next_index.prev();
-        let term =
-            self.log.term_at(prev).expect("next_index is at most one past the end of the leader's log");
+        let prev = if progress.gets_snapshot() {
+            // The beginning of every log: matches whatever the follower holds, and vouches for none of it.
+            LogPosition::default()
+        } else {
+            let index = progress.next_index.prev();
+            let term = self.log.term_at(index).expect("next_index is in the leader's log or right behind it");
+            LogPosition { index, term }
+        };
         progress.commit_sent = self.log.commit();
         Signal::Append(Append {
             term: self.term,
             session: progress.session,
-            prev: crate::types::LogPosition { index: prev, term },
+            prev,
             entries,
             commit_index: self.log.commit(),
             round: self.round,

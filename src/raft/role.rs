@@ -67,6 +67,9 @@ pub(super) struct Leader {
     pub(super) transfer: Option<Transfer>,
     /// When the first of the learners that are to be promoted next had caught up for long enough.
     pub(super) promotion_since: Option<Instant>,
+    /// Another node was asked to take over, which overrides what followers promised: no more reads by lease in this
+    /// term (thesis, 6.4.1).
+    pub(super) lease_given_up: bool,
 }
 
 /// Entries that a leader appended together.

@@ -112,12 +112,13 @@ impl Raft {
 
     /// Tells the target to stand once its log is complete; again with each heartbeat, in case that is lost.
     pub(super) fn advance_transfer(&mut self, out: &mut Vec<Effect>) {
-        let Role::Leader(leader) = &self.role else { return };
+        let Role::Leader(leader) = &mut self.role else { return };
         let Some(Transfer { to, .. }) = leader.transfer else { return };
         let match_index = leader.progress.get(&to).map(|progress| progress.match_index);
         if match_index == Some(self.log.last().index)
             || self.settings.planted.is(Plant::TransferWithoutLogCheck)
         {
+            leader.lease_given_up = true;
             out.push(Effect::Send { to, signal: Signal::TimeoutNow { term: self.hard_state.term } });
         }
     }
