@@ -6,13 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::{
-    Committed, Configuration, Effect, Entry, Event, HardState, Message, Promise, Proposal, Raft, RoleName,
-    Settings,
+    Committed, Configuration, Effect, Entry, Event, HaltReason, HardState, Message, Promise, Proposal, Raft,
+    RoleName, Settings,
 };
 use super::clients::Clients;
-use super::disk::Disk;
+use super::disk::{Content, Disk, StoredLog};
 use super::invariants::History;
 use super::members::Administrators;
+use super::snapshots::Transfer;
 use super::trace::{self, Trace, entry_text, name};
 use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId, Term};
 
@@ -24,6 +25,8 @@ pub(super) struct Cluster {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Messages under way, in the order of sending.
     pub(super) network: Vec<Envelope>,
+    /// Snapshots under way, in the order in which they were cut.
+    pub(super) transfers: Vec<Transfer>,
     /// Pairs (from, to) that no message passes between.
     pub(super) cuts: BTreeSet<(NodeId, NodeId)>,
     pub(super) settings: Settings,
@@ -46,6 +49,8 @@ pub(super) struct Node {
     /// The configuration it was given before its first entry.
     pub(super) first: Option<Configuration>,
     starts: u64,
+    /// Whether its disk was made to lose what was flushed.
+    pub(super) has_lost_data: bool,
     /// Commit index after the latest step.
     commit: LogIndex,
     /// The latest term it led.
@@ -78,6 +83,7 @@ impl Cluster {
             now: Instant(0),
             nodes: BTreeMap::new(),
             network: Vec::new(),
+            transfers: Vec::new(),
             cuts: BTreeSet::new(),
             settings,
             seed,
@@ -92,16 +98,26 @@ impl Cluster {
 
     /// Puts a new node in this place and starts it.
     pub(super) fn found(&mut self, Founding { id, voters, hard_state, log, applied }: Founding) {
+        let log = StoredLog::of(log);
         let written = self.history.on_written(&log);
         self.note(written);
-        for entry in &log[..applied] {
+        let entries = &log.entries[..applied];
+        for entry in entries {
             let committed = self.history.on_committed(entry.position(), entry.term);
             self.note(committed.map(|_| ()));
         }
-        let applied = log[..applied].to_vec();
+        let applied = entries.to_vec();
         let disk = Disk::new(hard_state, log);
-        let node =
-            Node { raft: None, disk, applied, first: voters, starts: 0, commit: LogIndex(0), led: Term(0) };
+        let node = Node {
+            raft: None,
+            disk,
+            applied,
+            first: voters,
+            starts: 0,
+            has_lost_data: false,
+            commit: LogIndex(0),
+            led: Term(0),
+        };
         self.nodes.insert(id, node);
         self.start(id);
     }
@@ -124,7 +140,7 @@ impl Cluster {
         }
         node.starts += 1;
         let applied = LogIndex(node.applied.len() as u64);
-        let recovered = node.disk.recovered(node.first.as_ref(), applied);
+        let recovered = node.disk.recovered(node.first.as_ref(), &node.applied);
         let seed = self.seed ^ (id.0 << 32) ^ (node.starts << 48);
         node.commit = applied;
         let raft = Raft::new(self.now, id, self.settings.clone(), seed, node.disk.hard_state, recovered);
@@ -139,6 +155,7 @@ impl Cluster {
         node.disk.crash();
         self.clients.on_crash(id);
         self.administrators.on_crash(id);
+        self.transfers.retain(|transfer| transfer.from != id);
         self.trace.line(|_| match lost {
             0 => format!("{} crashes", name(id)),
             lost => format!("{} crashes; appends not flushed, and lost: {lost}", name(id)),
@@ -229,9 +246,7 @@ impl Cluster {
             Effect::SendSnapshot { .. }
             | Effect::InstallSnapshot { .. }
             | Effect::DropSnapshot { .. }
-            | Effect::Compact { .. } => {
-                self.trace.line(|_| format!("  {} {effect:?}", name(id)));
-            }
+            | Effect::Compact { .. } => self.carry_out_for_snapshots(id, effect),
             Effect::Observe(observation) => {
                 if self.trace.is_on()
                     && let Some(text) = trace::observation_text(id, &observation)
@@ -241,6 +256,9 @@ impl Cluster {
             }
             Effect::Halt(reason) => {
                 self.trace.line(|_| format!("  {} halts: {reason:?}", name(id)));
+                if reason == HaltReason::DataLost && !node.has_lost_data {
+                    self.violation.get_or_insert(format!("{} halts, but has lost nothing", name(id)));
+                }
                 node.raft = None;
                 node.disk.crash();
                 todo.clear();
@@ -272,7 +290,7 @@ impl Cluster {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for index in from.0..=through.0 {
-            let Some(entry) = node.disk.durable_at(LogIndex(index)) else { break };
+            let Some(entry) = node.disk.durable.at(LogIndex(index)) else { break };
             bytes += entry.size_bytes();
             if !entries.is_empty() && bytes > bytes_max {
                 break;
@@ -302,7 +320,7 @@ impl Cluster {
             if entry.index > commit || entry.index.0 != node.applied.len() as u64 + 1 {
                 errors.push(format!("{} applies {} after {}", name(id), entry.index, node.applied.len()));
             }
-            if node.disk.durable_at(entry.index) != Some(&entry) {
+            if node.disk.durable.at(entry.index) != Some(&entry) {
                 errors.push(format!("{} applies {}, which is not durable there", name(id), entry.position()));
             }
             node.applied.push(entry);
@@ -325,7 +343,7 @@ impl Cluster {
     }
 
     fn flush_pending(&mut self, id: NodeId, count: usize, is_told: bool, todo: &mut Todo) {
-        let mut last = None;
+        let (mut last, mut installed) = (None, None);
         for _ in 0..count {
             let Some(flushed) = self.nodes.get_mut(&id).and_then(|node| node.disk.flush_one()) else { break };
             last = Some(flushed.io);
@@ -337,10 +355,23 @@ impl Cluster {
                 let note = if is_told { String::new() } else { format!(" (after io={})", flushed.io) };
                 self.send(id, to, promise.into(), &note);
             }
+            if let (Some(Content { snapshot, applied }), Some(node)) =
+                (flushed.installed, self.nodes.get_mut(&id))
+            {
+                if snapshot.configuration_index == LogIndex(0) && !snapshot.configuration.voters.is_empty() {
+                    node.first = Some(snapshot.configuration.as_ref().clone());
+                }
+                node.applied = applied;
+                let heading = format!("{} state: as of {}", name(id), snapshot.position);
+                installed = Some((Event::Applied { index: snapshot.position.index }, Some(heading)));
+            }
         }
         if let Some(io) = last {
             let heading = (!is_told).then(|| format!("{} disk: io={io} is durable", name(id)));
             todo.push_back((Event::Appended { io }, heading));
+        }
+        if let Some((event, heading)) = installed {
+            todo.push_back((event, heading));
         }
     }
 
@@ -367,7 +398,7 @@ impl Cluster {
         let Some(raft) = &node.raft else { return };
         let status = raft.status(self.now);
         let mut errors = Vec::new();
-        if raft.log.last() != node.disk.written.last().map(Entry::position).unwrap_or_default() {
+        if raft.log.last() != node.disk.written.last() || raft.log.before() != node.disk.written.before {
             errors.push(format!("{}'s log is not what it wrote", name(id)));
         }
         if raft.log.durable() > node.disk.last_durable().index {
@@ -392,16 +423,18 @@ impl Cluster {
 
     fn check_committed(&mut self, id: NodeId, index: LogIndex) -> Result<(), String> {
         let node = &self.nodes[&id];
-        let entry = node.disk.written_at(index).ok_or("committed past the end of the log")?;
+        if index <= node.disk.written.before.index {
+            // It came with a snapshot.
+            return self.history.check_before(node.disk.written.before);
+        }
+        let entry = node.disk.written.at(index).ok_or("committed past the end of the log")?;
         let raft = node.raft.as_ref().ok_or("a node that is down commits")?;
         if !self.history.on_committed(entry.position(), raft.hard_state.term)? {
             return Ok(());
         }
         self.clients.on_committed(index, &entry.payload)?;
-        let holds = |id: NodeId| {
-            self.nodes.get(&id).and_then(|node| node.disk.durable_at(index)).map(Entry::position)
-                == Some(entry.position())
-        };
+        let position = entry.position();
+        let holds = |id: NodeId| self.nodes.get(&id).is_some_and(|node| node.disk.durable.covers(position));
         let has_quorum =
             raft.log.configuration().is_some_and(|configuration| configuration.has_quorum(holds));
         let is_whole = raft.log.configuration().is_some_and(|configuration| {
@@ -451,15 +484,20 @@ impl Cluster {
         }
     }
 
-    /// Delivers all messages, and those that come of them, in order, until none is under way.
+    /// Delivers all messages and snapshots, and those that come of them, in order, until none is under way.
     pub(super) fn stabilize(&mut self) {
         let limit = self.steps + STEPS_MAX;
-        while !self.network.is_empty() {
+        while !self.network.is_empty() || !self.transfers.is_empty() {
             if self.steps > limit {
                 self.note(Err("messages go round in circles".into()));
                 return;
             }
-            self.deliver(0);
+            if self.network.is_empty() {
+                let is_received = self.receive_snapshot(0);
+                self.end_transfer(0, is_received);
+            } else {
+                self.deliver(0);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::super::random::Random;
 use super::super::{Effect, Event, HardState, Promise, Proposal, Raft, Settings};
-use super::disk::Disk;
+use super::disk::{Disk, StoredLog};
 use super::parse;
 use crate::types::{Instant, IoId, LogIndex, NodeId, ProposalId, Session, Term};
 
@@ -42,8 +42,8 @@ impl Leader {
         let text: Vec<String> = log.iter().map(ToString::to_string).collect();
         let entries = parse::log(&text.join(" ")).expect("terms that rise make a log");
         let hard_state = HardState { term: Term(term), voted_for: None };
-        let disk = Disk::new(hard_state, entries);
-        let recovered = disk.recovered(Some(&parse::configuration(&voters)), LogIndex(0));
+        let disk = Disk::new(hard_state, StoredLog::of(entries));
+        let recovered = disk.recovered(Some(&parse::configuration(&voters)), &[]);
         let settings = Settings { pre_vote: false, ..Settings::default() };
         let raft = Raft::new(Instant(0), LEADER, settings, 1, hard_state, recovered);
         let durable = BTreeMap::from([(LEADER, LogIndex(log.len() as u64))]);

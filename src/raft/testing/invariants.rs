@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Entry, Payload};
+use super::super::Payload;
+use super::disk::StoredLog;
 use crate::types::{LogIndex, LogPosition, NodeId, Term};
 
 /// The history of one run, as far as later steps are checked against it.
@@ -30,9 +31,9 @@ impl History {
 
     /// An entry of one index and term has one content and one predecessor: so two logs that share an entry are
     /// equal up to it.
-    pub(super) fn on_written(&mut self, log: &[Entry]) -> Result<(), String> {
-        for (i, entry) in log.iter().enumerate().rev() {
-            let prev = i.checked_sub(1).map(|prev| log[prev].position()).unwrap_or_default();
+    pub(super) fn on_written(&mut self, log: &StoredLog) -> Result<(), String> {
+        for (i, entry) in log.entries.iter().enumerate().rev() {
+            let prev = i.checked_sub(1).map_or(log.before, |prev| log.entries[prev].position());
             if entry.index != prev.index.next() || entry.term < prev.term {
                 return Err(format!("{} follows {prev} in a log", entry.position()));
             }
@@ -66,6 +67,16 @@ impl History {
         LogIndex(self.committed.len() as u64)
     }
 
+    /// What a log begins behind is committed.
+    pub(super) fn check_before(&self, before: LogPosition) -> Result<(), String> {
+        let Some(place) = before.index.0.checked_sub(1) else { return Ok(()) };
+        let place = usize::try_from(place).expect("a test's log is short");
+        match self.committed.get(place) {
+            Some((committed, _)) if *committed == before => Ok(()),
+            other => Err(format!("a log begins behind {before}, but {other:?} is committed")),
+        }
+    }
+
     /// A committed entry is the same for everybody. True if it was not known to be committed before.
     pub(super) fn on_committed(&mut self, position: LogPosition, term: Term) -> Result<bool, String> {
         let known = self.committed().0;
@@ -90,9 +101,9 @@ impl History {
     }
 
     /// Leader completeness: a leader's log holds what was committed in earlier terms.
-    pub(super) fn check_leader(&self, term: Term, id: NodeId, log: &[Entry]) -> Result<(), String> {
-        for (i, (position, committed_in)) in self.committed.iter().enumerate().rev() {
-            if *committed_in < term && log.get(i).map(Entry::position) != Some(*position) {
+    pub(super) fn check_leader(&self, term: Term, id: NodeId, log: &StoredLog) -> Result<(), String> {
+        for (position, committed_in) in self.committed.iter().rev() {
+            if *committed_in < term && !log.covers(*position) {
                 return Err(format!(
                     "n{} leads term {term} without {position}, committed in {committed_in}",
                     id.0

@@ -145,8 +145,8 @@ impl Cluster {
             return Ok(());
         }
         let holds = |node: &NodeId| {
-            let entry = self.nodes.get(node).and_then(|node| node.disk.written_at(committed.index));
-            committed.index == LogIndex(0) || entry.is_some_and(|entry| entry.position() == committed)
+            committed.index == LogIndex(0)
+                || self.nodes.get(node).is_some_and(|node| node.disk.written.covers(committed))
         };
         let able: Vec<_> = in_force.iter().filter(|(node, _)| holds(node)).collect();
         for (i, (one, left)) in able.iter().enumerate() {

@@ -13,5 +13,6 @@ mod invariants;
 mod members;
 mod parse;
 mod script;
+mod snapshots;
 mod trace;
 mod walk;

@@ -16,6 +16,12 @@
 //! | `fail-disk N` | the node's log fails to write |
 //! | `crash N…`, `restart N…` | ends a node without notice: what was not flushed is lost; starts it again |
 //! | `partition 'n1 \| n2 n3'`, `heal` | messages between the groups are lost from now on; no longer |
+//! | `snapshot-taken N… [index=5]` | the state as of this entry (or all that is applied) is durable |
+//! | `cut-snapshot N N term=1` | a snapshot of what the first node has applied is under way to the second, although no leader asked for it |
+//! | `snapshot-received N from=N` | the latest snapshot that is under way between them arrives, and stays under way |
+//! | `snapshot-sent N N [failed=true]` | the first node learns that the second has that snapshot, or did not get it |
+//! | `space-low N…`, `space-freed N…` | free space falls below the reserve; there is room again |
+//! | `lose-log N from=3` | of a node that is down: what its disk had flushed is gone from this entry on |
 //! | `send-dropped N N` | tells the first node that a message for the second never left |
 //! | `propose N x=1 y=2 [within=10s]` | clients ask the node for writes, all at once; `size=100` makes one of that many bytes |
 //! | `read N [count=1] [within=10s]` | clients ask the node for linearizable reads, all at once |
@@ -35,7 +41,7 @@ use super::super::{Entry, Event, HardState, Settings};
 use super::cluster::{Cluster, Envelope, Founding};
 use super::parse::{self, Result};
 use super::trace::{self, entries_text, name};
-use crate::types::{LogIndex, NodeId, Term};
+use crate::types::{LogIndex, NodeId, Session, Term};
 
 test_each_path! { in "src/raft/testscripts" as scripts => run_script }
 
@@ -84,16 +90,6 @@ fn carry_out(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> 
         "run" => cluster.advance(parse::duration(args.next_pos().ok_or("how long?")?)?, true),
         "stabilize" => cluster.stabilize(),
         "deliver" | "drop" | "duplicate" => move_messages(cluster, name, args)?,
-        "hold-disk" => each_node(args, |id| hold_disk(cluster, id, true))?,
-        "release-disk" => each_node(args, |id| {
-            hold_disk(cluster, id, false);
-            cluster.flush(id, usize::MAX);
-        })?,
-        "flush" => {
-            let count = args.take_key("count").map_or(Ok(usize::MAX), str::parse)?;
-            each_node(args, |id| cluster.flush(id, count))?;
-        }
-        "fail-disk" => each_node(args, |id| cluster.step(id, Event::AppendFailed))?,
         "crash" => each_node(args, |id| cluster.crash(id))?,
         "restart" => each_node(args, |id| cluster.start(id))?,
         "partition" => partition(cluster, args.next_pos().ok_or("who from whom?")?)?,
@@ -129,9 +125,62 @@ fn carry_out(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> 
         "status" => return Ok(chosen(cluster, args)?.map(|id| status_line(cluster, id)).collect()),
         "log" => return Ok(chosen(cluster, args)?.map(|id| log_line(cluster, id)).collect()),
         "messages" => return Ok(message_lines(cluster)),
-        other => return Err(format!("no command is called {other}").into()),
+        _ => disk_and_snapshots(cluster, name, args)?,
     }
     Ok(Vec::new())
+}
+
+/// The commands on snapshots and on a disk's trouble.
+fn disk_and_snapshots(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> Result<()> {
+    match name {
+        "hold-disk" => each_node(args, |id| hold_disk(cluster, id, true))?,
+        "release-disk" => each_node(args, |id| {
+            hold_disk(cluster, id, false);
+            cluster.flush(id, usize::MAX);
+        })?,
+        "flush" => {
+            let count = args.take_key("count").map_or(Ok(usize::MAX), str::parse)?;
+            each_node(args, |id| cluster.flush(id, count))?;
+        }
+        "fail-disk" => each_node(args, |id| cluster.step(id, Event::AppendFailed))?,
+        "snapshot-taken" => {
+            let index = args.take_key("index").map(str::parse).transpose()?.map(LogIndex);
+            each_node(args, |id| cluster.take_snapshot(id, index))?;
+        }
+        "cut-snapshot" => {
+            let (from, to) = pair(args)?;
+            let term = Term(args.take_key("term").ok_or("term=?")?.parse()?);
+            cluster.cut_snapshot(from, to, Session(0), term);
+        }
+        "snapshot-received" => {
+            let to = parse::node(args.next_pos().ok_or("which node?")?)?;
+            let from = parse::node(args.take_key("from").ok_or("from=?")?)?;
+            let place = transfer(cluster, from, to)?;
+            if !cluster.receive_snapshot(place) {
+                return Err("it cannot arrive".into());
+            }
+        }
+        "snapshot-sent" => {
+            let (from, to) = pair(args)?;
+            let is_failed = args.take_key("failed").map_or(Ok(false), str::parse)?;
+            let place = transfer(cluster, from, to)?;
+            cluster.end_transfer(place, !is_failed);
+        }
+        "space-low" => each_node(args, |id| cluster.step(id, Event::SpaceLow))?,
+        "space-freed" => each_node(args, |id| cluster.step(id, Event::SpaceFreed))?,
+        "lose-log" => {
+            let id = parse::node(args.next_pos().ok_or("which node?")?)?;
+            let from = LogIndex(args.take_key("from").ok_or("from=?")?.parse()?);
+            let node = cluster.nodes.get_mut(&id).filter(|node| node.raft.is_none());
+            let node = node.ok_or("only a node that is down loses its log")?;
+            node.has_lost_data = true;
+            node.disk.lose_from(from);
+            let last = usize::try_from(node.disk.last_durable().index.0)?;
+            node.applied.truncate(last);
+        }
+        other => return Err(format!("no command is called {other}").into()),
+    }
+    Ok(())
 }
 
 fn each_node(args: &mut ArgumentConsumer, mut act: impl FnMut(NodeId)) -> Result<()> {
@@ -153,6 +202,12 @@ fn chosen(cluster: &Cluster, args: &mut ArgumentConsumer) -> Result<impl Iterato
 fn pair(args: &mut ArgumentConsumer) -> Result<(NodeId, NodeId)> {
     let mut one = || parse::node(args.next_pos().ok_or("from whom to whom?")?);
     Ok((one()?, one()?))
+}
+
+/// The latest snapshot under way between two nodes.
+fn transfer(cluster: &Cluster, from: NodeId, to: NodeId) -> Result<usize> {
+    let place = cluster.transfers.iter().rposition(|transfer| transfer.from == from && transfer.to == to);
+    place.ok_or_else(|| "no such snapshot is under way".into())
 }
 
 fn new_cluster(args: &mut ArgumentConsumer) -> Result<Cluster> {
@@ -199,6 +254,11 @@ fn settings(args: &mut ArgumentConsumer) -> Result<Settings> {
             "cache_bytes" => settings.cache_bytes = value.parse()?,
             "promotion" => settings.promotion = value.parse()?,
             "uncommitted_bytes_max" => settings.uncommitted_bytes_max = value.parse()?,
+            "trailing_entries" => settings.trailing_entries = value.parse()?,
+            "transfer_log_entries_max" => settings.transfer_log_entries_max = value.parse()?,
+            "lease_reads" => settings.lease_reads = value.parse()?,
+            "clock_drift_ppm" => settings.clock_drift_ppm = value.parse()?,
+            "disk_stall_timeout" => settings.disk_stall_timeout = parse::duration(value)?,
             other => return Err(format!("no setting is called {other}").into()),
         }
     }
@@ -301,9 +361,11 @@ fn log_line(cluster: &Cluster, id: NodeId) -> String {
     let node = &cluster.nodes[&id];
     let commit = node.raft.as_ref().map(|raft| raft.log.commit()).unwrap_or_default();
     let is_committed = |entry: &&Entry| entry.index <= commit;
-    let (committed, rest): (Vec<_>, Vec<_>) = node.disk.written.iter().partition(is_committed);
+    let (committed, rest): (Vec<_>, Vec<_>) = node.disk.written.entries.iter().partition(is_committed);
     let strip = |entries: Vec<&Entry>| entries_text(entries).trim_matches(['[', ']']).to_owned();
-    let mut line = format!("{} {} | {}", name(id), strip(committed), strip(rest));
+    let before = node.disk.written.before;
+    let covered = if before.index.0 > 0 { format!("(…{before}) ") } else { String::new() };
+    let mut line = format!("{} {covered}{} | {}", name(id), strip(committed), strip(rest));
     line.truncate(line.trim_end().len());
     if node.disk.has_pending() {
         let _ = write!(line, " (durable: {})", node.disk.last_durable());

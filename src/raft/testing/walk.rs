@@ -1,5 +1,6 @@
 //! Random walks: messages lost, doubled and out of order, nodes that crash and lose what was not flushed, disks
-//! that stall, partitions, other members, other leaders. The invariants must hold after every step, and once the trouble ends, the cluster must
+//! that stall or fill up, partitions, snapshots at any time, other members, other leaders. Every second walk reads by lease
+//! where it can. The invariants must hold after every step, and once the trouble ends, the cluster must
 //! elect a leader, catch up and answer everybody.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +14,7 @@ use super::cluster::{Cluster, Envelope, Founding};
 use super::members::new_member;
 use super::parse;
 use super::trace;
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId, Session};
 
 const SEEDS: u64 = 50;
 const STEPS: usize = 2_500;
@@ -84,6 +85,9 @@ impl Walk {
             cache_bytes: up_to(300),
             uncommitted_bytes_max: 40 + up_to(200),
             promotion: up_to(4) > 1,
+            trailing_entries: up_to(10) as u64 - 1,
+            transfer_log_entries_max: up_to(20) as u64,
+            lease_reads: check_quorum && seed % 2 == 1,
             ..Settings::default()
         };
         let mut cluster = Cluster::new(settings, seed, is_traced);
@@ -116,7 +120,7 @@ impl Walk {
 
     fn act(&mut self) {
         let id = self.any_node();
-        match self.below(1000) {
+        match self.below(1032) {
             0..790 => self.deliver(),
             790..800 => match self.below(3) {
                 0 => self.transfer(id),
@@ -142,7 +146,63 @@ impl Walk {
                 let others = self.cluster.nodes.keys().copied().filter(|other| *other != id);
                 self.cluster.cuts.extend(others.flat_map(|other| [(id, other), (other, id)]));
             }
-            _ => self.cluster.cuts.clear(),
+            995..1000 => self.cluster.cuts.clear(),
+            1000..1010 => self.take_snapshot(id),
+            1010..1028 => self.carry_snapshot(),
+            1028..1030 => self.send_unasked(id),
+            1030..1031 => self.cluster.step(id, Event::SpaceLow),
+            _ => self.free_space(),
+        }
+    }
+
+    /// The state of a node becomes durable, as of now or of a while ago.
+    fn take_snapshot(&mut self, id: NodeId) {
+        let applied = self.cluster.nodes[&id].applied.len();
+        let ago = if self.below(2) == 0 { 0 } else { self.below(20) };
+        self.cluster.take_snapshot(id, Some(LogIndex(applied.saturating_sub(ago) as u64)));
+    }
+
+    /// A leader's snapshot reaches a node that may not need it (any more).
+    fn send_unasked(&mut self, to: NodeId) {
+        if let Some(from) = self.cluster.leader().filter(|from| *from != to)
+            && let Some(raft) = self.cluster.raft(from)
+        {
+            let term = raft.hard_state.term;
+            self.cluster.cut_snapshot(from, to, Session(0), term);
+            let place = self.cluster.transfers.len() - 1;
+            let is_received = self.cluster.receive_snapshot(place);
+            self.cluster.end_transfer(place, is_received);
+        }
+    }
+
+    /// A snapshot arrives, maybe twice, maybe unknown to its sender, or it is lost.
+    fn carry_snapshot(&mut self) {
+        let under_way = self.cluster.transfers.len();
+        if under_way == 0 {
+            return;
+        }
+        let place = self.below(under_way);
+        match self.below(6) {
+            0 => self.cluster.end_transfer(place, false),
+            1 => {
+                self.cluster.receive_snapshot(place);
+            }
+            2 => {
+                let is_received = self.cluster.receive_snapshot(place);
+                let copy = self.cluster.transfers[place].clone();
+                self.cluster.end_transfer(place, is_received);
+                self.cluster.transfers.push(copy);
+            }
+            _ => {
+                let is_received = self.cluster.receive_snapshot(place);
+                self.cluster.end_transfer(place, is_received);
+            }
+        }
+    }
+
+    fn free_space(&mut self) {
+        for id in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
+            self.cluster.step(id, Event::SpaceFreed);
         }
     }
 
@@ -154,7 +214,8 @@ impl Walk {
         let (keeps_all, kept) = (self.below(3) > 0, self.below(100));
         let node = self.cluster.nodes.get_mut(&id).filter(|_| !keeps_all);
         if let Some(node) = node {
-            node.applied.truncate(kept);
+            let covered = usize::try_from(node.disk.covered.0).expect("a test's log is short");
+            node.applied.truncate(kept.max(covered));
         }
         if self.below(2) == 0 {
             self.cluster.start(id);
@@ -306,6 +367,7 @@ impl Walk {
             }
             self.cluster.flush(id, usize::MAX);
         }
+        self.free_space();
         self.cluster.stabilize();
         self.cluster.advance(Duration::from_secs(5), true);
         let before = self.cluster.history.committed();
