@@ -8,11 +8,11 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use super::core_thread::{FromPeer, Request};
-use super::events::{EventStream, Events};
+pub use super::events::{EventStream, Events, NextEvent, Observed};
 use crate::kv;
 use crate::raft::Message;
 // What a handle's users need of the core.
-pub use crate::raft::{Configuration, Member, Outcome, Refusal, RefusalReason, RoleName};
+pub use crate::raft::{Configuration, Member, Observation, Outcome, Refusal, RefusalReason, RoleName};
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
 /// Beyond a request's own deadline, which the core keeps: only a stuck process is later than that.

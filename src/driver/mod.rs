@@ -41,10 +41,9 @@ use crate::storage::wal::Options;
 use crate::types::{ClusterId, NodeId};
 
 pub use clock::now;
-pub use events::{EventStream, Events, NextEvent, Observed};
 pub use handle::{
-    Configuration, Handle, Inbox, Member, Outcome, ReadError, Refusal, RefusalReason, RoleName, Status,
-    WriteError,
+    Configuration, EventStream, Events, Handle, Inbox, Member, NextEvent, Observation, Observed, Outcome,
+    ReadError, Refusal, RefusalReason, RoleName, Status, WriteError,
 };
 pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};

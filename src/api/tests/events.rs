@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Server;
-use crate::raft::{Observation, RoleName};
+use crate::driver::{Observation, RoleName};
 use crate::types::{NodeId, Term};
 
 /// A stream of events as a browser opens it, read up to some text.
