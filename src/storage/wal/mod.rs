@@ -47,6 +47,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use beginning::Removal;
 pub use inspect::{Inspected, LogRecord, StoredEntry, inspect};
 pub use segment::Preparation;
 
@@ -148,6 +149,8 @@ pub struct Wal<F: Files> {
     hard_state: HardState,
     commit_index: LogIndex,
     pending: Pending,
+    /// Files of segments that were dropped, to be removed.
+    dropped: Vec<PathBuf>,
     /// Offset of the next record in the last segment.
     end: u64,
     next_record: u64,
@@ -244,6 +247,7 @@ impl<F: Files> Wal<F> {
             hard_state: HardState::default(),
             commit_index: LogIndex(0),
             pending: Pending::default(),
+            dropped: Vec::new(),
             end: segment::RECORDS_BEGIN,
             next_record: 1,
             previous: segment.salt,
@@ -300,6 +304,7 @@ impl<F: Files> Wal<F> {
             hard_state: scan.hard_state,
             commit_index: recovered.commit_index,
             pending: Pending::default(),
+            dropped: Vec::new(),
             end: scan.end,
             next_record: scan.next_record,
             previous: scan.previous,
