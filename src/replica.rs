@@ -6,6 +6,7 @@
 //! queue behind the entries it must see.
 
 pub mod recovery;
+pub mod snapshot;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
