@@ -58,6 +58,9 @@ metrics! {
     raft_applied_index: IntGauge = "kuberaft_raft_applied_index", "Latest index applied to the state machine";
     raft_last_log_index: IntGauge = "kuberaft_raft_last_log_index", "Last index of the log";
     raft_snapshot_index: IntGauge = "kuberaft_raft_snapshot_index", "Latest index that the durable checkpoint covers";
+    raft_snapshots_sent_total: IntCounter = "kuberaft_raft_snapshots_sent_total", "Snapshots that a peer received whole from this node";
+    raft_snapshots_received_total: IntCounter = "kuberaft_raft_snapshots_received_total", "Snapshots that this node received whole";
+    raft_snapshot_bytes_total: IntCounterVec = "kuberaft_raft_snapshot_bytes_total", "Bytes of snapshots' content, sent or received", ["direction"];
     raft_proposals_pending: IntGauge = "kuberaft_raft_proposals_pending", "Writes that wait for their outcome here";
     raft_proposals_failed_total: IntCounterVec = "kuberaft_raft_proposals_failed_total", "Writes refused or of unknown outcome, by reason", ["reason"];
     raft_commit_duration_seconds: Histogram = "kuberaft_raft_commit_duration_seconds", "From append on the leader to commit";

@@ -5,29 +5,36 @@
 //! acknowledgement goes through the log's queue behind the append it rests on, a confirmed read through apply's
 //! queue behind the entries it must see.
 
+mod apply;
+mod log;
 pub mod recovery;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
-use std::sync::{Arc, PoisonError, RwLock};
+pub use apply::{Apply, ApplyOutput};
+pub use log::{Log, LogOutput};
 
-use crate::kv::{self, Command, Record};
 use crate::plant::Plant;
 use crate::raft::{
-    AdminRefusal, AppendEntries, Committed, Configuration, Effect, Event, HaltReason, Message, Observation,
-    Payload, Promise, Raft, Refusal,
+    AdminRefusal, AppendEntries, Committed, Effect, Event, HaltReason, HardState, Message, Observation,
+    Promise, Raft, Refusal, Snapshot,
 };
-use crate::storage::files::Files;
-use crate::storage::wal::{FlushStats, Wal};
-use crate::storage::{Checkpoint, StorageError};
-use crate::types::{
-    Instant, IoId, LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, RequestId, StagedId,
-};
+use crate::types::{Instant, IoId, LogIndex, NodeId, ProposalId, ReadId, RequestId, Session, StagedId, Term};
 
 /// The consensus core and the routing of its effects.
 pub struct Core {
     raft: Raft,
     durable: IoId,
     applied: LogIndex,
+    held: Option<Held>,
+}
+
+/// What apply is to do once a snapshot is durably the state: no change of the state may reach the state store while
+/// that still holds the old one.
+struct Held {
+    until: IoId,
+    inputs: Vec<ApplyInput>,
 }
 
 /// What the core wants done, sorted by who does it. Drained by the caller after every turn.
@@ -80,6 +87,24 @@ pub enum LogInput {
         /// Stop at this many bytes.
         bytes_max: usize,
     },
+    /// Make a received snapshot the durable state, and let the log follow it.
+    Install {
+        /// Answered as an append.
+        io: IoId,
+        /// What it covers.
+        snapshot: Snapshot,
+        /// Its content.
+        staged: StagedId,
+        /// Term and vote to remember.
+        hard_state: HardState,
+        /// The log holds the snapshot's last entry: what follows it stays.
+        keep_log: bool,
+    },
+    /// Drop what nobody needs.
+    Compact {
+        /// The last entry that may go.
+        through: LogIndex,
+    },
 }
 
 /// Input of the apply part.
@@ -89,13 +114,29 @@ pub enum ApplyInput {
     Entries(Vec<Committed>),
     /// These reads may be served once everything before them in the queue is applied.
     Reads(Vec<ReadId>),
+    /// Replace the state by a received snapshot, which is durably the state by now.
+    Install {
+        /// What it covers.
+        snapshot: Snapshot,
+        /// Its content.
+        staged: StagedId,
+    },
+    /// Cut the state as it is then, for a peer.
+    SendSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// The receiver's session.
+        session: Session,
+        /// The leader's term.
+        term: Term,
+    },
 }
 
 impl Core {
     /// Wraps a core whose entries up to `applied` have been applied.
     #[must_use]
     pub fn new(raft: Raft, applied: LogIndex) -> Self {
-        Self { raft, durable: IoId(0), applied }
+        Self { raft, durable: IoId(0), applied, held: None }
     }
 
     /// The consensus state, to look at.
@@ -113,7 +154,10 @@ impl Core {
     /// Takes one event.
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut CoreOutput) {
         match &event {
-            Event::Appended { io } => self.durable = self.durable.max(*io),
+            Event::Appended { io } => {
+                self.durable = self.durable.max(*io);
+                self.release(out);
+            }
             Event::Applied { index } => self.applied = self.applied.max(*index),
             _ => {}
         }
@@ -124,7 +168,21 @@ impl Core {
         }
     }
 
-    fn route(&self, effect: Effect, out: &mut CoreOutput) {
+    /// Passes on what waited for a snapshot to be durable.
+    fn release(&mut self, out: &mut CoreOutput) {
+        if let Some(held) = self.held.take_if(|held| held.until <= self.durable) {
+            out.apply.extend(held.inputs);
+        }
+    }
+
+    fn queue_for_apply(&mut self, input: ApplyInput, out: &mut CoreOutput) {
+        match &mut self.held {
+            Some(held) => held.inputs.push(input),
+            None => out.apply.push(input),
+        }
+    }
+
+    fn route(&mut self, effect: Effect, out: &mut CoreOutput) {
         match effect {
             Effect::Append(append) => out.log.push(LogInput::Append(append)),
             Effect::Send { to, signal } => out.sends.push((to, signal.into())),
@@ -138,9 +196,9 @@ impl Core {
             Effect::Load { peer, from, through, bytes_max } => {
                 out.log.push(LogInput::Load { peer, from, through, bytes_max });
             }
-            Effect::Apply { entries } => out.apply.push(ApplyInput::Entries(entries)),
+            Effect::Apply { entries } => self.queue_for_apply(ApplyInput::Entries(entries), out),
             Effect::ReadReady { ids, index } if index <= self.applied => out.ready_reads.extend(ids),
-            Effect::ReadReady { ids, .. } => out.apply.push(ApplyInput::Reads(ids)),
+            Effect::ReadReady { ids, .. } => self.queue_for_apply(ApplyInput::Reads(ids), out),
             Effect::ReadFailed { ids, refusal } => {
                 out.failed_reads.extend(ids.into_iter().map(|id| (id, refusal)));
             }
@@ -148,185 +206,19 @@ impl Core {
             Effect::Reply { request, result } => out.replies.push((request, result)),
             Effect::DropSnapshot { staged } => out.dropped_snapshots.push(staged),
             Effect::Removed { index } => out.removed = Some(index),
-            // The core does not ask for these yet.
-            Effect::SendSnapshot { .. } | Effect::InstallSnapshot { .. } | Effect::Compact { .. } => {}
+            Effect::SendSnapshot { to, session, term } => {
+                self.queue_for_apply(ApplyInput::SendSnapshot { to, session, term }, out);
+            }
+            Effect::InstallSnapshot { io, snapshot, staged, hard_state, keep_log } => {
+                // What was held for an earlier one stays before it.
+                let held = self.held.get_or_insert(Held { until: io, inputs: Vec::new() });
+                held.until = io;
+                held.inputs.push(ApplyInput::Install { snapshot: snapshot.clone(), staged });
+                out.log.push(LogInput::Install { io, snapshot, staged, hard_state, keep_log });
+            }
+            Effect::Compact { through } => out.log.push(LogInput::Compact { through }),
             Effect::Observe(observation) => out.observations.push(observation),
             Effect::Halt(reason) => out.halt = Some(reason),
-        }
-    }
-}
-
-/// The write-ahead log's part.
-pub struct Log<F: Files> {
-    wal: Wal<F>,
-}
-
-/// What the log part did.
-#[derive(Debug, Default)]
-pub struct LogOutput {
-    /// Promises that rest on what is durable now.
-    pub sends: Vec<(NodeId, Message)>,
-    /// For the core.
-    pub events: Vec<Event>,
-    /// The flush, if there was one.
-    pub flush: Option<FlushStats>,
-}
-
-impl<F: Files> Log<F> {
-    /// The part that writes to `wal`.
-    #[must_use]
-    pub fn new(wal: Wal<F>) -> Self {
-        Self { wal }
-    }
-
-    /// The log itself.
-    pub fn wal(&mut self) -> &mut Wal<F> {
-        &mut self.wal
-    }
-
-    /// Takes everything that waits: one write and one flush for all of it, then what rested on it.
-    ///
-    /// # Errors
-    /// The log could not be written, flushed or read. Nothing was acknowledged that is not durable; nothing more
-    /// may be: the process must stop.
-    pub fn handle(&mut self, inputs: Vec<LogInput>, out: &mut LogOutput) -> Result<(), StorageError> {
-        let mut last_io = None;
-        let mut loads = Vec::new();
-        for input in inputs {
-            match input {
-                LogInput::Append(append) => {
-                    self.wal.append(&append);
-                    last_io = Some(append.io);
-                }
-                LogInput::Acknowledge { to, promise } => out.sends.push((to, promise.into())),
-                LogInput::Load { peer, from, through, bytes_max } => {
-                    loads.push((peer, from, through, bytes_max));
-                }
-            }
-        }
-        if let Some(io) = last_io {
-            match self.wal.flush() {
-                Ok(stats) => out.flush = Some(stats),
-                Err(error) => {
-                    out.sends.clear();
-                    return Err(error);
-                }
-            }
-            out.events.push(Event::Appended { io });
-        }
-        for (peer, from, through, bytes_max) in loads {
-            let entries = self.wal.read(from, through, bytes_max)?;
-            out.events.push(Event::Loaded { peer, entries });
-        }
-        Ok(())
-    }
-}
-
-/// The state machine's part. Readers share the store; apply takes its lock once a batch.
-pub struct Apply {
-    store: Arc<RwLock<kv::Store>>,
-    applied: LogPosition,
-    /// The log's clock at that entry.
-    time: LogTime,
-    configuration: (LogIndex, Arc<Configuration>),
-}
-
-/// What the apply part did.
-#[derive(Debug, Default)]
-pub struct ApplyOutput {
-    /// Answers for this node's clients, in the order of the entries.
-    pub answers: Vec<(ProposalId, kv::Answer)>,
-    /// Reads that may be served now.
-    pub ready_reads: Vec<ReadId>,
-    /// Changes for the checkpoint, in the order of the entries.
-    pub records: Vec<Record>,
-}
-
-impl Apply {
-    /// A state machine that has applied everything up to `applied`.
-    #[must_use]
-    pub fn new(
-        store: Arc<RwLock<kv::Store>>,
-        applied: LogPosition,
-        time: LogTime,
-        configuration: (LogIndex, Arc<Configuration>),
-    ) -> Self {
-        Self { store, applied, time, configuration }
-    }
-
-    /// Last applied index.
-    #[must_use]
-    pub fn applied(&self) -> LogIndex {
-        self.applied.index
-    }
-
-    /// Keys in the store.
-    #[must_use]
-    pub fn keys(&self) -> usize {
-        self.store.read().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// What a checkpoint of the state as it is now covers.
-    #[must_use]
-    pub fn checkpoint(&self) -> Checkpoint {
-        let (configuration_index, configuration) = self.configuration.clone();
-        let revision = self.store.read().unwrap_or_else(PoisonError::into_inner).revision();
-        Checkpoint {
-            applied: self.applied,
-            time: self.time,
-            revision,
-            configuration,
-            configuration_index,
-            installed: false,
-        }
-    }
-
-    /// The state as of [`Apply::checkpoint`].
-    #[must_use]
-    pub fn view(&self) -> kv::View {
-        self.store.read().unwrap_or_else(PoisonError::into_inner).view()
-    }
-
-    /// Applies a batch.
-    ///
-    /// # Panics
-    /// A committed command that does not parse, or a gap: replicas would diverge, so the process stops.
-    pub fn handle(&mut self, inputs: Vec<ApplyInput>, out: &mut ApplyOutput) {
-        let store = Arc::clone(&self.store);
-        let mut store = store.write().unwrap_or_else(PoisonError::into_inner);
-        for input in inputs {
-            match input {
-                ApplyInput::Entries(entries) => {
-                    for committed in entries {
-                        self.apply(&mut store, committed, out);
-                    }
-                }
-                ApplyInput::Reads(ids) => out.ready_reads.extend(ids),
-            }
-        }
-    }
-
-    fn apply(&mut self, store: &mut kv::Store, committed: Committed, out: &mut ApplyOutput) {
-        let Committed { entry, proposal } = committed;
-        assert!(
-            entry.index == self.applied.index.next(),
-            "entry {} was handed out for apply after {}",
-            entry.position(),
-            self.applied
-        );
-        (self.applied, self.time) = (entry.position(), entry.time);
-        match entry.payload {
-            Payload::Noop => {}
-            Payload::Configuration(configuration) => self.configuration = (entry.index, configuration),
-            Payload::Command(data) => {
-                let command = Command::decode(&data).unwrap_or_else(|error| {
-                    panic!("committed entry {} cannot be applied: {error}", self.applied)
-                });
-                let answer = store.apply(entry.index, entry.time, command, &mut out.records);
-                if let Some(id) = proposal {
-                    out.answers.push((id, answer));
-                }
-            }
         }
     }
 }

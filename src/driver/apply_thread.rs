@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::checkpoint::{Changes, ViewWanted};
 use super::core_thread::Done;
+use super::snapshots::SendSnapshot;
 use crate::kv;
 use crate::metrics::Metrics;
 use crate::raft::Refusal;
@@ -21,16 +22,22 @@ pub(super) struct ApplyJob {
     pub(super) readers: Vec<(ReadId, oneshot::Sender<Result<(), Refusal>>)>,
 }
 
+pub(super) struct Queues {
+    pub(super) jobs: Receiver<ApplyJob>,
+    pub(super) done: Sender<Done>,
+    pub(super) changes: Sender<Changes>,
+}
+
 /// Runs until the core lets go of the queue.
 pub(super) fn run(
     mut apply: Apply,
-    jobs: &Receiver<ApplyJob>,
-    done: &Sender<Done>,
-    changes: &Sender<Changes>,
+    queues: &Queues,
     view_wanted: &ViewWanted,
+    send_snapshot: &SendSnapshot,
     metrics: &Metrics,
 ) {
     metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
+    let Queues { jobs, done, changes } = queues;
     while let Ok(job) = jobs.recv() {
         let started = Instant::now();
         let mut out = ApplyOutput::default();
@@ -50,9 +57,14 @@ pub(super) fn run(
         if done.send(Done::Apply { jobs: 1, index: apply.applied() }).is_err() {
             return;
         }
-        let view = view_wanted.take().then(|| apply.view());
-        let change =
-            Changes { records: out.records, checkpoint: apply.checkpoint(), keys: apply.keys(), view };
+        out.cuts.into_iter().for_each(|cut| send_snapshot(cut));
+        let change = Changes {
+            records: out.records,
+            checkpoint: apply.checkpoint(),
+            installed: out.installed,
+            keys: apply.keys(),
+            view: view_wanted.take().then(|| apply.view()),
+        };
         if changes.send(change).is_err() {
             return;
         }

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::core_thread::Done;
 use super::shutdown::Failure;
 use crate::kv::{Record, View};
 use crate::metrics::{IntGauge, Metrics};
+use crate::raft::Event;
 use crate::storage::{Checkpoint, StateStore, StorageError};
 
 /// Written earlier than the interval says when this many changes wait.
@@ -37,6 +39,8 @@ impl<'a> Size<'a> {
 pub(super) struct Changes {
     pub(super) records: Vec<Record>,
     pub(super) checkpoint: Checkpoint,
+    /// The state was replaced by a snapshot, which is stored already: what changed before is of no use.
+    pub(super) installed: bool,
     /// Keys that the state holds now.
     pub(super) keys: usize,
     /// The state after the batch, if it was [wanted](ViewWanted).
@@ -68,12 +72,15 @@ pub(super) fn run<S: StateStore>(
     changes: &Receiver<Changes>,
     view_wanted: ViewWanted,
     interval: Duration,
+    done: &Sender<Done>,
+    every_round: impl Fn(),
     metrics: &Metrics,
 ) -> Result<(), Failure> {
     let size = Size::new(&metrics.storage_bytes);
     let mut writer = Writer {
         state,
         view_wanted,
+        done,
         metrics,
         size,
         records: Vec::new(),
@@ -81,6 +88,7 @@ pub(super) fn run<S: StateStore>(
         keys: 0,
         is_rewriting: false,
     };
+    writer.show();
     writer.measure()?;
     let mut due = Instant::now() + interval;
     loop {
@@ -98,6 +106,7 @@ pub(super) fn run<S: StateStore>(
             writer.write()?;
             // Also when changes come without a pause.
             writer.continue_rewrite()?;
+            every_round();
             due = now + interval;
         }
     }
@@ -107,6 +116,7 @@ pub(super) fn run<S: StateStore>(
 struct Writer<'a, S> {
     state: &'a Mutex<S>,
     view_wanted: ViewWanted,
+    done: &'a Sender<Done>,
     metrics: &'a Metrics,
     size: Size<'a>,
     records: Vec<Record>,
@@ -126,7 +136,17 @@ impl<'a, S: StateStore> Writer<'a, S> {
         Ok(())
     }
 
+    /// Shows up to where the state on disk reaches.
+    fn show(&self) {
+        let index = self.state().checkpoint().applied.index;
+        self.metrics.raft_snapshot_index.set(i64::try_from(index.0).unwrap_or(i64::MAX));
+    }
+
     fn take(&mut self, mut change: Changes) -> Result<(), StorageError> {
+        if change.installed {
+            self.records.clear();
+            self.show();
+        }
         self.records.append(&mut change.records);
         let at = change.checkpoint.applied;
         self.checkpoint = Some(change.checkpoint);
@@ -147,10 +167,12 @@ impl<'a, S: StateStore> Writer<'a, S> {
         state.write(&self.records)?;
         self.records.clear();
         state.commit(checkpoint)?;
-        let index = state.checkpoint().applied.index;
+        let position = state.checkpoint().applied;
         let needs_rewrite = !self.is_rewriting && state.needs_rewrite(self.keys as u64)?;
         drop(state);
-        self.metrics.raft_snapshot_index.set(i64::try_from(index.0).unwrap_or(i64::MAX));
+        self.show();
+        // Fails only if the core has stopped, which needs no log any more.
+        let _ = self.done.send(Done::Event(Event::SnapshotTaken { position }));
         if needs_rewrite {
             self.view_wanted.want();
         }

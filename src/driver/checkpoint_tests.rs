@@ -1,7 +1,7 @@
 //! What the checkpoint's thread asks of the state store, and in which order.
 
 use bytes::Bytes;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{bounded, unbounded};
 
 use super::*;
 use crate::kv::{Command, Condition, Operation, Store};
@@ -97,7 +97,7 @@ fn change(store: &mut Store, view_wanted: &ViewWanted) -> Changes {
     let applied = LogPosition { index, term: Term(1) };
     let checkpoint = Checkpoint { applied, revision: store.revision(), ..Checkpoint::default() };
     let view = view_wanted.take().then(|| store.view());
-    Changes { records, checkpoint, keys: store.len(), view }
+    Changes { records, checkpoint, installed: false, keys: store.len(), view }
 }
 
 #[test]
@@ -105,10 +105,11 @@ fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
     let state = Arc::new(Mutex::new(Asked { records_max: 10, ..Asked::default() }));
     let view_wanted = ViewWanted::default();
     let (changes_in, changes) = bounded(1);
+    let (done_in, done) = unbounded();
     let thread = std::thread::spawn({
         let (state, view_wanted) = (Arc::clone(&state), view_wanted.clone());
         // Each change is due for a checkpoint at once.
-        move || run(&state, &changes, view_wanted, Duration::ZERO, &Metrics::new())
+        move || run(&state, &changes, view_wanted, Duration::ZERO, &done_in, || {}, &Metrics::new())
     });
     let mut store = Store::default();
     while state.lock().unwrap().begun.is_empty() {
@@ -125,8 +126,30 @@ fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
 
     let state = state.lock().unwrap();
     assert_eq!(state.checkpoint.applied.index.0, store.revision().0, "what was left is written");
+    let told = done.try_iter().filter_map(|done| match done {
+        Done::Event(Event::SnapshotTaken { position }) => Some(position),
+        _ => None,
+    });
+    assert_eq!(told.last(), Some(state.checkpoint.applied), "the core knows what is covered");
     let (at, live) = &state.begun[0];
     let [Record::Row(row)] = &live[..] else { panic!("one live row, not {live:?}") };
     assert_eq!(row.revision.0, *at);
     assert!(*at > 10 && state.pieces[..3].iter().all(|committed| committed >= at), "{:?}", state.pieces);
+}
+
+#[test]
+fn what_changed_before_a_snapshot_took_its_place_is_not_written() {
+    let state = Arc::new(Mutex::new(Asked { records_max: usize::MAX, ..Asked::default() }));
+    let (changes_in, changes) = unbounded();
+    let (done_in, _done) = unbounded();
+    let mut store = Store::default();
+    let never = ViewWanted::default();
+    for _ in 0..3 {
+        changes_in.send(change(&mut store, &never)).unwrap();
+    }
+    changes_in.send(Changes { installed: true, ..change(&mut store, &never) }).unwrap();
+    drop(changes_in);
+    let interval = Duration::from_hours(1);
+    run(&state, &changes, never, interval, &done_in, || {}, &Metrics::new()).unwrap();
+    assert_eq!(state.lock().unwrap().records, 1);
 }

@@ -15,7 +15,7 @@ use super::{CREDITS, Send, Status, clock};
 use crate::kv;
 use crate::raft::{Event, HaltReason, Message, Proposal, Refusal, RefusalReason};
 use crate::replica::{ApplyInput, Core, CoreOutput, LogInput};
-use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId};
+use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId, StagedId};
 
 /// Taken from one queue in one turn, so that no queue starves the others.
 const MESSAGES_PER_TURN: usize = 256;
@@ -46,9 +46,9 @@ pub(super) enum Done {
         jobs: usize,
         index: LogIndex,
     },
+    /// From checkpoints, transfers of snapshots, and whoever watches free space.
+    Event(Event),
     LogFailed,
-    /// Free space changed.
-    Space(Event),
 }
 
 pub(super) struct Queues {
@@ -63,6 +63,7 @@ pub(super) struct CoreThread {
     core: Core,
     queues: Queues,
     send: Send,
+    drop_snapshot: Box<dyn Fn(StagedId) + std::marker::Send>,
     observer: Observer,
     status: Arc<RwLock<Status>>,
     out: CoreOutput,
@@ -99,6 +100,7 @@ impl CoreThread {
         core: Core,
         queues: Queues,
         send: Send,
+        drop_snapshot: Box<dyn Fn(StagedId) + std::marker::Send>,
         observer: Observer,
         status: Arc<RwLock<Status>>,
     ) -> Self {
@@ -106,6 +108,7 @@ impl CoreThread {
             core,
             queues,
             send,
+            drop_snapshot,
             observer,
             status,
             out: CoreOutput::default(),
@@ -200,8 +203,8 @@ impl CoreThread {
                 self.apply_jobs -= jobs;
                 self.step(Event::Applied { index });
             }
+            Done::Event(event) => self.step(event),
             Done::LogFailed => self.step(Event::AppendFailed),
-            Done::Space(event) => self.step(event),
         }
     }
 
@@ -265,6 +268,7 @@ impl CoreThread {
                 self.apply_jobs += 1;
             }
         }
+        self.out.dropped_snapshots.drain(..).for_each(&self.drop_snapshot);
         for id in self.out.ready_reads.drain(..) {
             if let Some(reply) = self.readers.remove(&id) {
                 let _ = reply.send(Ok(()));
@@ -293,6 +297,7 @@ impl CoreThread {
                         job.writers.extend(self.writers.remove(&id).map(|reply| (id, reply)));
                     }
                 }
+                ApplyInput::Install { .. } | ApplyInput::SendSnapshot { .. } => {}
                 ApplyInput::Reads(ids) => {
                     for id in ids {
                         job.readers.extend(self.readers.remove(id).map(|reply| (*id, reply)));

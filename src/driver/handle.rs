@@ -7,12 +7,13 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
-use super::core_thread::{FromPeer, Request};
+use super::core_thread::{Done, FromPeer, Request};
 pub use super::events::{EventStream, Events, NextEvent, Observed};
 use crate::kv;
-use crate::raft::Message;
+use crate::raft::{Event, Message};
 // What a handle's users need of the core.
 pub use crate::raft::{Configuration, Member, Observation, Outcome, Refusal, RefusalReason, RoleName};
+use crate::replica::snapshot::{self, Receive};
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
 /// Beyond a request's own deadline, which the core keeps: only a stuck process is later than that.
@@ -100,6 +101,13 @@ impl Handle {
         self.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this node leads in `term`, as of the latest turn.
+    #[must_use]
+    pub fn leads(&self, term: Term) -> bool {
+        let status = self.status.read().unwrap_or_else(PoisonError::into_inner);
+        status.role == RoleName::Leader && status.term == term
+    }
+
     /// The state of the replica as of its latest turn.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -129,11 +137,26 @@ async fn await_answer<T>(
 #[derive(Clone)]
 pub struct Inbox {
     messages: Sender<FromPeer>,
+    done: Sender<Done>,
+    snapshots: Arc<dyn Receive>,
 }
 
 impl Inbox {
-    pub(super) fn new(messages: Sender<FromPeer>) -> Self {
-        Self { messages }
+    pub(super) fn new(messages: Sender<FromPeer>, done: Sender<Done>, snapshots: Arc<dyn Receive>) -> Self {
+        Self { messages, done, snapshots }
+    }
+
+    /// Who takes snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> Arc<dyn Receive> {
+        Arc::clone(&self.snapshots)
+    }
+
+    /// Sending a snapshot has ended. Waits for room, of which the core always makes some.
+    pub fn snapshot_sent(&self, outcome: snapshot::Outcome) {
+        let snapshot::Outcome { to, session, term, sent } = outcome;
+        // Fails only if the replica has stopped.
+        let _ = self.done.send(Done::Event(Event::SnapshotSent { to, session, term, sent }));
     }
 
     /// A checked message of a peer. False if the queue is full and the message was dropped.

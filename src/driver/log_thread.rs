@@ -8,24 +8,25 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Send;
 use super::checkpoint::Size;
 use super::core_thread::Done;
+use super::segments_thread::SegmentJob;
 use super::shutdown::Failure;
 use crate::metrics::Metrics;
 use crate::raft::Event;
 use crate::replica::{Log, LogInput, LogOutput};
+use crate::storage::StateStore;
 use crate::storage::files::Files;
-use crate::storage::wal::Preparation;
 
 /// Runs until the core lets go of the queue, or until the disk fails.
-pub(super) fn run<F: Files>(
-    mut log: Log<F>,
+pub(super) fn run<F: Files, S: StateStore>(
+    mut log: Log<F, S>,
     jobs: &Receiver<Vec<LogInput>>,
     done: &Sender<Done>,
-    segments: &Sender<Preparation<F>>,
+    segments: &Sender<SegmentJob<F>>,
     send: &Send,
     metrics: &Metrics,
 ) -> Result<(), Failure> {
     let send = Arc::clone(send);
-    prepare(&mut log, segments);
+    hand_out(&mut log, segments);
     let mut size_bytes = Size::new(&metrics.storage_bytes);
     size_bytes.set(log.wal().size_bytes());
     while let Ok(mut inputs) = jobs.recv() {
@@ -57,14 +58,22 @@ pub(super) fn run<F: Files>(
             return Ok(());
         }
         size_bytes.set(log.wal().size_bytes());
-        prepare(&mut log, segments);
+        hand_out(&mut log, segments);
     }
     Ok(())
 }
 
-/// Hands out the making of the next segment, if it is time for it.
-fn prepare<F: Files>(log: &mut Log<F>, segments: &Sender<Preparation<F>>) {
-    if let Some(preparation) = log.wal().take_preparation() {
-        let _ = segments.try_send(preparation);
+/// Hands out what is to be done beside, if it is time for it and somebody is free to do it: else later.
+fn hand_out<F: Files, S: StateStore>(log: &mut Log<F, S>, segments: &Sender<SegmentJob<F>>) {
+    // Nobody else fills the queue: what is sent when there is room is taken.
+    if !segments.is_full()
+        && let Some(preparation) = log.wal().take_preparation()
+    {
+        let _ = segments.try_send(SegmentJob::Prepare(preparation));
+    }
+    if !segments.is_full()
+        && let Some(removal) = log.wal().take_removal()
+    {
+        let _ = segments.try_send(SegmentJob::Remove(removal));
     }
 }

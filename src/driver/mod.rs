@@ -24,6 +24,7 @@ mod log_thread;
 mod observe;
 mod segments_thread;
 mod shutdown;
+mod snapshots;
 
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -33,12 +34,15 @@ use crossbeam_channel::bounded;
 use crate::kv;
 use crate::metrics::Metrics;
 use crate::raft::Message;
+use crate::replica::snapshot::{Receive, Shelf};
 use crate::replica::{Apply, Core, Log};
 use crate::storage::StateStore;
 use crate::storage::files::Files;
 use crate::storage::space::Space;
 use crate::storage::wal::Options;
 use crate::types::{ClusterId, NodeId};
+
+use snapshots::Receiving;
 
 pub use clock::now;
 pub use handle::{
@@ -47,6 +51,7 @@ pub use handle::{
 };
 pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};
+pub use snapshots::SendSnapshot;
 
 /// Jobs that may be on their way to the log, and to apply.
 const CREDITS: usize = 32;
@@ -92,17 +97,21 @@ pub struct Replica<F: Files, S: StateStore> {
     /// Part one.
     pub core: Core,
     /// Part two.
-    pub log: Log<F>,
+    pub log: Log<F, S>,
     /// Part three.
     pub apply: Apply,
     /// The state that apply changes and readers read.
     pub store: Arc<RwLock<kv::Store>>,
     /// Where the checkpoint goes.
-    pub state: S,
+    pub state: Arc<Mutex<S>>,
+    /// Where received snapshots wait.
+    pub shelf: Shelf<S::Staging>,
     /// How much room its disk has left.
     pub free_bytes: FreeBytes,
     /// To the peers.
     pub send: Send,
+    /// Snapshots to the peers.
+    pub send_snapshot: SendSnapshot,
     /// Told of configurations.
     pub on_configuration: OnConfiguration,
     /// What to count in.
@@ -113,23 +122,12 @@ pub struct Replica<F: Files, S: StateStore> {
 ///
 /// # Errors
 /// The system gives no more threads.
-pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
+pub fn start<F: Files, S: StateStore + 'static>(
     replica: Replica<F, S>,
     settings: &Settings,
 ) -> std::io::Result<(Handle, Inbox, Running)> {
-    let Replica {
-        cluster_id,
-        node_id,
-        core,
-        log,
-        apply,
-        store,
-        state,
-        send,
-        free_bytes,
-        on_configuration,
-        metrics,
-    } = replica;
+    let Replica { cluster_id, node_id, core, log, apply, store, state, shelf, .. } = replica;
+    let Replica { send, send_snapshot, free_bytes, on_configuration, metrics, .. } = replica;
     let (requests_in, requests) = bounded(settings.request_queue);
     let (messages_in, messages) = bounded(settings.message_queue);
     // One for each job on its way; the log's thread may add one more when it fails, the segments' one now and then.
@@ -137,17 +135,26 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     let (log_jobs_in, log_jobs) = bounded(CREDITS + 1);
     let (apply_jobs_in, apply_jobs) = bounded(CREDITS + 1);
     let (changes_in, changes) = bounded(CHECKPOINT_QUEUE);
-    let (segments_in, segments) = bounded(1);
+    let (segments_in, segments) = bounded(2);
     let view_wanted = checkpoint::ViewWanted::default();
-    let state: checkpoint::SharedState<S> = Arc::new(Mutex::new(state));
 
     let events = Events::default();
     let status = Arc::new(RwLock::new(core_thread::status(cluster_id, node_id, &core)));
     let mut threads = shutdown::Threads::default();
+    let snapshots = Arc::new(Receiving::new(
+        Arc::clone(&state),
+        shelf.clone(),
+        Arc::clone(&status),
+        done_in.clone(),
+        threads.reporter(),
+        metrics.clone(),
+    ));
+    let inbox = Inbox::new(messages_in, done_in.clone(), Arc::clone(&snapshots) as Arc<dyn Receive>);
     threads.spawn("checkpoint", {
-        let (state, view_wanted) = (Arc::clone(&state), view_wanted.clone());
-        let (interval, metrics) = (settings.checkpoint_interval, metrics.clone());
-        move || checkpoint::run(&state, &changes, view_wanted, interval, &metrics)
+        let view_wanted = view_wanted.clone();
+        let (interval, done, metrics) = (settings.checkpoint_interval, done_in.clone(), metrics.clone());
+        let every_round = move || snapshots.expire();
+        move || checkpoint::run(&state, &changes, view_wanted, interval, &done, every_round, &metrics)
     })?;
     threads.spawn("segments", {
         let (space, gauge) = (Space::new(settings.disk_reserve_bytes), metrics.storage_free_bytes.clone());
@@ -158,7 +165,8 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
     threads.spawn("apply", {
         let (done, metrics) = (done_in.clone(), metrics.clone());
         move || {
-            apply_thread::run(apply, &apply_jobs, &done, &changes_in, &view_wanted, &metrics);
+            let queues = apply_thread::Queues { jobs: apply_jobs, done, changes: changes_in };
+            apply_thread::run(apply, &queues, &view_wanted, &send_snapshot, &metrics);
             Ok(())
         }
     })?;
@@ -170,8 +178,9 @@ pub fn start<F: Files, S: StateStore + std::marker::Send + 'static>(
         let queues = core_thread::Queues { done, messages, requests, log: log_jobs_in, apply: apply_jobs_in };
         let observer = observe::Observer::new(node_id, metrics, on_configuration, events.clone());
         let status = Arc::clone(&status);
-        move || core_thread::CoreThread::new(core, queues, send, observer, status).run()
+        let drop_snapshot = snapshots::dropper(shelf);
+        move || core_thread::CoreThread::new(core, queues, send, drop_snapshot, observer, status).run()
     })?;
     let handle = Handle::new(requests_in.clone(), store, status, events);
-    Ok((handle, Inbox::new(messages_in), threads.running(requests_in)))
+    Ok((handle, inbox, threads.running(requests_in)))
 }

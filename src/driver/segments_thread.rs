@@ -1,4 +1,4 @@
-//! The segments' thread: makes room for the log ahead of need, and tells the core when there is little left.
+//! The segments' thread: makes room for the log ahead of need, removes what it no longer needs, and tells the core when there is little left.
 
 use std::time::Duration;
 
@@ -11,10 +11,18 @@ use crate::raft::Event;
 use crate::storage::StorageError;
 use crate::storage::files::Files;
 use crate::storage::space::{Space, SpaceChange};
-use crate::storage::wal::Preparation;
+use crate::storage::wal::{Preparation, Removal};
 
 /// Time between two looks at free space.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the log leaves to this thread.
+pub(super) enum SegmentJob<F> {
+    /// The next segment is needed soon.
+    Prepare(Preparation<F>),
+    /// Segments are not needed any more.
+    Remove(Removal<F>),
+}
 
 /// Asks the file system for the bytes that are free to the data directory.
 pub type FreeBytes = Box<dyn FnMut() -> Result<u64, StorageError> + Send>;
@@ -58,21 +66,22 @@ impl Watch {
     }
 }
 
-/// Writes the zeros of coming segments, off the write path, and looks at free space meanwhile. Runs until the log's
+/// Writes the zeros of coming segments and removes old ones, off the write path, and looks at free space meanwhile. Runs until the log's
 /// thread or the core's has ended.
 pub(super) fn run<F: Files>(
-    preparations: &Receiver<Preparation<F>>,
+    jobs: &Receiver<SegmentJob<F>>,
     mut watch: Watch,
     done: &Sender<Done>,
 ) -> Result<(), Failure> {
     loop {
         if let Some(event) = watch.look()
-            && done.send(Done::Space(event)).is_err()
+            && done.send(Done::Event(event)).is_err()
         {
             return Ok(());
         }
-        match preparations.recv_timeout(LOOK_INTERVAL) {
-            Ok(preparation) => prepare(&preparation)?,
+        match jobs.recv_timeout(LOOK_INTERVAL) {
+            Ok(SegmentJob::Prepare(preparation)) => prepare(&preparation)?,
+            Ok(SegmentJob::Remove(removal)) => removal.run()?,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
@@ -103,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_core_is_told_of_changes_only() {
-        let (jobs_in, jobs) = bounded::<Preparation<OsFiles>>(1);
+        let (jobs_in, jobs) = bounded::<SegmentJob<OsFiles>>(1);
         let (done_in, done) = unbounded();
         let mut found = VecDeque::from([Some(99), None, Some(124), Some(10), Some(125), Some(500)]);
         let gauge = Metrics::new().storage_free_bytes;
@@ -123,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_thread_ends_with_the_core() {
-        let (_jobs_in, jobs) = bounded::<Preparation<OsFiles>>(1);
+        let (_jobs_in, jobs) = bounded::<SegmentJob<OsFiles>>(1);
         let (done_in, done) = bounded(1);
         drop(done);
         let gauge = Metrics::new().storage_free_bytes;

@@ -56,6 +56,16 @@ impl Default for Threads {
     }
 }
 
+/// Reports what must end the process although no thread of the replica met it.
+pub(super) struct Reporter(mpsc::UnboundedSender<Outcome>);
+
+impl Reporter {
+    pub(super) fn report(&self, failure: Failure) {
+        // Fails only if the replica was stopped already.
+        let _ = self.0.send(Err(failure));
+    }
+}
+
 /// Reports a thread's end even if it panics.
 struct Report {
     name: &'static str,
@@ -83,6 +93,11 @@ impl Threads {
         })?;
         self.started.push((name, thread));
         Ok(())
+    }
+
+    /// For failures outside the threads.
+    pub(super) fn reporter(&self) -> Reporter {
+        Reporter(self.outcomes_in.clone())
     }
 
     pub(super) fn running(self, requests: Sender<Request>) -> Running {

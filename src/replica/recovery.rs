@@ -1,7 +1,8 @@
 //! From what is on disk to a replica that is ready to run: the checkpoint, then the log.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::snapshot::Shelf;
 use super::{Apply, ApplyInput, ApplyOutput, Core, Log};
 use crate::kv::{Record, Store};
 use crate::plant::Plant;
@@ -40,17 +41,19 @@ pub struct Disk<F: Files, S> {
 }
 
 /// The parts of a replica, up to date with the disk.
-pub struct Recovered<F: Files, S> {
+pub struct Recovered<F: Files, S: StateStore> {
     /// Part one.
     pub core: Core,
     /// Part two.
-    pub log: Log<F>,
+    pub log: Log<F, S>,
     /// Part three.
     pub apply: Apply,
     /// The state that apply changes.
     pub store: Arc<RwLock<Store>>,
-    /// Where checkpoints go.
-    pub state: S,
+    /// Where checkpoints go; the log's part shares it.
+    pub state: Arc<Mutex<S>>,
+    /// Where received snapshots wait; log and apply take them from there.
+    pub shelf: Shelf<S::Staging>,
     /// Last entry that the checkpoint on disk covered.
     pub checkpoint: LogIndex,
     /// Last entry applied now: those known to be committed.
@@ -84,9 +87,8 @@ pub fn recover<F: Files, S: StateStore>(
         }
     })?;
     let store = Arc::new(RwLock::new(store));
-    let covered = state.checkpoint();
-    let configuration = (covered.configuration_index, Arc::clone(&covered.configuration));
-    let mut apply = Apply::new(Arc::clone(&store), covered.applied, covered.time, configuration);
+    let shelf = Shelf::default();
+    let mut apply = Apply::new(Arc::clone(&store), shelf.stores(), state.checkpoint());
     let checkpoint = apply.applied();
     replay(&mut wal, &mut apply, found.commit_index, &mut state)?;
     let applied = apply.applied();
@@ -100,13 +102,15 @@ pub fn recover<F: Files, S: StateStore>(
         applied,
         tail: read_all(&mut wal, applied, found.last.index)?,
     };
+    let state = Arc::new(Mutex::new(state));
     let raft = Raft::new(now, node_id, settings, seed, found.hard_state, log)?;
     Ok(Recovered {
         core: Core::new(raft, applied),
-        log: Log::new(wal),
+        log: Log::new(wal, Arc::clone(&state), shelf.clone()),
         apply,
         store,
         state,
+        shelf,
         checkpoint,
         applied,
     })
@@ -177,7 +181,7 @@ fn read_all<F: Files>(
     }
 }
 
-impl<F: Files, S> Recovered<F, S> {
+impl<F: Files, S: StateStore> Recovered<F, S> {
     /// Keys that the recovered state holds.
     #[must_use]
     pub fn keys(&self) -> usize {

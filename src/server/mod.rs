@@ -33,8 +33,8 @@ use crate::storage::state::SledState;
 use crate::storage::wal::Options;
 use crate::storage::{DataDir, Lock, StorageError};
 use crate::transport::{
-    self, BootstrapError, OnLost, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext, Resolver,
-    bootstrap, found_elsewhere,
+    self, BootstrapError, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
+    Resolver, StillLeads, bootstrap, found_elsewhere,
 };
 use crate::types::{ClusterId, NodeId};
 
@@ -345,6 +345,7 @@ impl Server {
         settings: transport::Settings,
     ) -> Result<(Running, Handle), ServerError> {
         let inbox: Arc<OnceLock<Inbox>> = Arc::default();
+        let leads: Arc<OnceLock<Handle>> = Arc::default();
         let node_id = local.node_id;
         let peers = Peers::new(
             PeersContext {
@@ -352,6 +353,8 @@ impl Server {
                 cluster_id: formed.cluster_id,
                 resolver: resolver(initial_cluster(&self.config)?),
                 on_lost: on_lost(Arc::clone(&inbox)),
+                on_snapshot_end: on_snapshot_end(Arc::clone(&inbox)),
+                still_leads: still_leads(Arc::clone(&leads)),
                 directory: self.directory.clone(),
                 metrics: self.metrics.clone(),
                 settings,
@@ -370,9 +373,14 @@ impl Server {
                 let path = self.config.data_dir.clone();
                 Box::new(move || free_bytes(&path))
             },
+            shelf: recovered.shelf,
             send: {
                 let peers = peers.clone();
                 Arc::new(move |to, message| peers.send(to, message).is_ok())
+            },
+            send_snapshot: {
+                let peers = peers.clone();
+                Arc::new(move |cut| peers.send_snapshot(cut))
             },
             on_configuration: {
                 let peers = peers.clone();
@@ -386,7 +394,9 @@ impl Server {
             ..driver::Settings::default()
         };
         let (handle, started, running) = driver::start(replica, &settings)?;
+        let _ = leads.set(handle.clone());
         let sink = started.clone();
+        service.receive_snapshots_by(started.snapshots());
         let _ = inbox.set(started);
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
         self.api.start(handle.clone());
@@ -449,6 +459,19 @@ fn on_lost(inbox: Arc<OnceLock<Inbox>>) -> OnLost {
             tracing::debug!(%to, "the core is too busy to be told of a lost stream");
         }
     })
+}
+
+/// Tells the core what became of a snapshot for a peer.
+fn on_snapshot_end(inbox: Arc<OnceLock<Inbox>>) -> OnSnapshotEnd {
+    Arc::new(move |outcome| {
+        if let Some(inbox) = inbox.get() {
+            inbox.snapshot_sent(outcome);
+        }
+    })
+}
+
+fn still_leads(handle: Arc<OnceLock<Handle>>) -> StillLeads {
+    Arc::new(move |term| handle.get().is_some_and(|handle| handle.leads(term)))
 }
 
 fn initial_cluster(config: &Config) -> Result<InitialCluster, ServerError> {

@@ -2,7 +2,7 @@
 //! drives them, each by a queue of its own. See `driver::core_thread`, which [`Process::turn`] mirrors.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
@@ -120,10 +120,10 @@ pub(super) struct LogJob {
 
 pub(super) struct Process {
     pub(super) core: Core,
-    pub(super) log: Log<SimFiles>,
+    pub(super) log: Log<SimFiles, SimState>,
     apply: Apply,
     store: Arc<RwLock<kv::Store>>,
-    state: SimState,
+    state: Arc<Mutex<SimState>>,
     out: CoreOutput,
     done: VecDeque<Done>,
     pub(super) messages: VecDeque<FromPeer>,
@@ -310,6 +310,7 @@ impl Process {
                         writers.extend(self.writers.remove(&id).map(|token| (id, token)));
                     }
                 }
+                ApplyInput::Install { .. } | ApplyInput::SendSnapshot { .. } => {}
                 ApplyInput::Reads(ids) => {
                     for id in ids {
                         readers.extend(self.readers.remove(id).map(|token| (*id, token)));
@@ -381,11 +382,12 @@ impl Process {
         let (records, checkpoint) = std::mem::take(&mut self.changes);
         let Some(checkpoint) = checkpoint else { return Ok(()) };
         let at = checkpoint.applied;
-        self.state.write(&records)?;
-        self.state.commit(checkpoint)?;
-        while self.state.continue_rewrite()? {}
-        if self.state.needs_rewrite(self.apply.keys() as u64)? {
-            self.state.begin_rewrite(at, Box::new(self.apply.view().records()))?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.write(&records)?;
+        state.commit(checkpoint)?;
+        while state.continue_rewrite()? {}
+        if state.needs_rewrite(self.apply.keys() as u64)? {
+            state.begin_rewrite(at, Box::new(self.apply.view().records()))?;
         }
         Ok(())
     }

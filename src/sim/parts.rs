@@ -333,11 +333,17 @@ impl Cluster {
         self.wake(node);
     }
 
-    /// Makes the next segment ready when it is time; on a thread of its own in the driver.
+    /// Makes the next segment ready and removes old ones when it is time; on a thread of its own in the driver.
     pub(super) fn prepare_segment(&mut self, node: usize) {
-        let Some(preparation) = self.process(node).log.wal().take_preparation() else { return };
+        let wal = self.process(node).log.wal();
+        let (preparation, removal) = (wal.take_preparation(), wal.take_removal());
+        if preparation.is_none() && removal.is_none() {
+            return;
+        }
         self.machines[node].files.disk().begin(self.now);
-        if let Err(error) = preparation.run() {
+        let removed = removal.map_or(Ok(()), |removal| removal.run());
+        if let Err(error) = removed.and_then(|()| preparation.map_or(Ok(()), |preparation| preparation.run()))
+        {
             let at = self.machines[node].files.disk().end();
             let (incarnation, why) = (self.incarnation(node), error.to_string());
             self.add(at, Event::PreparationFailed { node, incarnation, why });

@@ -75,6 +75,12 @@ pub enum Malformed {
         /// What is wrong.
         source: PayloadError,
     },
+    /// No configuration.
+    #[error("bad configuration: {source}")]
+    Configuration {
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// Larger than any node may send.
     #[error("{name} of {size}, the limit is {limit}")]
     TooLarge {
@@ -276,7 +282,7 @@ pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
     Ok(signal.into())
 }
 
-fn number(name: &'static str, value: u64) -> Result<u64, Malformed> {
+pub(super) fn number(name: &'static str, value: u64) -> Result<u64, Malformed> {
     if value < NUMBER_MAX { Ok(value) } else { Err(Malformed::Number { name, value }) }
 }
 
@@ -285,27 +291,27 @@ fn term(value: u64) -> Result<Term, Malformed> {
 }
 
 /// A term that someone stood for election in: not zero.
-fn elected_term(value: u64) -> Result<Term, Malformed> {
+pub(super) fn elected_term(value: u64) -> Result<Term, Malformed> {
     if value == 0 { Err(Malformed::Number { name: "term", value }) } else { term(value) }
 }
 
-fn index(value: u64) -> Result<LogIndex, Malformed> {
+pub(super) fn index(value: u64) -> Result<LogIndex, Malformed> {
     number("index", value).map(LogIndex)
 }
 
-fn session(value: u64) -> Result<Session, Malformed> {
+pub(super) fn session(value: u64) -> Result<Session, Malformed> {
     number("session", value).map(Session)
 }
 
-fn check_size(name: &'static str, size: usize, limit: usize) -> Result<(), Malformed> {
+pub(super) fn check_size(name: &'static str, size: usize, limit: usize) -> Result<(), Malformed> {
     if size > limit { Err(Malformed::TooLarge { name, size, limit }) } else { Ok(()) }
 }
 
-fn check_term(name: &'static str, found: Term, term: Term) -> Result<(), Malformed> {
+pub(super) fn check_term(name: &'static str, found: Term, term: Term) -> Result<(), Malformed> {
     if found > term { Err(Malformed::LaterTerm { name, found, term }) } else { Ok(()) }
 }
 
-fn position(name: &'static str, wire: Option<&proto::Position>) -> Result<LogPosition, Malformed> {
+pub(super) fn position(name: &'static str, wire: Option<&proto::Position>) -> Result<LogPosition, Malformed> {
     let wire = wire.ok_or(Malformed::Missing(name))?;
     let position = LogPosition { index: index(wire.index)?, term: term(wire.term)? };
     if (wire.index == 0) == (wire.term == 0) { Ok(position) } else { Err(Malformed::Position(position)) }

@@ -18,6 +18,9 @@ mod peers;
 mod proto;
 mod service;
 mod settings;
+mod snapshot_convert;
+mod snapshot_sender;
+mod snapshot_service;
 
 pub use bootstrap::{BootstrapError, BootstrapStore, StoreError, bootstrap, found_elsewhere};
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
@@ -27,6 +30,7 @@ pub use outbox::Dropped;
 pub use peers::{OnLost, Peers, PeersContext};
 pub use service::{PeerService, Sink, serve};
 pub use settings::Settings;
+pub use snapshot_sender::{OnSnapshotEnd, StillLeads};
 
 #[cfg(test)]
 mod tests;

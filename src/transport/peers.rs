@@ -10,9 +10,11 @@ use super::dial::{self, Resolver, Target};
 use super::directory::PeerDirectory;
 use super::outbox::{Dropped, Outbox};
 use super::settings::Settings;
+use super::snapshot_sender::{self, OnSnapshotEnd, Report, StillLeads};
 use crate::membership::Local;
 use crate::metrics::{IntCounter, Metrics};
 use crate::raft::Message;
+use crate::replica::snapshot::Cut;
 use crate::types::{ClusterId, NodeId};
 
 /// Called when a stream to a peer has ended: messages that [`Peers::send`] accepted for it may be lost. Called
@@ -29,6 +31,10 @@ pub struct PeersContext {
     pub resolver: Resolver,
     /// Told when messages may be lost.
     pub on_lost: OnLost,
+    /// Told when a snapshot is sent, or will not be.
+    pub on_snapshot_end: OnSnapshotEnd,
+    /// Asked while a snapshot is being sent.
+    pub still_leads: StillLeads,
     /// Learns what peers say of themselves.
     pub directory: PeerDirectory,
     /// Counts.
@@ -53,6 +59,8 @@ struct Link {
     outbox: Arc<Outbox>,
     seen: Arc<Notify>,
     task: AbortHandle,
+    /// A snapshot on its way, or the last one that was.
+    snapshot: Option<AbortHandle>,
     member: bool,
     /// Each incoming stream from this node holds a receiver, and ends when the link is dropped.
     contacts: watch::Sender<()>,
@@ -74,6 +82,24 @@ impl Peers {
         links.get(&to).ok_or(Dropped::UnknownPeer)?.outbox.push(message)
     }
 
+    /// Sends a snapshot, in place of one that is on its way to the same peer. How it ends is told to
+    /// [`PeersContext::on_snapshot_end`], once. Callable from any thread but the core's; never blocks on the network.
+    pub fn send_snapshot(&self, cut: Cut) {
+        let context = &self.0.context;
+        let report = Report::new(&cut, Arc::clone(&context.on_snapshot_end));
+        let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(link) = links.get_mut(&cut.to) else {
+            // The report says so, and must not be made while the lock is held.
+            drop(links);
+            return drop(report);
+        };
+        let sending = snapshot_sender::send(Arc::clone(context), link.name.clone(), cut, report);
+        let task = self.0.runtime.spawn(sending).abort_handle();
+        if let Some(before) = link.snapshot.replace(task) {
+            before.abort();
+        }
+    }
+
     /// Makes `members` (this node among them or not) the ones to stay connected to, by the names their addresses
     /// are looked up by. Streams to and from those that are no longer members end; one that still counts this node
     /// as a member will make contact again. Callable from any thread.
@@ -85,7 +111,7 @@ impl Peers {
                 None => !link.member,
             };
             if !keep {
-                link.task.abort();
+                link.end();
             }
             keep
         });
@@ -128,14 +154,25 @@ impl Inner {
             seen: Arc::clone(&seen),
         };
         let task = self.runtime.spawn(dial::keep_connected(target)).abort_handle();
-        Link { name: name.to_owned(), outbox, seen, task, member: false, contacts: watch::Sender::new(()) }
+        let contacts = watch::Sender::new(());
+        Link { name: name.to_owned(), outbox, seen, task, snapshot: None, member: false, contacts }
+    }
+}
+
+impl Link {
+    /// Ends what runs for the peer.
+    fn end(&self) {
+        self.task.abort();
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.abort();
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         for link in self.links.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
-            link.task.abort();
+            link.end();
         }
     }
 }
@@ -175,7 +212,7 @@ impl Drop for Contact {
         if links.get(&self.id).is_some_and(idle)
             && let Some(link) = links.remove(&self.id)
         {
-            link.task.abort();
+            link.end();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The peer port: answers questions, accepts membership, receives streams. Serves before this node belongs to a
 //! cluster and on, as peers ask at any time.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
@@ -18,6 +18,7 @@ use super::proto::{self, peer_server};
 use super::settings::Settings;
 use crate::membership::{self, Formed, HelloAnswer, Intent, Local, Refused, Standing};
 use crate::raft::{Configuration, Message};
+use crate::replica::snapshot::Receive;
 use crate::types::{ClusterId, NodeId};
 
 /// Takes checked messages; false: no room, the message is dropped. Called in the order of arrival from each
@@ -37,6 +38,7 @@ struct Shared {
     /// Set once; wakes whoever waits for this node to belong to a cluster.
     outcome: watch::Sender<Outcome>,
     running: watch::Sender<Option<Running>>,
+    snapshots: OnceLock<Arc<dyn Receive>>,
     reason: watch::Sender<String>,
     stopping: watch::Sender<bool>,
     refusals: LogLimit,
@@ -82,6 +84,7 @@ impl PeerService {
             founding: Mutex::new(Founding { standing, newest_nonce: None }),
             outcome: watch::Sender::new(outcome),
             running: watch::Sender::new(None),
+            snapshots: OnceLock::new(),
             reason: watch::Sender::new(String::new()),
             stopping: watch::Sender::new(false),
             refusals: LogLimit::default(),
@@ -92,6 +95,15 @@ impl PeerService {
     /// open already have waited for this.
     pub fn run(&self, sink: Sink, peers: Peers) {
         self.0.running.send_replace(Some(Running { sink, peers }));
+    }
+
+    /// From now on snapshots go to `snapshots`. The first call counts.
+    pub fn receive_snapshots_by(&self, snapshots: Arc<dyn Receive>) {
+        let _ = self.0.snapshots.set(snapshots);
+    }
+
+    pub(super) fn snapshots(&self) -> Result<Arc<dyn Receive>, Status> {
+        self.0.snapshots.get().cloned().ok_or_else(|| Status::unavailable("this node does not run yet"))
     }
 
     /// Why this node does not belong to a cluster yet; empty once it does.
@@ -178,8 +190,8 @@ impl PeerService {
         self.0.stopping.send_replace(true);
     }
 
-    async fn admit(&self, frame: &proto::Frame) -> Result<proto::Route, Status> {
-        let route = frame.route.ok_or_else(|| Status::invalid_argument("a frame without a route"))?;
+    pub(super) async fn admit(&self, route: Option<proto::Route>) -> Result<proto::Route, Status> {
+        let route = route.ok_or_else(|| Status::invalid_argument("a frame without a route"))?;
         if route.cluster_id == 0 || route.from == 0 || route.from == self.0.local.node_id.0 {
             return Err(Status::invalid_argument("a stream's cluster id and sender must be another node's"));
         }
@@ -194,7 +206,7 @@ impl PeerService {
 
     async fn receive(&self, frames: &mut Streaming<proto::Frame>) -> Result<(), Status> {
         let Some(first) = frames.message().await? else { return Ok(()) };
-        let route = self.admit(&first).await?;
+        let route = self.admit(first.route).await?;
         let from = NodeId(route.from);
         let introduction = first.introduction.clone().unwrap_or_default();
         if introduction.name.is_empty() || introduction.name.len() > NAME_BYTES_MAX {
@@ -334,6 +346,36 @@ impl peer_server::Peer for PeerService {
             self.log_refusal("stream", &from, status);
         }
         result.map(|()| Response::new(proto::StreamEnd {}))
+    }
+
+    async fn offer_snapshot(
+        &self,
+        request: Request<proto::SnapshotHeader>,
+    ) -> Result<Response<proto::SnapshotResume>, Status> {
+        let header = request.into_inner();
+        let result = self.on_snapshot_offer(&header).await;
+        if let Err(status) = &result {
+            let from = format!("node {:016x}", header.route.unwrap_or_default().from);
+            self.log_refusal("snapshot", &from, status);
+        }
+        result.map(Response::new)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotChunk>>,
+    ) -> Result<Response<proto::SnapshotEnd>, Status> {
+        let from = request.remote_addr().map_or_else(String::new, |address| address.to_string());
+        let mut chunks = request.into_inner();
+        let mut stopping = self.0.stopping.subscribe();
+        let result = tokio::select! {
+            result = self.on_snapshot(&mut chunks) => result,
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Status::unavailable("stopping")),
+        };
+        if let Err(status) = &result {
+            self.log_refusal("snapshot", &from, status);
+        }
+        result.map(Response::new)
     }
 }
 

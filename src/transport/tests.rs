@@ -1,6 +1,9 @@
 //! Real sockets on loopback: forming a cluster, streams between peers, and hostile input.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use super::*;
 use crate::membership::{Formed, InitialCluster, InitialMember, Intent, Local, Standing};
 use crate::metrics::Metrics;
 use crate::raft::{Configuration, Member, Message, Signal};
+use crate::replica::snapshot::Outcome;
 use crate::types::{ClusterId, NodeId, ReadId, Session};
 
 const X: ClusterId = ClusterId(0x10);
@@ -111,6 +115,10 @@ struct Traffic {
     peers: Peers,
     inbox: mpsc::UnboundedReceiver<(NodeId, Message)>,
     lost: mpsc::UnboundedReceiver<NodeId>,
+    /// How snapshots ended.
+    ended: mpsc::UnboundedReceiver<Outcome>,
+    /// Whether it leads, in whatever term.
+    leads: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
@@ -126,6 +134,9 @@ impl Node {
     fn run(&self, cluster_id: ClusterId, members: &[(u64, &str)]) -> Traffic {
         let (to_inbox, inbox) = mpsc::unbounded_channel();
         let (to_lost, lost) = mpsc::unbounded_channel();
+        let (to_ended, ended) = mpsc::unbounded_channel();
+        let leads = Arc::new(AtomicBool::new(true));
+        let still_leads = leads.clone();
         let metrics = Metrics::new();
         let context = PeersContext {
             local: self.local.clone(),
@@ -134,6 +145,10 @@ impl Node {
             on_lost: Arc::new(move |id| {
                 let _ = to_lost.send(id);
             }),
+            on_snapshot_end: Arc::new(move |outcome| {
+                let _ = to_ended.send(outcome);
+            }),
+            still_leads: Arc::new(move |_| still_leads.load(Ordering::Relaxed)),
             directory: self.directory.clone(),
             metrics: metrics.clone(),
             settings: settings(),
@@ -142,7 +157,7 @@ impl Node {
         peers.set_peers(&names(members));
         self.service
             .run(Arc::new(move |from, message| to_inbox.send((from, message)).is_ok()), peers.clone());
-        Traffic { peers, inbox, lost, metrics }
+        Traffic { peers, inbox, lost, ended, leads, metrics }
     }
 
     async fn stop(self) {

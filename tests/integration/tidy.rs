@@ -25,7 +25,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("replica", &["storage", "membership", "raft", "kv", "plant", "types"]),
     ("sim", &["replica", "storage", "membership", "raft", "kv", "plant", "types"]),
     ("driver", &["replica", "storage", "membership", "raft", "kv", "types", "metrics"]),
-    ("transport", &["raft", "membership", "types", "metrics"]),
+    ("transport", &["replica", "raft", "membership", "types", "metrics"]),
     ("api", &["driver", "membership", "kv", "types", "metrics"]),
     ("k8s", &["driver", "membership", "kv", "types", "metrics"]),
     ("config", &["*"]),

@@ -148,6 +148,7 @@ fn go_on(replica: &mut Recovered<OsFiles, SledState>, hard_state: HardState) -> 
     replica.log.wal().append(&append);
     replica.log.wal().flush().map_err(|error| error.to_string())?;
     let checkpoint = replica.apply.checkpoint();
-    replica.state.commit(checkpoint).map_err(|error| error.to_string())?;
+    let mut state = replica.state.lock().map_err(|error| error.to_string())?;
+    state.commit(checkpoint).map_err(|error| error.to_string())?;
     Ok(position)
 }

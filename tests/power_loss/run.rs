@@ -9,7 +9,8 @@ use std::sync::{Arc, RwLock};
 use bytes::Bytes;
 use kuberaft::kv::{Command, Condition, Operation, Record, Store};
 use kuberaft::plant::Planted;
-use kuberaft::raft::{AppendEntries, Committed, Configuration, Entry, HardState, Payload};
+use kuberaft::raft::{AppendEntries, Committed, Entry, HardState, Payload};
+use kuberaft::replica::snapshot::StagedStores;
 use kuberaft::replica::{Apply, ApplyInput, ApplyOutput};
 use kuberaft::storage::files::OsFiles;
 use kuberaft::storage::state::SledState;
@@ -157,7 +158,6 @@ struct Node {
 impl Node {
     fn create(root: &Path, random: Random, planted: Planted) -> Self {
         let store = Arc::new(RwLock::new(Store::default()));
-        let configuration = (LogIndex(0), Arc::new(Configuration::default()));
         let hashes = vec![store.read().unwrap().hash()];
         let mut node = Self {
             root: root.to_owned(),
@@ -167,7 +167,7 @@ impl Node {
             broken: None,
             model: Model::default(),
             acknowledged: vec![(0, Model::default())],
-            apply: Apply::new(Arc::clone(&store), LogPosition::default(), LogTime(0), configuration),
+            apply: Apply::new(Arc::clone(&store), StagedStores::default(), &Checkpoint::default()),
             store,
             hashes,
             records: Vec::new(),

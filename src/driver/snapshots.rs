@@ -1,0 +1,188 @@
+//! Snapshots that come in: taken by whichever thread the transport calls on, handed to the core when they are whole.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::Status;
+use super::core_thread::Done;
+use super::shutdown::{Failure, Reporter};
+use crate::metrics::Metrics;
+use crate::raft::Event;
+use crate::replica::snapshot::{
+    Chunk, Content, Cut, Header, Incoming, IncomingError, Offered, Receive, Refused, Shelf,
+};
+use crate::storage::{StateStore, StorageError};
+use crate::types::{NodeId, StagedId};
+
+/// A snapshot of which nothing came for so long is let go: nobody will go on with it.
+const ABANDONED: Duration = Duration::from_mins(1);
+
+/// Hands a snapshot to the transport, from apply's thread. Its end must be told to [`Inbox::snapshot_sent`], once.
+///
+/// [`Inbox::snapshot_sent`]: super::Inbox::snapshot_sent
+pub type SendSnapshot = Arc<dyn Fn(Cut) + std::marker::Send + Sync>;
+
+/// What takes snapshots in: at most one at a time, and none while one waits to be installed.
+pub(super) struct Receiving<S: StateStore> {
+    pub(super) state: Arc<Mutex<S>>,
+    pub(super) shelf: Shelf<S::Staging>,
+    pub(super) status: Arc<RwLock<Status>>,
+    pub(super) done: Sender<Done>,
+    pub(super) failures: Reporter,
+    pub(super) metrics: Metrics,
+    slot: Mutex<Slot<S::Staging>>,
+}
+
+struct Slot<G> {
+    incoming: Option<Incoming<G>>,
+    /// When something of it came last.
+    touched: Instant,
+    /// The snapshot that came whole last: its sender may not have heard of it.
+    complete: Option<u64>,
+}
+
+impl<S: StateStore> Receiving<S> {
+    pub(super) fn new(
+        state: Arc<Mutex<S>>,
+        shelf: Shelf<S::Staging>,
+        status: Arc<RwLock<Status>>,
+        done: Sender<Done>,
+        failures: Reporter,
+        metrics: Metrics,
+    ) -> Self {
+        let slot = Mutex::new(Slot { incoming: None, touched: Instant::now(), complete: None });
+        Self { state, shelf, status, done, failures, metrics, slot }
+    }
+
+    /// Lets go of a snapshot whose sender has gone for good. To be called now and then.
+    pub(super) fn expire(&self) {
+        // Locked: something of it comes right now.
+        let Ok(mut slot) = self.slot.try_lock() else { return };
+        if slot.touched.elapsed() > ABANDONED {
+            slot.incoming = None;
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot<S::Staging>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: StorageError) -> Refused {
+        let text = error.to_string();
+        self.failures.report(Failure::Storage(error));
+        Refused::Failed(text)
+    }
+
+    fn begin(&self, from: NodeId, header: Header) -> Result<Incoming<S::Staging>, Refused> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = state.stage().map_err(|error| self.failed(error))?;
+        drop(state);
+        tracing::info!(%from, position = %header.snapshot.position, keys = header.keys, "receiving a snapshot");
+        Ok(Incoming::new(from, header, staging))
+    }
+
+    /// Everything is there: checks it as a whole and hands it to the core.
+    fn finish(&self, slot: &mut Slot<S::Staging>, incoming: Incoming<S::Staging>) -> Result<(), Refused> {
+        let (from, &Header { id, term, session, .. }) = (incoming.from(), incoming.header());
+        let content = incoming.finish().map_err(|error| self.refusal(error))?;
+        let Content { snapshot, .. } = &content;
+        let snapshot = snapshot.clone();
+        slot.complete = Some(id);
+        self.metrics.raft_snapshots_received_total.inc();
+        tracing::info!(%from, position = %snapshot.position, "received a snapshot");
+        let staged = self.shelf.put(content);
+        let received = Event::SnapshotReceived { from, term, session, snapshot, staged };
+        if self.done.send(Done::Event(received)).is_err() {
+            self.shelf.remove(staged);
+            return Err(Refused::NotNow("this node is stopping"));
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, error: IncomingError) -> Refused {
+        match error {
+            IncomingError::Gap { .. } => Refused::NotNow("a chunk is missing before this one"),
+            IncomingError::Checksum(_) | IncomingError::Content(_) => Refused::Malformed(error.to_string()),
+            IncomingError::Storage(error) => self.failed(error),
+        }
+    }
+}
+
+impl<S: StateStore> Receive for Receiving<S> {
+    fn offer(&self, from: NodeId, header: Header) -> Result<Offered, Refused> {
+        let term = self.status.read().unwrap_or_else(PoisonError::into_inner).term;
+        if header.term < term {
+            return Err(Refused::Outdated("a newer term is known"));
+        }
+        let mut slot = self.slot();
+        slot.touched = Instant::now();
+        if slot.complete == Some(header.id) {
+            return Ok(Offered::Complete);
+        }
+        if let Some(incoming) = &slot.incoming {
+            let known = incoming.header();
+            if *known == header && incoming.from() == from {
+                return Ok(Offered::From(incoming.next_chunk()));
+            }
+            let age = |header: &Header| (header.term, header.snapshot.position.index);
+            if age(known) > age(&header) {
+                return Err(Refused::Outdated("a newer snapshot is on its way"));
+            }
+        }
+        if !self.shelf.is_empty() {
+            return Err(Refused::NotNow("another snapshot waits to be installed"));
+        }
+        slot.incoming = None;
+        slot.incoming = Some(self.begin(from, header)?);
+        Ok(Offered::From(0))
+    }
+
+    fn chunk(&self, from: NodeId, id: u64, chunk: &Chunk) -> Result<bool, Refused> {
+        let mut slot = self.slot();
+        let is_meant = |incoming: &&mut Incoming<_>| incoming.header().id == id && incoming.from() == from;
+        let Some(incoming) = slot.incoming.as_mut().filter(is_meant) else {
+            return Err(Refused::Outdated("another snapshot took its place"));
+        };
+        let taken = incoming.take(chunk);
+        slot.touched = Instant::now();
+        if taken.is_ok() {
+            self.metrics
+                .raft_snapshot_bytes_total
+                .with_label_values(&["received"])
+                .inc_by(chunk.records.len() as u64);
+        }
+        match taken {
+            Ok(false) => Ok(false),
+            Ok(true) => {
+                let incoming = slot.incoming.take().expect("it was there a moment ago");
+                self.finish(&mut slot, incoming).map(|()| true)
+            }
+            Err(error) => {
+                if !error.keeps_staged() {
+                    slot.incoming = None;
+                }
+                Err(self.refusal(error))
+            }
+        }
+    }
+}
+
+/// What lets go of a snapshot that the core does not want.
+pub(super) fn dropper<G: std::marker::Send + 'static>(
+    shelf: Shelf<G>,
+) -> Box<dyn Fn(StagedId) + std::marker::Send> {
+    Box::new(move |staged| {
+        let shelf = shelf.clone();
+        // A whole state takes a while to let go, and the core does not wait. It is rare.
+        let remove = move || shelf.remove(staged);
+        if let Err(error) = std::thread::Builder::new().name("drop-snapshot".into()).spawn(remove) {
+            tracing::error!(%error, "no thread to let go of a snapshot; it stays in memory");
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "snapshots_tests.rs"]
+mod tests;
