@@ -120,6 +120,40 @@ pub struct Flags {
     )]
     pub(super) check_quorum: bool,
 
+    /// A leader whose disk takes longer than this for a write steps down, so that another one goes on; at least twice
+    /// the election timeout is waited
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value_t = Span(raft::Settings::default().disk_stall_timeout),
+        help_heading = "Timing"
+    )]
+    pub(super) disk_stall_timeout: Span,
+
+    /// The leader answers reads without asking the others each time, while a majority has promised to elect nobody else;
+    /// set it on all nodes or on none. Rests on --clock-drift-ppm (true or false)
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = raft::Settings::default().lease_reads,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = "Timing"
+    )]
+    pub(super) lease_reads: bool,
+
+    /// How much faster than another one a node's clock may run, in millionths, for --lease-reads
+    #[arg(
+        long,
+        value_name = "PPM",
+        default_value_t = raft::Settings::default().clock_drift_ppm,
+        help_heading = "Timing"
+    )]
+    pub(super) clock_drift_ppm: u32,
+
     /// Longest time a client's request may take before it is answered with 503 or 504
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Timing")]
     pub(super) request_timeout: Span,
@@ -151,6 +185,29 @@ pub struct Flags {
     /// Largest request, key and value and all else together
     #[arg(long, value_name = "SIZE", default_value = "2MiB", help_heading = "Limits")]
     pub(super) request_bytes_max: Size,
+
+    /// Entries of the log kept behind what the state on disk covers: a node that was away and lacks no more gets them,
+    /// one that lacks more gets the whole state
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = raft::Settings::default().trailing_entries,
+        help_heading = "Storage"
+    )]
+    pub(super) trailing_entries: u64,
+
+    /// Entries kept beyond those, at most, for nodes that lag or are being sent the whole state
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = raft::Settings::default().transfer_log_entries_max,
+        help_heading = "Storage"
+    )]
+    pub(super) transfer_log_entries_max: u64,
+
+    /// Size of the log's files; what nobody needs any more is dropped file by file
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Storage")]
+    pub(super) log_segment_bytes: Size,
 
     /// Threads that serve clients and peers; consensus, log and state have their own
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Process")]

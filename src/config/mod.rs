@@ -46,6 +46,8 @@ pub struct Config {
     pub checkpoint_interval: Duration,
     /// Free space below which no entries are taken, in bytes; 0: never.
     pub disk_reserve_bytes: u64,
+    /// Size of the log's files.
+    pub log_segment_bytes: u32,
     /// Largest key, value and request.
     pub limits: Limits,
     /// Threads that serve clients and peers, 1 or more.
@@ -140,7 +142,7 @@ pub enum ConfigError {
     )]
     Advertise(Address),
     /// See [`raft::Settings::check`].
-    #[error("--election-timeout and --heartbeat-interval: {0}")]
+    #[error("settings of consensus: {0}")]
     Raft(#[from] raft::SettingsError),
     /// A duration of zero.
     #[error("--{0} must be above zero")]
@@ -161,6 +163,9 @@ pub enum ConfigError {
     /// Entries would not fit into a message between peers.
     #[error("--request-bytes-max {0} is above {max}, what one message between members carries", max = Size(REQUEST_BYTES_MAX))]
     RequestTooLarge(Size),
+    /// Files of the log that are too small or too large to be of use.
+    #[error("--log-segment-bytes {0} is not between 64KiB and 1GiB")]
+    SegmentBytes(Size),
     /// No log filter.
     #[error("--log-level `{level}` is not understood ({message}): use error, warn, info, debug or trace")]
     LogLevel {
@@ -171,6 +176,8 @@ pub enum ConfigError {
     },
 }
 
+/// Range of `--log-segment-bytes`.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(1 << 30);
 /// Bytes of a request that are neither key nor value.
 const REQUEST_OVERHEAD_BYTES: usize = 1024;
 /// Largest value of `--request-bytes-max`: below the 4 MiB of a gRPC message, with room for what is around entries.
@@ -201,10 +208,16 @@ impl Config {
             election_timeout: flags.election_timeout.0,
             pre_vote: flags.pre_vote,
             check_quorum: flags.check_quorum,
+            trailing_entries: flags.trailing_entries,
+            transfer_log_entries_max: flags.transfer_log_entries_max,
+            lease_reads: flags.lease_reads,
+            clock_drift_ppm: flags.clock_drift_ppm,
+            disk_stall_timeout: flags.disk_stall_timeout.0,
             ..raft::Settings::default()
         };
         raft.check()?;
         let limits = limits(&flags)?;
+        let log_segment_bytes = log_segment_bytes(flags.log_segment_bytes)?;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&flags.log_level) {
             return Err(ConfigError::LogLevel { level: flags.log_level, message: error.to_string() });
         }
@@ -221,6 +234,7 @@ impl Config {
             shutdown_timeout: flags.shutdown_timeout.0,
             lock_timeout: flags.lock_timeout.0,
             checkpoint_interval: flags.checkpoint_interval.0,
+            log_segment_bytes,
             disk_reserve_bytes: flags.disk_reserve.0 as u64,
             limits,
             worker_threads: flags.worker_threads.into(),
@@ -291,6 +305,12 @@ fn limits(flags: &Flags) -> Result<Limits, ConfigError> {
         return Err(ConfigError::Limits { request, key, value });
     }
     Ok(Limits { key_bytes_max: key.0, value_bytes_max: value.0, request_bytes_max: request.0 })
+}
+
+/// The log's files: no smaller than that an ordinary batch fits into one, and no larger than that offsets fit.
+fn log_segment_bytes(size: Size) -> Result<u32, ConfigError> {
+    let bytes = u32::try_from(size.0).ok().filter(|bytes| SEGMENT_BYTES.contains(bytes));
+    bytes.ok_or(ConfigError::SegmentBytes(size))
 }
 
 /// What others are told, unless it is simply the address that came to be bound.

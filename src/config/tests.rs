@@ -41,6 +41,28 @@ fn defaults_are_a_cluster_of_one() {
 }
 
 #[test]
+fn what_is_kept_of_the_log_can_be_set() {
+    let config =
+        load("--trailing-entries 500 --transfer-log-entries-max 9000 --log-segment-bytes 1MiB").unwrap();
+    assert_eq!((config.raft.trailing_entries, config.raft.transfer_log_entries_max), (500, 9000));
+    assert_eq!(config.log_segment_bytes, 1 << 20);
+    let defaults = load("").unwrap();
+    assert_eq!((defaults.raft.trailing_entries, defaults.log_segment_bytes), (10_000, 64 << 20));
+    for size in ["1KiB", "2GiB", "8GiB"] {
+        let error = load(&format!("--log-segment-bytes {size}")).unwrap_err().to_string();
+        assert!(error.contains("is not between 64KiB and 1GiB"), "{error}");
+    }
+}
+
+#[test]
+fn leases_need_followers_that_ignore_other_candidates() {
+    let config = load("--lease-reads --clock-drift-ppm 500 --disk-stall-timeout 3s").unwrap();
+    assert!(config.raft.lease_reads && config.raft.clock_drift_ppm == 500);
+    assert_eq!(config.raft.disk_stall_timeout, Duration::from_secs(3));
+    load("--lease-reads --check-quorum=false").unwrap_err();
+}
+
+#[test]
 fn the_disk_reserve_is_a_size_from_any_layer() {
     let bytes = |config: Result<Config, ConfigError>| config.unwrap().disk_reserve_bytes;
     assert_eq!(bytes(load("--disk-reserve=1GiB")), 1 << 30);

@@ -275,7 +275,8 @@ impl Server {
             std::thread::sleep(LOCK_RETRY);
             ControlFlow::Continue(())
         };
-        let open = move || DataDir::open(&root, &name, Options::default(), &mut wait);
+        let options = Options { segment_bytes: self.config.log_segment_bytes, ..Options::default() };
+        let open = move || DataDir::open(&root, &name, options, &mut wait);
         Ok(spawn_blocking(open).await.map_err(io::Error::other)??)
     }
 
