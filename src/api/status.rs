@@ -9,7 +9,7 @@ use super::query::Parameters;
 use super::state::Peer;
 use super::{Api, Problem, Replica};
 use crate::driver::Status;
-use crate::types::{ClusterId, LogIndex, NodeId, Term};
+use crate::types::{ClusterId, LogIndex, NodeId, Revision, Term};
 
 /// The body of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ pub struct StatusReport {
     pub last_log_index: LogIndex,
     /// Latest index that the durable checkpoint covers.
     pub snapshot_index: LogIndex,
+    /// Revision of the store.
+    pub revision: Revision,
+    /// Digest of the store, 16 hex digits: equal on nodes that applied the same entries.
+    pub state_hash: String,
     /// Members whose votes count.
     pub voters: Vec<MemberReport>,
     /// Members that only receive the log.
@@ -118,6 +122,8 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
         applied_index: LogIndex(0),
         last_log_index: LogIndex(0),
         snapshot_index: LogIndex(u64::try_from(api.metrics.raft_snapshot_index.get()).unwrap_or(0)),
+        revision: Revision(0),
+        state_hash: format!("{:016x}", 0),
         voters: Vec::new(),
         learners: Vec::new(),
         healthy: reasons.is_empty(),
@@ -133,6 +139,11 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
         report.last_log_index = status.last_log_index;
         report.leader = status.leader.map(|leader| leader_report(api, &status, leader));
         report.voters = voters(api, &status);
+    }
+    if let Some(replica) = api.running() {
+        let store = replica.store();
+        report.revision = store.revision();
+        report.state_hash = format!("{:016x}", store.hash());
     }
     report
 }

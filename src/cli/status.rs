@@ -123,7 +123,7 @@ fn row(endpoint: &str, status: &StatusReport) -> [String; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{LogIndex, Term};
+    use crate::types::{LogIndex, Revision, Term};
 
     fn report(name: &str) -> StatusReport {
         StatusReport {
@@ -138,6 +138,8 @@ mod tests {
             applied_index: LogIndex(12344),
             last_log_index: LogIndex(12345),
             snapshot_index: LogIndex(0),
+            revision: Revision(0),
+            state_hash: String::new(),
             voters: Vec::new(),
             learners: Vec::new(),
             healthy: false,

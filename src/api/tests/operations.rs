@@ -22,6 +22,8 @@ async fn status_has_the_documented_fields() {
         "applied_index": 9,
         "last_log_index": 11,
         "snapshot_index": 7,
+        "revision": 0,
+        "state_hash": format!("{:016x}", crate::kv::Store::default().hash()),
         "voters": [
             {"node_id": "0000000000000001", "name": "kuberaft-0", "client_addr": "one:80"},
             {"node_id": "0000000000000002", "name": "kuberaft-1", "client_addr": "two:80"},
