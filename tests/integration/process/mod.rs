@@ -12,6 +12,7 @@ mod load;
 mod once;
 mod pause;
 mod quorum;
+mod snapshots;
 mod start;
 mod stop;
 
