@@ -36,7 +36,10 @@ pub(super) fn standing(data: &DataDir) -> (NodeId, Standing) {
         (None, Some(BootstrapIntent { cluster_id, configuration })) => {
             Standing::Intent(Intent { cluster_id: *cluster_id, configuration: configuration.clone() })
         }
-        (None, None) => Standing::Empty,
+        (None, None) => match identity.retired {
+            Some(before) => Standing::Retired(before.cluster_id),
+            None => Standing::Empty,
+        },
     };
     (identity.node_id, standing)
 }

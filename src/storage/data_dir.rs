@@ -6,12 +6,15 @@
 //! <data-dir>/data/sled/   identity, and which generation of the state counts
 //! <data-dir>/data/state-<number>/   the applied state, a generation each
 //! <data-dir>/data/wal/    the log; there once the node belongs to a cluster
+//! <data-dir>/data.removed/  the data of the node before, which its cluster removed: see `set_aside.rs`
 //! ```
 //!
 //! # Joining a cluster, and a crash in between
 //! The log is made first, whole, with the cluster's id in it; then the id is recorded. A log without a recorded
 //! id is that crash, and opening records the id. (Or sled lost its end: then the log holds all, or begins above
 //! the state, which is damage.) A recorded id without a log is damage.
+
+mod set_aside;
 
 use std::fs;
 use std::io;
@@ -29,6 +32,8 @@ use super::{Lock, StorageError};
 use crate::raft::{AppendEntries, Configuration};
 use crate::types::{ClusterId, NodeId};
 
+pub use set_aside::{Tombstone, set_aside};
+
 /// The layout of the directory that this version reads and writes.
 const FORMAT: u32 = 2;
 const IDENTITY: &str = "identity";
@@ -45,6 +50,9 @@ pub struct Identity {
     pub name: String,
     /// The cluster it belongs to, once it does.
     pub cluster_id: Option<ClusterId>,
+    /// The node that was here before, until its cluster removed it: this one may join that cluster, never form one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<Tombstone>,
 }
 
 /// The cluster that this node is about to form: recorded before anyone is told.
@@ -95,10 +103,16 @@ impl DataDir {
         fs::create_dir_all(root).map_err(StorageError::disk("create", root))?;
         let lock = Lock::acquire(root, wait)?;
         let data = root.join("data");
+        set_aside::finish(root, &data)?;
         if !exists(&data)? {
             create(root, &data, name)?;
         }
-        let database = Database::open_existing(&data.join("sled"))?;
+        let mut database = Database::open_existing(&data.join("sled"))?;
+        if let Some(tombstone) = database.get(set_aside::TOMBSTONE)? {
+            drop(database);
+            set_aside::replace(root, &data, name, tombstone)?;
+            database = Database::open_existing(&data.join("sled"))?;
+        }
         let identity = read_identity(&database, &data)?;
         if identity.name != name {
             let what = format!("it was first used as {:?}, not {name:?}", identity.name);
@@ -205,6 +219,17 @@ impl DataDir {
 
 /// Makes `data` with an identity in it, whole or not at all.
 fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
+    let new = prepare(root, name, None)?;
+    fs::rename(&new, data).map_err(StorageError::disk("rename", data))?;
+    sync(root)?;
+    match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync(parent),
+        None => Ok(()),
+    }
+}
+
+/// Makes a new node's directory, durable but for its name, which is returned.
+fn prepare(root: &Path, name: &str, retired: Option<Tombstone>) -> Result<PathBuf, StorageError> {
     let new = root.join("data.new");
     if exists(&new)? {
         fs::remove_dir_all(&new).map_err(StorageError::disk("remove", &new))?;
@@ -213,7 +238,7 @@ fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     let sled = new.join("sled");
     let database = Database::open(&sled)?;
     let node_id = NodeId(random(&new)?);
-    let identity = Identity { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None };
+    let identity = Identity { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None, retired };
     database.put(IDENTITY, &identity)?;
     SledState::create(&database, &new)?;
     drop(database);
@@ -223,12 +248,7 @@ fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     }
     sync(&sled)?;
     sync(&new)?;
-    fs::rename(&new, data).map_err(StorageError::disk("rename", data))?;
-    sync(root)?;
-    match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync(parent),
-        None => Ok(()),
-    }
+    Ok(new)
 }
 
 fn random(path: &Path) -> Result<u64, StorageError> {

@@ -339,3 +339,73 @@ fn check_flips(whole: &Path, node_id: NodeId, flips: usize) {
     }
     assert!(tried >= 2 * flips && found > 20, "{tried} tried, {found} found");
 }
+
+#[test]
+fn a_removed_nodes_data_is_set_aside_and_a_new_node_takes_its_place() {
+    let root = temporary();
+    let root = root.path();
+    let before = member(root, 40);
+    let opened = open(root).unwrap().into_parts().unwrap();
+    let Opened { lock, wal, state, .. } = opened;
+    drop((wal, state));
+    let aside = set_aside(root, &lock, LogIndex(77)).unwrap();
+    drop(lock);
+    let after = open(root).unwrap();
+    let tombstone = Tombstone { cluster_id: CLUSTER, node_id: before, removed_by: LogIndex(77) };
+    assert_eq!(after.identity().retired, Some(tombstone));
+    assert_eq!(after.identity().cluster_id, None);
+    assert_ne!(after.identity().node_id, before);
+    assert!(aside.join("wal").is_dir(), "the data is kept");
+    let id = after.identity().node_id;
+    drop(after);
+    assert_eq!(open(root).unwrap().identity().node_id, id, "once is enough");
+}
+
+#[test]
+fn setting_aside_is_finished_after_a_crash_at_any_step() {
+    // What the directory looks like when it is opened again, from the last step backwards.
+    let steps: [Change; 3] = [
+        |root| fs::rename(root.join("data"), root.join("data.next")).unwrap(),
+        |root| fs::rename(root.join("data.removed"), root.join("data")).unwrap(),
+        // The new directory was not whole yet: it is made anew.
+        |root| fs::rename(root.join("data.next"), root.join("data.new")).unwrap(),
+    ];
+    for undone in 1..=steps.len() {
+        let root = temporary();
+        let root = root.path();
+        let before = member(root, 10);
+        let Opened { lock, wal, state, .. } = open(root).unwrap().into_parts().unwrap();
+        drop((wal, state));
+        set_aside(root, &lock, LogIndex(77)).unwrap();
+        drop(lock);
+        steps[..undone].iter().for_each(|undo| undo(root));
+        let after = open(root).unwrap();
+        assert_eq!(after.identity().retired.map(|tombstone| tombstone.node_id), Some(before), "{undone}");
+        assert!(root.join("data.removed").join("wal").is_dir(), "{undone}");
+        assert!(!root.join("data.next").exists() && !root.join("data.new").exists(), "{undone}");
+    }
+}
+
+#[test]
+fn only_the_newest_removed_data_is_kept() {
+    let root = temporary();
+    let root = root.path();
+    for round in 1..=2 {
+        let mut directory = open(root).unwrap();
+        directory.join(CLUSTER, None).unwrap();
+        let id = directory.identity().node_id;
+        let Opened { lock, wal, state, .. } = directory.into_parts().unwrap();
+        drop((wal, state));
+        set_aside(root, &lock, LogIndex(round)).unwrap();
+        drop(lock);
+        let retired = open(root).unwrap().identity().retired;
+        assert_eq!(
+            retired.map(|tombstone| (tombstone.node_id, tombstone.removed_by)),
+            Some((id, LogIndex(round)))
+        );
+    }
+    let names = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["data", "data.removed", "lock"]);
+}
