@@ -21,14 +21,21 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
-    /// Name of this node; must be in --initial-cluster if that is given [default: 1 for a cluster of one]
+    /// Name of this node; must be in --initial-cluster if that is given, unless --join is given too [default: 1 for a
+    /// cluster of one]
     #[arg(long, value_name = "NAME", visible_alias = "raft_id", help_heading = "Cluster")]
     pub(super) name: Option<Name>,
 
     /// All first members, this node included, as name/host:port with the port of --peer-addr; the first one forms
-    /// the cluster once all have answered [default: this node alone]
+    /// the cluster once all have answered. A node that comes later is given some members to ask [default: this node
+    /// alone]
     #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster", help_heading = "Cluster")]
     pub(super) initial_cluster: Option<InitialCluster>,
+
+    /// What a node without data does when its peers have a cluster: auto, it asks to be added; wait, it waits until
+    /// an administrator adds it [default: auto, but wait for a node that was removed]
+    #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true, help_heading = "Cluster")]
+    pub(super) join: Option<Join>,
 
     /// How the other members are found: static, by --initial-cluster
     #[arg(
@@ -73,6 +80,10 @@ pub struct Flags {
     /// 0.0.0.0, the host this node has in --initial-cluster]
     #[arg(long, value_name = "HOST:PORT", help_heading = "Addresses")]
     pub(super) advertise_client_addr: Option<Address>,
+
+    /// Peer address that others are told [default: this node's in --initial-cluster, else the value of --peer-addr]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Addresses")]
+    pub(super) advertise_peer_addr: Option<Address>,
 
     /// Time without a leader after which a node stands for election; each time is drawn between once and twice this
     #[arg(
@@ -162,6 +173,11 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Timing")]
     pub(super) shutdown_timeout: Span,
 
+    /// How long to go on serving after SIGTERM, not ready and no longer leading, so that clients are sent elsewhere
+    /// first
+    #[arg(long, value_name = "DURATION", default_value = "0s", help_heading = "Timing")]
+    pub(super) shutdown_delay: Span,
+
     /// How long to wait for another process that still holds the data folder
     #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Timing")]
     pub(super) lock_timeout: Span,
@@ -239,6 +255,15 @@ pub enum Discovery {
     /// By the list in --initial-cluster
     #[default]
     Static,
+}
+
+/// What a node without data does when its peers have a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Join {
+    /// Asks to be added
+    Auto,
+    /// Waits until it is added
+    Wait,
 }
 
 /// How log lines look.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cluster::{Address, ClusterError, InitialCluster, MEMBERS_MAX, Name, Peer};
-pub use flags::{Discovery, Flags, LogFormat};
+pub use flags::{Discovery, Flags, Join, LogFormat};
 pub use units::{Size, Span, UnitError};
 
 use crate::raft;
@@ -22,8 +22,10 @@ use crate::raft;
 pub struct Config {
     /// This node's name.
     pub name: Name,
-    /// The first members, this node among them; the first of them forms the cluster.
+    /// The first members; the first of them forms the cluster. This node is among them, unless `join` is given.
     pub initial_cluster: InitialCluster,
+    /// What to do without data when the others have a cluster.
+    pub join: Option<Join>,
     /// Where this node keeps its data.
     pub data_dir: PathBuf,
     /// Where to listen for clients.
@@ -34,12 +36,16 @@ pub struct Config {
     pub ops_addr: Option<Address>,
     /// The client address to tell others; `None` means where `client_addr` came to be bound.
     pub advertise_client_addr: Option<Address>,
+    /// The peer address to tell others; `None` for a node that was started alone on a wildcard.
+    pub advertise_peer_addr: Option<Address>,
     /// Timing and limits of consensus; passed its own check.
     pub raft: raft::Settings,
     /// Longest time a client's request may take.
     pub request_timeout: Duration,
     /// Longest time to finish what is in flight after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// How long to go on serving after SIGTERM.
+    pub shutdown_delay: Duration,
     /// How long to wait for the data directory's lock.
     pub lock_timeout: Duration,
     /// Time between checkpoints of the applied state.
@@ -113,7 +119,8 @@ pub enum ConfigError {
     NameMissing(String),
     /// The node is not among the members.
     #[error(
-        "--name {name} is not in --initial-cluster, which has {members}: add {name}/host:port there, or correct the name"
+        "--name {name} is not in --initial-cluster, which has {members}: add {name}/host:port there, or correct the name; \
+         or give --join to add this node to their cluster"
     )]
     NotAMember {
         /// This node's name.
@@ -137,10 +144,20 @@ pub enum ConfigError {
         address: Address,
     },
     /// Nobody can connect to a wildcard.
+    #[error("--{flag} {address} is a wildcard or has port 0: give the address where {who} reach this node")]
+    Advertise {
+        /// Which.
+        flag: &'static str,
+        /// As given.
+        address: Address,
+        /// Those who are told it.
+        who: &'static str,
+    },
+    /// Others would not know how to reach it.
     #[error(
-        "--advertise-client-addr {0} is a wildcard or has port 0: give the address where clients reach this node"
+        "--peer-addr {0} cannot be told to others: give --advertise-peer-addr, or this node's entry in --initial-cluster"
     )]
-    Advertise(Address),
+    PeerAddress(Address),
     /// See [`raft::Settings::check`].
     #[error("settings of consensus: {0}")]
     Raft(#[from] raft::SettingsError),
@@ -222,6 +239,8 @@ impl Config {
             return Err(ConfigError::LogLevel { level: flags.log_level, message: error.to_string() });
         }
         Ok(Self {
+            join: flags.join,
+            advertise_peer_addr: advertised_to_peers(&flags, &name, &initial_cluster)?,
             data_dir: flags.data_dir.clone().unwrap_or_else(|| format!("./kuberaft-data/{name}").into()),
             advertise_client_addr: advertised(&flags, &name, &initial_cluster),
             name,
@@ -232,6 +251,7 @@ impl Config {
             raft,
             request_timeout: flags.request_timeout.0,
             shutdown_timeout: flags.shutdown_timeout.0,
+            shutdown_delay: flags.shutdown_delay.0,
             lock_timeout: flags.lock_timeout.0,
             checkpoint_interval: flags.checkpoint_interval.0,
             log_segment_bytes,
@@ -254,7 +274,7 @@ fn node_name(flags: &Flags) -> Result<Name, ConfigError> {
 
 fn members(flags: &Flags, name: &Name) -> Result<InitialCluster, ConfigError> {
     match &flags.initial_cluster {
-        Some(cluster) if cluster.get(name).is_some() => Ok(cluster.clone()),
+        Some(cluster) if cluster.get(name).is_some() || flags.join.is_some() => Ok(cluster.clone()),
         Some(cluster) => Err(ConfigError::NotAMember { name: name.clone(), members: cluster.names() }),
         None if flags.peer_addr.port == 0 => Err(ConfigError::PeerPortZero(flags.peer_addr.clone())),
         None => Ok(InitialCluster::single(name.clone(), flags.peer_addr.clone())),
@@ -270,12 +290,16 @@ fn check_addresses(flags: &Flags) -> Result<(), ConfigError> {
             return Err(ConfigError::SameAddress { first, second, address: (*address).clone() });
         }
     }
-    match &flags.advertise_client_addr {
-        Some(address) if address.is_wildcard() || address.port == 0 => {
-            Err(ConfigError::Advertise(address.clone()))
+    let advertised = [
+        ("advertise-client-addr", &flags.advertise_client_addr, "clients"),
+        ("advertise-peer-addr", &flags.advertise_peer_addr, "peers"),
+    ];
+    for (flag, address, who) in advertised {
+        if let Some(address) = address.clone().filter(|address| address.is_wildcard() || address.port == 0) {
+            return Err(ConfigError::Advertise { flag, address, who });
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn check_durations(flags: &Flags) -> Result<(), ConfigError> {
@@ -318,8 +342,25 @@ fn advertised(flags: &Flags, name: &Name, cluster: &InitialCluster) -> Option<Ad
     if flags.advertise_client_addr.is_some() || !flags.client_addr.is_wildcard() {
         return flags.advertise_client_addr.clone().or_else(|| bound(&flags.client_addr));
     }
-    let host = cluster.get(name)?.address.host.clone();
+    let told = flags.advertise_peer_addr.as_ref().or_else(|| Some(&cluster.get(name)?.address));
+    let host = told?.host.clone();
     bound(&Address { host, port: flags.client_addr.port })
+}
+
+/// Where peers reach this node. One that is to join others must tell them.
+fn advertised_to_peers(
+    flags: &Flags,
+    name: &Name,
+    cluster: &InitialCluster,
+) -> Result<Option<Address>, ConfigError> {
+    let listed = cluster.get(name).map(|peer| &peer.address);
+    let usable = |address: &&Address| !address.is_wildcard();
+    let address = flags.advertise_peer_addr.as_ref().or(listed).filter(usable).cloned();
+    let address = address.or_else(|| bound(&flags.peer_addr).filter(|address| usable(&address)));
+    if address.is_none() && listed.is_none() {
+        return Err(ConfigError::PeerAddress(flags.peer_addr.clone()));
+    }
+    Ok(address)
 }
 
 /// The address, unless its port is still to be chosen.

@@ -73,6 +73,18 @@ fn the_disk_reserve_is_a_size_from_any_layer() {
 }
 
 #[test]
+fn others_are_told_a_peer_address_that_they_can_dial() {
+    let told = |args: &str| load(args).unwrap().advertise_peer_addr.map(|address| address.to_string());
+    assert_eq!(told("").unwrap(), "127.0.0.1:7000");
+    assert_eq!(told("--peer-addr 0.0.0.0:7000"), None);
+    let listed = "--name 1 --initial-cluster 1/a:1,2/b:1 --peer-addr 0.0.0.0:7000";
+    assert_eq!(told(listed).unwrap(), "a:1");
+    assert_eq!(told(&format!("{listed} --advertise-peer-addr c:1")).unwrap(), "c:1");
+    let joining = "--name 3 --initial-cluster 1/a:1,2/b:1 --join wait --peer-addr d:1";
+    assert_eq!(told(joining).unwrap(), "d:1");
+}
+
+#[test]
 fn the_older_spellings_of_flags_work() {
     let config = load(
         "--http_addr=127.0.0.1:8001 --raft_addr=127.0.0.1:8000 --raft_id=2 \
@@ -163,6 +175,11 @@ fn what_cannot_work_together_is_refused() {
     };
     check("--initial-cluster 1/a:1,2/b:1", "say which of its members this node is (1, 2)");
     check("--name 3 --initial-cluster 1/a:1,2/b:1", "--name 3 is not in --initial-cluster, which has 1, 2");
+    check("--advertise-peer-addr 0.0.0.0:7000", "give the address where peers reach this node");
+    check(
+        "--name 3 --initial-cluster 1/a:1 --join auto --peer-addr 0.0.0.0:7000",
+        "give --advertise-peer-addr",
+    );
     check("--initial-cluster 1:a:1", "expected name/host:port");
     check("--name ../x", "is no name");
     check("--peer-addr 127.0.0.1:0", "--peer-addr 127.0.0.1:0 has port 0");
