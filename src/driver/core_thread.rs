@@ -13,22 +13,31 @@ use super::observe::Observer;
 use super::shutdown::Failure;
 use super::{CREDITS, Send, Status, clock};
 use crate::kv;
-use crate::raft::{Event, HaltReason, Message, Proposal, Refusal, RefusalReason};
+use crate::raft::{
+    self, AdminRefusal, Change, Event, HaltReason, Message, PeerStatus, Proposal, Refusal, RefusalReason,
+    RoleName,
+};
 use crate::replica::{ApplyInput, Core, CoreOutput, LogInput};
-use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId, StagedId};
+use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId, RequestId, StagedId};
 
 /// Taken from one queue in one turn, so that no queue starves the others.
 const MESSAGES_PER_TURN: usize = 256;
 const REQUESTS_PER_TURN: usize = 4096;
 /// How long a stopping core waits for what is on its way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between updates of a leader's peers in the status.
+const PEERS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a client wants.
 pub(super) enum Request {
     Write { command: Bytes, timeout: Duration, reply: oneshot::Sender<Result<kv::Answer, Refusal>> },
     Read { timeout: Duration, reply: oneshot::Sender<Result<(), Refusal>> },
+    ChangeMembers { change: Change, expected: Option<LogIndex>, timeout: Duration, reply: AdminReply },
+    Transfer { to: Option<NodeId>, timeout: Duration, reply: AdminReply },
     Stop,
 }
+
+type AdminReply = oneshot::Sender<Result<LogIndex, AdminRefusal>>;
 
 /// What comes from the transport.
 pub(super) enum FromPeer {
@@ -69,6 +78,7 @@ pub(super) struct CoreThread {
     out: CoreOutput,
     writers: HashMap<ProposalId, oneshot::Sender<Result<kv::Answer, Refusal>>>,
     readers: HashMap<ReadId, oneshot::Sender<Result<(), Refusal>>>,
+    administrators: HashMap<RequestId, AdminReply>,
     /// The next proposal and read. Starts at a random place: an answer to an earlier process must not fit.
     next_id: u64,
     log_jobs: usize,
@@ -76,6 +86,8 @@ pub(super) struct CoreThread {
     /// Peers to which a message was dropped in this turn.
     dropped: Vec<NodeId>,
     stopping: Option<Instant>,
+    /// When to show anew how far each peer is.
+    peers_due: Instant,
 }
 
 /// The status before the first turn.
@@ -91,6 +103,8 @@ pub(super) fn status(cluster_id: ClusterId, node_id: NodeId, core: &Core) -> Sta
         applied_index: core.applied(),
         last_log_index: raft.last_log_index,
         configuration: raft.configuration.unwrap_or_default(),
+        configuration_index: raft.configuration_index,
+        peers: Arc::default(),
         has_quorum: raft.has_quorum,
     }
 }
@@ -114,6 +128,8 @@ impl CoreThread {
             out: CoreOutput::default(),
             writers: HashMap::new(),
             readers: HashMap::new(),
+            administrators: HashMap::new(),
+            peers_due: Instant::default(),
             next_id: getrandom::u64().unwrap_or(clock::now().0),
             log_jobs: 0,
             apply_jobs: 0,
@@ -132,6 +148,10 @@ impl CoreThread {
                 Some(HaltReason::DiskFailed) => return Ok(()),
                 Some(HaltReason::DataLost) => return Err(Failure::DataLost),
                 None => {}
+            }
+            if let Some(index) = self.out.removed {
+                // Nobody counts on this node any more; the other threads end as their queues do.
+                return Err(Failure::Removed { index });
             }
             let drained = self.log_jobs == 0 && self.apply_jobs == 0 && self.writers.is_empty();
             if self.stopping.is_some_and(|since| drained || clock::now().since(since) > DRAIN_TIMEOUT) {
@@ -213,6 +233,7 @@ impl CoreThread {
         let now = clock::now();
         let mut proposals = Vec::new();
         let mut ids = Vec::new();
+        let mut administrative = Vec::new();
         let mut deadline = now;
         for _ in 0..REQUESTS_PER_TURN {
             match self.queues.requests.try_recv() {
@@ -231,6 +252,14 @@ impl CoreThread {
                     ids.push(id);
                     deadline = deadline.max(now.after(timeout));
                 }
+                Ok(Request::ChangeMembers { change, expected, timeout, reply }) => {
+                    let (request, deadline) = (self.administrator(reply), now.after(timeout));
+                    administrative.push(Event::ChangeMembers { request, change, expected, deadline });
+                }
+                Ok(Request::Transfer { to, timeout, reply }) => {
+                    let (request, deadline) = (self.administrator(reply), now.after(timeout));
+                    administrative.push(Event::TransferLeadership { request, to, deadline });
+                }
                 Err(_) => break,
             }
         }
@@ -240,6 +269,15 @@ impl CoreThread {
         if !ids.is_empty() {
             self.step(Event::Read { ids, deadline });
         }
+        for event in administrative {
+            self.step(event);
+        }
+    }
+
+    fn administrator(&mut self, reply: AdminReply) -> RequestId {
+        let request = RequestId(self.draw_id());
+        self.administrators.insert(request, reply);
+        request
     }
 
     fn draw_id(&mut self) -> u64 {
@@ -319,6 +357,7 @@ impl CoreThread {
             self.log_jobs,
             self.apply_jobs,
         );
+        let peers = self.show_peers(now, &raft);
         let mut status = self.status.write().unwrap_or_else(PoisonError::into_inner);
         *status = Status {
             cluster_id: status.cluster_id,
@@ -330,7 +369,28 @@ impl CoreThread {
             applied_index: self.core.applied(),
             last_log_index: raft.last_log_index,
             configuration: raft.configuration.unwrap_or_default(),
+            configuration_index: raft.configuration_index,
+            peers: peers.unwrap_or_else(|| Arc::clone(&status.peers)),
             has_quorum: raft.has_quorum,
         };
+        drop(status);
+        // Whoever is answered finds the outcome in the status.
+        for (request, result) in self.out.replies.drain(..) {
+            if let Some(reply) = self.administrators.remove(&request) {
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    /// How far each peer is, when it is time to show it anew.
+    fn show_peers(&mut self, now: Instant, raft: &raft::Status) -> Option<Arc<[PeerStatus]>> {
+        if raft.role != RoleName::Leader {
+            self.peers_due = now;
+            return Some(Arc::default());
+        }
+        (now >= self.peers_due).then(|| {
+            self.peers_due = now.after(PEERS_INTERVAL);
+            self.core.raft().peers(now).into()
+        })
     }
 }

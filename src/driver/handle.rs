@@ -12,7 +12,10 @@ pub use super::events::{EventStream, Events, NextEvent, Observed};
 use crate::kv;
 use crate::raft::{Event, Message};
 // What a handle's users need of the core.
-pub use crate::raft::{Configuration, Member, Observation, Outcome, Refusal, RefusalReason, RoleName};
+pub use crate::raft::{
+    AdminRefusal, Change, Configuration, Member, NewMember, Observation, Outcome, PeerStatus, Refusal,
+    RefusalReason, RoleName,
+};
 use crate::replica::snapshot::{self, Receive};
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
@@ -54,6 +57,10 @@ pub struct Status {
     pub last_log_index: LogIndex,
     /// Members as of the latest configuration in the log.
     pub configuration: Arc<Configuration>,
+    /// Index of that configuration.
+    pub configuration_index: LogIndex,
+    /// At a leader: the other members, as of the last tenth of a second; empty elsewhere.
+    pub peers: Arc<[PeerStatus]>,
     /// At a leader: whether a majority answers; at a follower: whether a leader is heard.
     pub has_quorum: bool,
 }
@@ -86,6 +93,51 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Read { timeout, reply })?;
         await_answer(answer, timeout).await
+    }
+
+    /// Changes the members; refused unless this node leads. `expected` is the index of the configuration that must be
+    /// in force. Returns the index of the entry that completed the change.
+    ///
+    /// # Errors
+    /// Why it was not done, or that its outcome is not known. Returns within `timeout` and half a second.
+    pub async fn change_members(
+        &self,
+        change: Change,
+        expected: Option<LogIndex>,
+        timeout: Duration,
+    ) -> Result<LogIndex, AdminRefusal> {
+        self.administer(timeout, |reply| Request::ChangeMembers { change, expected, timeout, reply }).await
+    }
+
+    /// Hands leadership to `to`, or to the voter that is furthest; refused unless this node leads.
+    ///
+    /// # Errors
+    /// As [`Handle::change_members`].
+    pub async fn transfer_leadership(
+        &self,
+        to: Option<NodeId>,
+        timeout: Duration,
+    ) -> Result<LogIndex, AdminRefusal> {
+        self.administer(timeout, |reply| Request::Transfer { to, timeout, reply }).await
+    }
+
+    async fn administer(
+        &self,
+        timeout: Duration,
+        request: impl FnOnce(oneshot::Sender<Result<LogIndex, AdminRefusal>>) -> Request,
+    ) -> Result<LogIndex, AdminRefusal> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(request(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => AdminRefusal::InProgress,
+            // The replica is stopping.
+            TrySendError::Disconnected(_) => AdminRefusal::NotLeader { leader: None },
+        })?;
+        match tokio::time::timeout(timeout + GRACE, answer).await {
+            Ok(Ok(result)) => result,
+            // The replica stopped with the request in flight.
+            Ok(Err(_)) => Err(AdminRefusal::LeadershipLost),
+            Err(_) => Err(AdminRefusal::Timeout),
+        }
     }
 
     fn ask(&self, request: Request) -> Result<(), Refusal> {

@@ -46,8 +46,8 @@ use snapshots::Receiving;
 
 pub use clock::now;
 pub use handle::{
-    Configuration, EventStream, Events, Handle, Inbox, Member, NextEvent, Observation, Observed, Outcome,
-    ReadError, Refusal, RefusalReason, RoleName, Status, WriteError,
+    AdminRefusal, Change, Configuration, EventStream, Events, Handle, Inbox, Member, NewMember, NextEvent,
+    Observation, Observed, Outcome, PeerStatus, ReadError, Refusal, RefusalReason, RoleName, Status, WriteError,
 };
 pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};

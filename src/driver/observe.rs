@@ -106,6 +106,9 @@ impl Observer {
             self.metrics.raft_peer_rtt_seconds.reset();
             if let Some(configuration) = &self.configuration {
                 self.metrics.raft_voters.set(i64::try_from(configuration.voters.len()).unwrap_or(i64::MAX));
+                self.metrics
+                    .raft_learners
+                    .set(i64::try_from(configuration.learners.len()).unwrap_or(i64::MAX));
                 (self.on_configuration)(configuration);
             }
         }

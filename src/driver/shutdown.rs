@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::core_thread::Request;
 use crate::storage::StorageError;
+use crate::types::LogIndex;
 
 /// Why a replica stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,12 @@ pub enum Failure {
     /// A state that cannot be was met; the message was printed by the panic.
     #[error("the {0} thread stopped on a state that cannot be; see the message above")]
     Panicked(&'static str),
+    /// Not a failure of anything: the cluster goes on without this node, for ever.
+    #[error("this node was removed from its cluster by entry {index}")]
+    Removed {
+        /// The entry.
+        index: LogIndex,
+    },
 }
 
 impl Failure {
@@ -32,7 +39,7 @@ impl Failure {
         match self {
             Self::Storage(error) => error.exit_code(),
             Self::DataLost => EXIT_DAMAGED,
-            Self::Panicked(_) => 1,
+            Self::Panicked(_) | Self::Removed { .. } => 1,
         }
     }
 }
@@ -116,9 +123,15 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until a thread ends that was not told to.
+    /// Waits until threads end that were not told to, and says why. Those that end with another one in order may report
+    /// before it does.
     pub async fn failed(&mut self) -> Option<Failure> {
-        self.outcomes.recv().await.and_then(Result::err)
+        while let Some(outcome) = self.outcomes.recv().await {
+            if let Err(failure) = outcome {
+                return Some(failure);
+            }
+        }
+        None
     }
 
     /// Finishes what is in flight, flushes log and checkpoint, and ends the threads. Blocks.
