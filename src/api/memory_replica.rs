@@ -53,6 +53,8 @@ impl MemoryReplica {
             applied_index: LogIndex(9),
             last_log_index: LogIndex(11),
             configuration: Arc::new(Configuration { voters, ..Configuration::default() }),
+            configuration_index: LogIndex(1),
+            peers: Arc::default(),
             has_quorum: true,
         };
         Arc::new(Self {

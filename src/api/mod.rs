@@ -30,5 +30,5 @@ pub use query::Consistency;
 pub use replica::Replica;
 pub use serve::serve;
 pub use settings::Settings;
-pub use state::{Api, Directory, Node, Peer};
+pub use state::{AdminAnswer, Administer, Api, Directory, Node, Peer};
 pub use status::{LeaderReport, MemberReport, StatusReport};

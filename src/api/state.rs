@@ -1,13 +1,16 @@
 //! What all requests share.
 
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::request_metrics::RequestMetrics;
 use super::{Problem, Replica, Settings};
+use crate::membership::{AdminError, AdminRequest};
 use crate::metrics::Metrics;
-use crate::types::NodeId;
+use crate::types::{LogIndex, NodeId};
 
 /// Who this node is, as far as it is known before a replica runs.
 #[derive(Clone, Debug)]
@@ -30,6 +33,12 @@ pub struct Peer {
 /// Looks up another member; must be quick, it is called while requests are answered.
 pub type Directory = Arc<dyn Fn(NodeId) -> Option<Peer> + Send + Sync>;
 
+/// Does what administrators ask for, within this time, wherever the leader is.
+pub type Administer = Arc<dyn Fn(AdminRequest, Duration) -> AdminAnswer + Send + Sync>;
+
+/// The index of the entry that did it, or why it was not done; under way.
+pub type AdminAnswer = Pin<Box<dyn Future<Output = Result<LogIndex, AdminError>> + Send>>;
+
 /// The API of one node. Answers from the start: keys are refused with the reason given by
 /// [`Api::set_waiting`] until [`Api::start`].
 pub struct Api<R> {
@@ -40,6 +49,7 @@ pub struct Api<R> {
     pub(super) requests: RequestMetrics,
     node_id: OnceLock<NodeId>,
     replica: OnceLock<R>,
+    administer: OnceLock<Administer>,
     waiting: RwLock<Option<String>>,
     draining: watch::Sender<bool>,
 }
@@ -50,7 +60,7 @@ impl<R: Replica> Api<R> {
     pub fn new(node: Node, settings: Settings, metrics: Metrics, directory: Directory) -> Self {
         let requests = RequestMetrics::new(&metrics);
         let waiting = RwLock::new(Some("the replica does not run yet".into()));
-        let (node_id, replica) = (OnceLock::new(), OnceLock::new());
+        let (node_id, replica, administer) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Self {
             node,
             settings,
@@ -59,6 +69,7 @@ impl<R: Replica> Api<R> {
             requests,
             node_id,
             replica,
+            administer,
             waiting,
             draining: watch::Sender::new(false),
         }
@@ -73,6 +84,15 @@ impl<R: Replica> Api<R> {
     pub fn start(&self, replica: R) {
         let _ = self.replica.set(replica);
         self.set_waiting(None);
+    }
+
+    /// Hands requests of administrators to `administer` from now on. The first call counts.
+    pub fn administer_by(&self, administer: Administer) {
+        let _ = self.administer.set(administer);
+    }
+
+    pub(super) fn administer(&self) -> Option<&Administer> {
+        self.administer.get()
     }
 
     /// Says why this node is not ready: what the bootstrap waits for, or that the process shuts down.

@@ -32,8 +32,8 @@ pub struct Flags {
     #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster", help_heading = "Cluster")]
     pub(super) initial_cluster: Option<InitialCluster>,
 
-    /// What a node without data does when its peers have a cluster: auto, it asks to be added; wait, it waits until
-    /// an administrator adds it [default: auto, but wait for a node that was removed]
+    /// What a node without data does when its peers have a cluster: auto, it asks to be added, unless it was removed
+    /// from it; always, also if it was removed; wait, it waits until an administrator adds it [default: auto]
     #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true, help_heading = "Cluster")]
     pub(super) join: Option<Join>,
 
@@ -260,8 +260,10 @@ pub enum Discovery {
 /// What a node without data does when its peers have a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Join {
-    /// Asks to be added
+    /// Asks to be added, unless it was removed
     Auto,
+    /// Asks to be added
+    Always,
     /// Waits until it is added
     Wait,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::InitialCluster;
 use crate::raft::{Configuration, Member};
-use crate::types::{ClusterId, NodeId, Session};
+use crate::types::{ClusterId, LogIndex, NodeId, Session};
 
 /// This node, to itself and to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,20 @@ pub struct Local {
     pub name: String,
     /// Where its clients reach it, `host:port`.
     pub client_addr: String,
+    /// Where its peers reach it, `host:port`, if its name alone does not tell.
+    pub peer_addr: Option<String>,
+}
+
+/// What a node does that may not form a cluster, when its peers know one that does not count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JoinPolicy {
+    /// An empty node asks to join. One that was removed from the cluster waits: whoever removed it meant it.
+    #[default]
+    Auto,
+    /// Asks to join, also after it was removed.
+    Always,
+    /// Waits until it is added by an administrator.
+    Wait,
 }
 
 /// How a data directory stands to clusters.
@@ -62,12 +76,18 @@ pub struct HelloAnswer {
     pub node_id: NodeId,
     /// Its own name, to be compared with the one it was asked under.
     pub name: String,
+    /// Where its clients reach it; may be empty.
+    pub client_addr: String,
+    /// Where it says that its peers reach it.
+    pub peer_addr: Option<String>,
     /// The cluster it belongs to, belonged to, or is about to form.
     pub cluster_id: Option<ClusterId>,
     /// To be named in `Form`; void once it has given a newer one.
     pub nonce: u64,
     /// Its configuration holds the asker's node id.
     pub knows_asker: bool,
+    /// The committed entry that removed the asker's node id, if one did.
+    pub removed_asker: Option<LogIndex>,
 }
 
 /// What to do after a round of questions.
@@ -89,6 +109,13 @@ pub enum Decision {
     Form(Vec<Invitation>),
     /// A majority of the founding members has accepted the intended cluster: make the membership durable and start.
     Formed,
+    /// Ask one of these peers, by name, to be added to their cluster, and ask all again.
+    Join {
+        /// The cluster.
+        cluster_id: ClusterId,
+        /// Those that know it.
+        peers: Vec<String>,
+    },
 }
 
 /// A peer that is to be told of the intended cluster.
@@ -174,6 +201,7 @@ impl From<Intent> for Formed {
 pub fn decide(
     local: &Local,
     standing: &Standing,
+    policy: JoinPolicy,
     cluster: &InitialCluster,
     answers: &BTreeMap<String, HelloAnswer>,
 ) -> Decision {
@@ -183,9 +211,9 @@ pub fn decide(
     match standing {
         Standing::Member(_) => Decision::Formed,
         Standing::Intent(intent) => go_on_forming(local, intent, cluster, answers),
-        Standing::Retired(own) => retired(*own, answers),
+        Standing::Retired(own) => retired(local, *own, policy, answers),
         Standing::Empty => {
-            if let Some(decision) = known_cluster(local, answers) {
+            if let Some(decision) = known_cluster(local, policy, answers) {
                 return decision;
             }
             if let Some(why) = unanswered(local, cluster, answers) {
@@ -240,7 +268,11 @@ fn unanswered(
 }
 
 /// An empty node among peers of which some know a cluster.
-fn known_cluster(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> Option<Decision> {
+fn known_cluster(
+    local: &Local,
+    policy: JoinPolicy,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<Decision> {
     let known: BTreeMap<ClusterId, &str> =
         answers.iter().filter_map(|(name, answer)| Some((answer.cluster_id?, name.as_str()))).collect();
     let (cluster_id, peer) = known.iter().next()?;
@@ -249,37 +281,89 @@ fn known_cluster(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> Opti
         let why = format!("the peers belong to different clusters: {}", list.join(", "));
         return Some(Decision::StayOut { why });
     }
-    if answers.values().any(|answer| answer.knows_asker) {
-        let why = format!(
-            "cluster {cluster_id} counts this node as a member; waiting for a member to make contact"
-        );
-        return Some(Decision::Wait { why });
+    if let Some(decision) = counted(*cluster_id, answers) {
+        return Some(decision);
     }
-    Some(Decision::StayOut {
+    Some(match policy {
+        JoinPolicy::Auto | JoinPolicy::Always => join(*cluster_id, answers),
+        JoinPolicy::Wait => Decision::StayOut {
+            why: format!(
+                "cluster {cluster_id}, known to {peer}, has no member with this node's id {}: its data directory \
+                 is new or was emptied, and it does not vote as its former self; add it with `{}`",
+                local.node_id,
+                add_command(local, *cluster_id, answers)
+            ),
+        },
+    })
+}
+
+/// The cluster counts this node's id already.
+fn counted(cluster_id: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Option<Decision> {
+    let of_cluster = |answer: &&HelloAnswer| answer.cluster_id == Some(cluster_id);
+    answers.values().filter(of_cluster).any(|answer| answer.knows_asker).then(|| Decision::Wait {
         why: format!(
-            "cluster {cluster_id}, known to {peer}, has no member with this node's id {}: its data directory is \
-             new or was emptied, and it does not vote as its former self; this version cannot add it",
-            local.node_id
+            "cluster {cluster_id} counts this node as a member; waiting for a member to make contact"
         ),
     })
 }
 
-fn retired(own: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Decision {
-    let others: BTreeSet<ClusterId> = answers.values().filter_map(|answer| answer.cluster_id).collect();
-    let why = if others.is_empty() {
-        format!(
-            "this data directory once belonged to cluster {own}: it may join a cluster but never form one"
-        )
-    } else {
-        format!("this data directory once belonged to cluster {own}; this version cannot add it to a cluster")
-    };
-    Decision::StayOut { why }
+fn join(cluster_id: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Decision {
+    let of_cluster = answers.iter().filter(|(_, answer)| answer.cluster_id == Some(cluster_id));
+    Decision::Join { cluster_id, peers: of_cluster.map(|(name, _)| name.clone()).collect() }
+}
+
+/// What an administrator types to add this node.
+fn add_command(local: &Local, cluster_id: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> String {
+    let mut command = format!("kuberaft member add {} --id {}", local.name, local.node_id);
+    if let Some(address) = &local.peer_addr {
+        command.extend([" --peer-addr ", address]);
+    }
+    let member =
+        |answer: &&HelloAnswer| answer.cluster_id == Some(cluster_id) && !answer.client_addr.is_empty();
+    if let Some(peer) = answers.values().find(member) {
+        command.extend([" --endpoints ", &peer.client_addr]);
+    }
+    command
+}
+
+/// A node that was removed from its cluster, with a new id.
+fn retired(
+    local: &Local,
+    own: ClusterId,
+    policy: JoinPolicy,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Decision {
+    if let Some(decision) = counted(own, answers) {
+        return decision;
+    }
+    if !answers.values().any(|answer| answer.cluster_id == Some(own)) {
+        let why = format!(
+            "this node was removed from cluster {own}, which no peer knows now: it may join it again but never \
+             form one"
+        );
+        return Decision::StayOut { why };
+    }
+    match policy {
+        JoinPolicy::Always => join(own, answers),
+        JoinPolicy::Auto | JoinPolicy::Wait => Decision::StayOut {
+            why: format!(
+                "this node was removed from cluster {own}; its data is set aside; to have it back, start it with \
+                 --join always, or add it with `{}`",
+                add_command(local, own, answers)
+            ),
+        },
+    }
 }
 
 fn founding_members(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> Configuration {
-    let member = |name: &str| Member { name: name.to_owned(), session: Session(1), ..Member::default() };
-    let mut voters = BTreeMap::from([(local.node_id, member(&local.name))]);
-    voters.extend(answers.iter().map(|(name, answer)| (answer.node_id, member(name))));
+    let member = |name: &str, peer_addr: &Option<String>| Member {
+        name: name.to_owned(),
+        session: Session(1),
+        peer_addr: peer_addr.clone(),
+        ..Member::default()
+    };
+    let mut voters = BTreeMap::from([(local.node_id, member(&local.name, &local.peer_addr))]);
+    voters.extend(answers.iter().map(|(name, answer)| (answer.node_id, member(name, &answer.peer_addr))));
     Configuration { voters, ..Configuration::default() }
 }
 
@@ -395,8 +479,8 @@ pub fn on_form(
 }
 
 /// Whether a stream from a member of `cluster_id` to `target` is for this node, and whether it makes it a
-/// member: a cluster that names an empty directory's id has counted it as a founding member. `Some` is to be made
-/// durable before anything from the stream is used.
+/// member: a cluster that names an empty directory's id has counted it as a member, and so has one that names the
+/// new id of a node that it removed. `Some` is to be made durable before anything from the stream is used.
 ///
 /// # Errors
 /// Why not.
@@ -411,6 +495,7 @@ pub fn on_contact(
     }
     match standing {
         Standing::Empty => Ok(Some(Formed { cluster_id, configuration: None })),
+        Standing::Retired(own) if *own == cluster_id => Ok(Some(Formed { cluster_id, configuration: None })),
         Standing::Intent(intent) if intent.cluster_id == cluster_id => Ok(Some(intent.clone().into())),
         Standing::Member(formed) if formed.cluster_id == cluster_id => Ok(None),
         Standing::Intent(intent) => Err(Refused::Forming { own: intent.cluster_id }),

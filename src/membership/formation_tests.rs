@@ -8,7 +8,12 @@ const Y: ClusterId = ClusterId(0x20);
 
 fn local(name: &str) -> Local {
     let id = u64::from(name.as_bytes()[0] - b'a' + 1);
-    Local { node_id: NodeId(id), name: name.into(), client_addr: String::new() }
+    Local {
+        node_id: NodeId(id),
+        name: name.into(),
+        client_addr: String::new(),
+        peer_addr: Some(format!("{name}:1")),
+    }
 }
 
 fn cluster(names: &[&str]) -> InitialCluster {
@@ -16,14 +21,15 @@ fn cluster(names: &[&str]) -> InitialCluster {
         .iter()
         .map(|name| InitialMember { name: (*name).into(), address: format!("{name}:1") })
         .collect();
-    InitialCluster::new(names[0], members).unwrap()
+    InitialCluster::new(members).unwrap()
 }
 
 fn founders(members: &[(u64, &str)]) -> Configuration {
     let voters = members
         .iter()
         .map(|&(id, name)| {
-            (NodeId(id), Member { name: name.into(), session: Session(1), ..Member::default() })
+            let (session, peer_addr) = (Session(1), Some(format!("{name}:1")));
+            (NodeId(id), Member { name: name.into(), session, peer_addr, ..Member::default() })
         })
         .collect();
     Configuration { voters, ..Configuration::default() }
@@ -35,8 +41,16 @@ fn intent() -> Standing {
 
 fn empty(name: &str, id: u64) -> (String, HelloAnswer) {
     let nonce = 100 + id;
-    let answer =
-        HelloAnswer { node_id: NodeId(id), name: name.into(), cluster_id: None, nonce, knows_asker: false };
+    let answer = HelloAnswer {
+        node_id: NodeId(id),
+        name: name.into(),
+        client_addr: format!("{name}:2"),
+        peer_addr: Some(format!("{name}:1")),
+        cluster_id: None,
+        nonce,
+        knows_asker: false,
+        removed_asker: None,
+    };
     (name.into(), answer)
 }
 
@@ -46,7 +60,16 @@ fn of_cluster(name: &str, id: u64, cluster_id: ClusterId, knows_asker: bool) -> 
 }
 
 fn decide_as(name: &str, standing: &Standing, answers: &[(String, HelloAnswer)]) -> Decision {
-    decide(&local(name), standing, &cluster(&["a", "b", "c"]), &answers.iter().cloned().collect())
+    decide_by(JoinPolicy::Auto, name, standing, answers)
+}
+
+fn decide_by(
+    policy: JoinPolicy,
+    name: &str,
+    standing: &Standing,
+    answers: &[(String, HelloAnswer)],
+) -> Decision {
+    decide(&local(name), standing, policy, &cluster(&["a", "b", "c"]), &answers.iter().cloned().collect())
 }
 
 #[track_caller]
@@ -85,19 +108,27 @@ fn the_others_never_form() {
 #[test]
 fn a_single_name_forms_at_once() {
     let (local, alone, none) = (local("a"), cluster(&["a"]), BTreeMap::new());
-    let Decision::Intend(configuration) = decide(&local, &Standing::Empty, &alone, &none) else { panic!() };
+    let Decision::Intend(configuration) =
+        decide(&local, &Standing::Empty, JoinPolicy::default(), &alone, &none)
+    else {
+        panic!()
+    };
     assert_eq!(configuration, founders(&[(1, "a")]));
     let standing = Standing::Intent(Intent { cluster_id: X, configuration });
-    assert_eq!(decide(&local, &standing, &alone, &none), Decision::Formed);
+    assert_eq!(decide(&local, &standing, JoinPolicy::default(), &alone, &none), Decision::Formed);
 }
 
 #[test]
 fn an_empty_node_never_forms_beside_a_known_cluster() {
     let answers = [of_cluster("b", 2, X, false), empty("c", 3)];
+    let peers = vec!["b".to_owned()];
+    assert_eq!(decide_as("a", &Standing::Empty, &answers), Decision::Join { cluster_id: X, peers });
+    let out = decide_by(JoinPolicy::Wait, "a", &Standing::Empty, &answers);
     check_stay_out(
-        decide_as("a", &Standing::Empty, &answers),
+        out.clone(),
         "cluster 0000000000000010, known to b, has no member with this node's id 0000000000000001",
     );
+    check_stay_out(out, "`kuberaft member add a --id 0000000000000001 --peer-addr a:1 --endpoints b:2`");
     check_wait(
         decide_as("a", &Standing::Empty, &[of_cluster("b", 2, X, true)]),
         "cluster 0000000000000010 counts this node as a member; waiting for a member to make contact",
@@ -110,6 +141,36 @@ fn an_empty_node_never_forms_beside_a_known_cluster() {
 fn a_directory_that_belonged_to_a_cluster_never_forms() {
     let answers = [empty("b", 2), empty("c", 3)];
     check_stay_out(decide_as("a", &Standing::Retired(X), &answers), "never form one");
+    check_stay_out(decide_by(JoinPolicy::Always, "a", &Standing::Retired(X), &answers), "never form one");
+}
+
+#[test]
+fn a_removed_node_joins_again_only_if_told_so() {
+    let answers = [of_cluster("b", 2, X, false), of_cluster("c", 3, X, false)];
+    let retired = |policy| decide_by(policy, "a", &Standing::Retired(X), &answers);
+    check_stay_out(retired(JoinPolicy::Auto), "was removed from cluster 0000000000000010");
+    check_stay_out(retired(JoinPolicy::Wait), "kuberaft member add a --id 0000000000000001");
+    let peers = vec!["b".to_owned(), "c".to_owned()];
+    assert_eq!(retired(JoinPolicy::Always), Decision::Join { cluster_id: X, peers });
+    let elsewhere = [of_cluster("b", 2, Y, false)];
+    check_stay_out(decide_by(JoinPolicy::Always, "a", &Standing::Retired(X), &elsewhere), "no peer knows");
+    let added = [of_cluster("b", 2, X, true), of_cluster("c", 3, X, false)];
+    check_wait(
+        decide_as("a", &Standing::Retired(X), &added),
+        "cluster 0000000000000010 counts this node as a member; waiting for a member to make contact",
+    );
+}
+
+#[test]
+fn a_node_that_the_list_does_not_name_joins_and_never_forms() {
+    let decide_as = |answers: &[(String, HelloAnswer)]| {
+        let answers = answers.iter().cloned().collect();
+        decide(&local("d"), &Standing::Empty, JoinPolicy::Always, &cluster(&["a", "b", "c"]), &answers)
+    };
+    let all_empty = [empty("a", 1), empty("b", 2), empty("c", 3)];
+    check_wait(decide_as(&all_empty), "waiting for a to form the cluster");
+    let peers = vec!["a".to_owned()];
+    assert_eq!(decide_as(&[of_cluster("a", 1, X, false)]), Decision::Join { cluster_id: X, peers });
 }
 
 #[test]
@@ -162,7 +223,7 @@ fn a_cluster_that_lost_its_majority_while_it_was_formed_is_not_replaced() {
     let answers =
         [of_cluster("b", 2, X, true), empty("c", 30), empty("d", 40), empty("e", 50)].into_iter().collect();
     check_stay_out(
-        decide(&local("a"), &standing, &cluster(&names), &answers),
+        decide(&local("a"), &standing, JoinPolicy::default(), &cluster(&names), &answers),
         "a majority of its founding members is gone; not in it: c, d, e",
     );
 }
@@ -187,7 +248,7 @@ fn form_is_accepted_once_by_its_newest_nonce() {
     );
     assert_eq!(accept(&intent(), Some(7), 7, Y), Err(Refused::Forming { own: X }));
     assert_eq!(accept(&Standing::Retired(Y), Some(7), 7, Y), Err(Refused::OtherCluster { own: Y, other: Y }));
-    let d = Local { node_id: NodeId(2), name: "d".into(), client_addr: String::new() };
+    let d = Local { node_id: NodeId(2), ..local("d") };
     assert!(matches!(
         on_form(&d, &Standing::Empty, Some(7), 7, offer(X)),
         Err(Refused::NotInConfiguration { .. })
@@ -200,7 +261,9 @@ fn contact_makes_an_empty_node_a_member_and_no_other() {
     let contact =
         |standing: &Standing, cluster_id, target| on_contact(&a, standing, cluster_id, NodeId(target));
     let unconfigured = Formed { cluster_id: X, configuration: None };
-    assert_eq!(contact(&Standing::Empty, X, 1), Ok(Some(unconfigured)));
+    assert_eq!(contact(&Standing::Empty, X, 1), Ok(Some(unconfigured.clone())));
+    assert_eq!(contact(&Standing::Retired(X), X, 1), Ok(Some(unconfigured)), "added again, with a new id");
+    assert_eq!(contact(&Standing::Retired(X), Y, 1), Err(Refused::OtherCluster { own: X, other: Y }));
     assert_eq!(
         contact(&Standing::Empty, X, 9),
         Err(Refused::WrongTarget { own: NodeId(1), target: NodeId(9) }),

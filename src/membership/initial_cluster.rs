@@ -1,4 +1,4 @@
-//! The list of founding members that every node is started with.
+//! The list of members that every node is started with: the founders, or those that a later one asks to join.
 
 use std::collections::BTreeSet;
 
@@ -35,22 +35,14 @@ pub enum InitialClusterError {
     /// Two members at one address.
     #[error("the initial cluster has two members at address {0:?}")]
     DuplicateAddress(String),
-    /// The node that was given the list is not in it.
-    #[error("the initial cluster does not name this node, {own:?}; it has {names}")]
-    OwnNameMissing {
-        /// This node's name.
-        own: String,
-        /// The names in the list.
-        names: String,
-    },
 }
 
 impl InitialCluster {
-    /// Checks the list given to the node called `own`.
+    /// Checks the list. A node that is not in it never takes part in forming the cluster.
     ///
     /// # Errors
     /// The first thing wrong with it.
-    pub fn new(own: &str, members: Vec<InitialMember>) -> Result<Self, InitialClusterError> {
+    pub fn new(members: Vec<InitialMember>) -> Result<Self, InitialClusterError> {
         if members.is_empty() {
             return Err(InitialClusterError::Empty);
         }
@@ -65,10 +57,6 @@ impl InitialCluster {
             if !addresses.insert(member.address.as_str()) {
                 return Err(InitialClusterError::DuplicateAddress(member.address.clone()));
             }
-        }
-        if !names.contains(own) {
-            let names = names.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(InitialClusterError::OwnNameMissing { own: own.to_owned(), names });
         }
         Ok(Self { members })
     }
@@ -109,7 +97,7 @@ mod tests {
 
     #[test]
     fn keeps_the_order_and_leaves_out_the_own_name() {
-        let cluster = InitialCluster::new("a", members(&[("b", "h:1"), ("a", "h:2"), ("c", "h:3")])).unwrap();
+        let cluster = InitialCluster::new(members(&[("b", "h:1"), ("a", "h:2"), ("c", "h:3")])).unwrap();
         assert_eq!(cluster.first(), "b");
         assert_eq!(cluster.others("a").map(|m| m.name.as_str()).collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(cluster.address("c"), Some("h:3"));
@@ -118,17 +106,13 @@ mod tests {
 
     #[test]
     fn refuses_lists_that_cannot_be_a_cluster() {
-        let check = |list: &[(&str, &str)]| InitialCluster::new("a", members(list)).unwrap_err().to_string();
+        let check = |list: &[(&str, &str)]| InitialCluster::new(members(list)).unwrap_err().to_string();
         assert_eq!(check(&[]), "the initial cluster is empty");
         assert_eq!(check(&[("", "h:1")]), "the initial cluster has a member without a name, at \"h:1\"");
         assert_eq!(check(&[("a", "h:1"), ("a", "h:2")]), "the initial cluster names \"a\" twice");
         assert_eq!(
             check(&[("a", "h:1"), ("b", "h:1")]),
             "the initial cluster has two members at address \"h:1\""
-        );
-        assert_eq!(
-            check(&[("c", "h:1"), ("b", "h:2")]),
-            "the initial cluster does not name this node, \"a\"; it has b, c"
         );
     }
 }

@@ -4,12 +4,21 @@
 //! every expected peer has answered "empty". Outside Kubernetes there is no other witness, so two rules carry
 //! the safety: a node accepts membership of one cluster only, durably, before it says so; and a cluster is
 //! used only once a majority of its founding members has accepted it.
+//!
+//! A node that finds a cluster which does not count it asks to join: [`decide`] at its side, [`on_join`] at the
+//! leader's.
 
+mod admin;
 mod formation;
 mod initial_cluster;
+mod join;
 
+pub use admin::{AdminError, AdminReason, AdminRequest, is_done};
 pub use formation::{
-    Decision, Formed, HelloAnswer, Intent, Invitation, Local, Refused, Standing, decide, majority_elsewhere,
-    on_contact, on_form,
+    Decision, Formed, HelloAnswer, Intent, Invitation, JoinPolicy, Local, Refused, Standing, decide,
+    majority_elsewhere, on_contact, on_form,
 };
 pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
+pub use join::{
+    ClusterView, JoinStep, MEMBERS_MAX, on_join, on_join_without_leader, removed_by, silent_before_replaced,
+};

@@ -1,11 +1,18 @@
 //! Wires a node together: what starts in which order, and what stops in which.
 //!
 //! Start: listeners (so that an address in use is known at once), HTTP (which says "not ready" and why), the data
-//! directory's lock, peers, the way into a cluster, recovery, the replica. Stop: readiness, HTTP with what is in
-//! flight, the replica with its last flush, peers.
+//! directory's lock, peers, the way into a cluster, recovery, the replica. Stop: readiness, leadership, HTTP with what
+//! is in flight, the replica with its last flush, peers.
+//!
+//! A node that learns that it was removed from its cluster stops, sets its data aside and starts anew in the same
+//! process, as another node.
 
+mod addresses;
+mod administration;
 mod bootstrap_store;
+mod listen;
 mod recovery;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,15 +22,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::api::{self, Api};
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, Join};
 use crate::driver::{self, Failure, Handle, Inbox, Running};
-use crate::membership::{Formed, InitialCluster, InitialClusterError, InitialMember, Local};
+use crate::membership::{
+    Formed, InitialCluster, InitialClusterError, InitialMember, JoinPolicy, Local, silent_before_replaced,
+};
 use crate::metrics::Metrics;
 use crate::raft::Configuration;
 use crate::replica::recovery::Recovered;
@@ -31,17 +38,23 @@ use crate::storage::files::OsFiles;
 use crate::storage::space::free_bytes;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
-use crate::storage::{DataDir, Lock, StorageError};
+use crate::storage::{DataDir, Lock, StorageError, set_aside};
 use crate::transport::{
-    self, BootstrapError, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
-    Resolver, StillLeads, bootstrap, found_elsewhere,
+    self, Administrator, BootstrapError, Elsewhere, Entrance, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo,
+    PeerService, Peers, PeersContext, StillLeads, bootstrap,
 };
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, LogIndex, NodeId};
 
+use addresses::Addresses;
+use administration::Administration;
 use bootstrap_store::{BootstrapRecords, standing};
+use listen::Listeners;
+use signals::Signals;
 
 /// Pause between two tries to take the data directory's lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// A leader that stops waits so many election timeouts at most for another to take over.
+const HAND_OVER_ELECTION_TIMEOUTS: u32 = 4;
 
 /// Why a node ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +112,7 @@ impl ServerError {
             Self::Storage(error) => error.exit_code(),
             Self::Replica(failure) => failure.exit_code(),
             Self::Bootstrap(BootstrapError::Store(_)) => 4,
-            Self::OtherCluster { .. } => 5,
+            Self::OtherCluster { .. } | Self::Bootstrap(BootstrapError::NameInUse(_)) => 5,
             Self::Listen { .. }
             | Self::System(_)
             | Self::InitialCluster(_)
@@ -109,7 +122,8 @@ impl ServerError {
     }
 }
 
-/// Runs one node until SIGTERM or SIGINT.
+/// Runs one node until SIGTERM or SIGINT. A second signal ends it at once: like a crash, which loses nothing that was
+/// acknowledged.
 ///
 /// # Errors
 /// Why it could not start or go on.
@@ -119,23 +133,32 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         .thread_name("io")
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let stop = stop_signal()?;
-        let (server, peer_listener) = Server::start(config).await?;
-        server.run_until(peer_listener, stop).await
-    })
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let mut listeners = Listeners::bind(&config).await?;
+        loop {
+            let server = Server::start(config.clone(), &listeners)?;
+            match server.run_until(listeners, &mut signals).await? {
+                Ended::Removed(again) => listeners = again,
+                ended => return Ok(ended),
+            }
+        }
+    });
+    if matches!(ended, Ok(Ended::AtOnce)) {
+        // What still runs is not waited for.
+        runtime.shutdown_background();
+    }
+    ended.map(|_| ())
 }
 
-/// Completes on SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = &'static str>, ServerError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    })
+/// How a node's life ended.
+enum Ended {
+    /// It was told to, and has stopped in order.
+    Told,
+    /// It was told to twice.
+    AtOnce,
+    /// It was removed from its cluster: it starts anew, as another node.
+    Removed(Listeners),
 }
 
 /// What is up as soon as the process is.
@@ -159,16 +182,14 @@ struct Joined {
     lock: Lock,
     handle: Handle,
     local: Local,
+    addresses: Addresses,
+    /// Serves the peer port.
+    peers: JoinHandle<()>,
 }
 
 impl Server {
-    async fn start(config: Config) -> Result<(Self, TcpListener), ServerError> {
-        let client_listener = listen("--client-addr", &config.client_addr).await?;
-        let peer_listener = listen("--peer-addr", &config.peer_addr).await?;
-        let ops_listener = match &config.ops_addr {
-            Some(address) => Some(listen("--ops-addr", address).await?),
-            None => None,
-        };
+    fn start(config: Config, listeners: &Listeners) -> Result<Self, ServerError> {
+        let client_listener = listeners.client()?;
         let client_addr = match &config.advertise_client_addr {
             Some(address) => address.to_string(),
             None => client_listener.local_addr()?.to_string(),
@@ -180,69 +201,92 @@ impl Server {
         let api = Arc::new(api);
         let http_stop = watch::Sender::new(false);
         let mut http = Vec::new();
-        for listener in std::iter::once(client_listener).chain(ops_listener) {
+        for listener in std::iter::once(client_listener).chain(listeners.ops()?) {
             http.push(tokio::spawn(api::serve(listener, Arc::clone(&api), told(&http_stop))));
         }
         tracing::info!(
             name = %config.name,
             clients = client_addr,
-            peers = %peer_listener.local_addr()?,
+            peers = %listeners.peer()?.local_addr()?,
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
         let peers_stop = watch::Sender::new(false);
-        let server = Self { config, metrics, api, directory, client_addr, http, http_stop, peers_stop };
-        Ok((server, peer_listener))
+        Ok(Self { config, metrics, api, directory, client_addr, http, http_stop, peers_stop })
     }
 
-    /// Runs until `stop` completes or something fails.
-    async fn run_until(
-        self,
-        peer_listener: TcpListener,
-        stop: impl Future<Output = &'static str>,
-    ) -> Result<(), ServerError> {
-        let mut stop = std::pin::pin!(stop);
+    /// Runs until it is told to end, is removed from its cluster, or something fails.
+    async fn run_until(self, listeners: Listeners, signals: &mut Signals) -> Result<Ended, ServerError> {
         let joined = tokio::select! {
-            signal = &mut stop => {
+            signal = signals.next() => {
                 tracing::info!(signal, "stopping before this node was part of a cluster");
+                drop(listeners);
+                return tokio::select! {
+                    () = self.finish_requests() => Ok(Ended::Told),
+                    signal = signals.next() => Ok(at_once(signal)),
+                };
+            }
+            joined = self.join_cluster(&listeners) => joined?,
+        };
+        let mut joined = joined;
+        let handle = joined.handle.clone();
+        let removed = tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
                 None
             }
-            joined = self.join_cluster(peer_listener) => Some(joined?),
+            failure = joined.running.failed() => match failure {
+                Some(Failure::Removed { index }) => Some(index),
+                failure => {
+                    return Err(failure.map_or(ServerError::Ended("the replica"), ServerError::Replica));
+                }
+            },
+            elsewhere = watch_elsewhere(&handle, &joined.local, &joined.addresses) => match elsewhere {
+                Elsewhere::Removed(index) => Some(index),
+                Elsewhere::OtherCluster(other) => {
+                    let own = handle.status().cluster_id;
+                    let path = self.config.data_dir.clone();
+                    return Err(ServerError::OtherCluster { path, own, other });
+                }
+            },
         };
-        let Some(Joined { running: mut replica, lock, handle, local }) = joined else {
-            self.finish_requests().await;
-            return Ok(());
-        };
-        tokio::select! {
-            signal = &mut stop => tracing::info!(signal, "stopping"),
-            failure = replica.failed() => {
-                return Err(failure.map_or(ServerError::Ended("the replica"), ServerError::Replica));
-            }
-            error = self.find_in_other_cluster(&local, &handle) => return Err(error?),
+        if let Some(index) = removed {
+            return tokio::select! {
+                done = self.leave(joined, index) => done.map(|()| Ended::Removed(listeners)),
+                signal = signals.next() => Ok(at_once(signal)),
+            };
         }
+        tokio::select! {
+            done = self.stop(joined, listeners) => done.map(|()| Ended::Told),
+            signal = signals.next() => Ok(at_once(signal)),
+        }
+    }
+
+    /// Ends in order: clients are sent elsewhere, another node leads, what is under way is finished.
+    async fn stop(self, joined: Joined, listeners: Listeners) -> Result<(), ServerError> {
+        self.api.set_waiting(Some("this node is stopping".into()));
+        let until = tokio::time::Instant::now() + self.config.shutdown_delay;
+        hand_over(&joined.handle, &self.config).await;
+        tokio::time::sleep_until(until).await;
+        drop(listeners);
         let peers_stop = self.peers_stop.clone();
         self.finish_requests().await;
-        // Blocks until the threads have flushed.
-        let stopped = spawn_blocking(|| replica.stop()).await;
-        peers_stop.send_replace(true);
-        stopped.map_err(io::Error::other)??;
-        drop(lock);
+        joined.stop(&peers_stop).await?;
         tracing::info!("stopped");
         Ok(())
     }
 
-    /// Returns when the members that this node cannot reach as one of them turn out to be of another cluster.
-    async fn find_in_other_cluster(
-        &self,
-        local: &Local,
-        handle: &Handle,
-    ) -> Result<ServerError, ServerError> {
-        let cluster = initial_cluster(&self.config)?;
-        let (resolver, settings) = (resolver(cluster.clone()), transport::Settings::default());
-        let own = handle.status().cluster_id;
-        let lost = || handle.status().leader.is_none();
-        let other = found_elsewhere(local, own, &cluster, &resolver, &settings, lost).await;
-        Ok(ServerError::OtherCluster { path: self.config.data_dir.clone(), own, other })
+    /// Ends because the cluster removed this node by entry `index`, and sets its data aside.
+    async fn leave(self, joined: Joined, index: LogIndex) -> Result<(), ServerError> {
+        let cluster_id = joined.handle.status().cluster_id;
+        tracing::warn!(%cluster_id, index = index.0, "removed from the cluster; setting the data aside");
+        let (peers_stop, root) = (self.peers_stop.clone(), self.config.data_dir.clone());
+        self.finish_requests().await;
+        let lock = joined.stop(&peers_stop).await?;
+        let aside =
+            spawn_blocking(move || set_aside(&root, &lock, index)).await.map_err(io::Error::other)??;
+        tracing::warn!(path = %aside.display(), "this node's data was set aside; it starts anew as another node");
+        Ok(())
     }
 
     /// Takes no more requests and waits for those under way.
@@ -281,29 +325,53 @@ impl Server {
     }
 
     /// From the data directory to a running replica.
-    async fn join_cluster(&self, peer_listener: TcpListener) -> Result<Joined, ServerError> {
+    async fn join_cluster(&self, listeners: &Listeners) -> Result<Joined, ServerError> {
         self.api.set_waiting(Some("opening the data directory".into()));
         let data = self.open_data_dir().await?;
         let (node_id, standing) = standing(&data);
         self.api.identify(node_id);
         let name = self.config.name.to_string();
-        let local = Local { node_id, name, client_addr: self.client_addr.clone() };
+        let peer_addr = self.config.advertise_peer_addr.as_ref().map(ToString::to_string);
+        let local = Local { node_id, name, client_addr: self.client_addr.clone(), peer_addr };
         let records = BootstrapRecords::new(data);
         let service =
             PeerService::new(local.clone(), standing, Arc::new(records.clone()), self.directory.clone());
         let settings = transport::Settings::default();
-        tokio::spawn({
+        let peers = tokio::spawn({
             let (service, settings, stop) = (service.clone(), settings.clone(), told(&self.peers_stop));
-            async move { transport::serve(peer_listener, service, &settings, stop).await }
+            let listener = listeners.peer()?;
+            async move {
+                if let Err(error) = transport::serve(listener, service, &settings, stop).await {
+                    tracing::error!(%error, "the peer port failed");
+                }
+            }
         });
-        let formed = self.enter_cluster(&service, &settings).await?;
+        let addresses = Addresses::new(initial_cluster(&self.config)?, self.directory.clone());
+        let formed = self.enter_cluster(&service, &addresses, &settings).await?;
         self.api.set_waiting(Some("reading the log".into()));
         let data = records.take().ok_or(ServerError::Ended("the bootstrap"))?;
         let raft = self.config.raft.clone();
         let (recovered, lock) =
             spawn_blocking(move || recovery::recover(data, raft)).await.map_err(io::Error::other)??;
-        let (running, handle) = self.run_replica(local.clone(), &formed, recovered, &service, settings)?;
-        Ok(Joined { running, lock, handle, local })
+        let (running, handle) =
+            self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings)?;
+        Ok(Joined { running, lock, handle, local, addresses, peers })
+    }
+}
+
+impl Joined {
+    /// Ends the replica with its last flush, then the peer port. Nothing else uses the data directory then.
+    async fn stop(self, peers_stop: &watch::Sender<bool>) -> Result<Lock, ServerError> {
+        // Blocks until the threads have flushed.
+        let stopped = spawn_blocking(|| self.running.stop()).await;
+        peers_stop.send_replace(true);
+        if let Err(error) = self.peers.await {
+            tracing::error!(%error, "the peer port failed");
+        }
+        match stopped.map_err(io::Error::other)? {
+            Ok(()) | Err(Failure::Removed { .. }) => Ok(self.lock),
+            Err(failure) => Err(failure.into()),
+        }
     }
 }
 
@@ -312,10 +380,20 @@ impl Server {
     async fn enter_cluster(
         &self,
         service: &PeerService,
+        addresses: &Addresses,
         settings: &transport::Settings,
     ) -> Result<Formed, ServerError> {
-        let cluster = initial_cluster(&self.config)?;
-        let resolver = resolver(cluster.clone());
+        let entrance = Entrance {
+            cluster: addresses.listed().clone(),
+            policy: match self.config.join {
+                None | Some(Join::Auto) => JoinPolicy::Auto,
+                Some(Join::Always) => JoinPolicy::Always,
+                Some(Join::Wait) => JoinPolicy::Wait,
+            },
+            // A former self that is gone has been silent for long enough by then.
+            name_in_use_max: silent_before_replaced(self.config.raft.election_timeout),
+        };
+        let resolver = addresses.resolver();
         let mut reasons = service.reasons();
         let api = Arc::clone(&self.api);
         let report = async move {
@@ -327,7 +405,7 @@ impl Server {
             }
         };
         let entered = async {
-            let formed = bootstrap(service, &cluster, &resolver, settings).await?;
+            let formed = bootstrap(service, &entrance, &resolver, settings).await?;
             Ok(formed)
         };
         tokio::select! {
@@ -343,6 +421,7 @@ impl Server {
         formed: &Formed,
         recovered: Recovered<OsFiles, SledState>,
         service: &PeerService,
+        addresses: &Addresses,
         settings: transport::Settings,
     ) -> Result<(Running, Handle), ServerError> {
         let inbox: Arc<OnceLock<Inbox>> = Arc::default();
@@ -352,7 +431,7 @@ impl Server {
             PeersContext {
                 local,
                 cluster_id: formed.cluster_id,
-                resolver: resolver(initial_cluster(&self.config)?),
+                resolver: addresses.resolver(),
                 on_lost: on_lost(Arc::clone(&inbox)),
                 on_snapshot_end: on_snapshot_end(Arc::clone(&inbox)),
                 still_leads: still_leads(Arc::clone(&leads)),
@@ -384,8 +463,11 @@ impl Server {
                 Arc::new(move |cut| peers.send_snapshot(cut))
             },
             on_configuration: {
-                let peers = peers.clone();
-                Box::new(move |configuration| peers.set_peers(&member_names(configuration)))
+                let (peers, addresses) = (peers.clone(), addresses.clone());
+                Box::new(move |configuration| {
+                    addresses.configure(configuration);
+                    peers.set_peers(&member_names(configuration));
+                })
             },
             metrics: self.metrics.clone(),
         };
@@ -399,7 +481,11 @@ impl Server {
         let sink = started.clone();
         service.receive_snapshots_by(started.snapshots());
         let _ = inbox.set(started);
+        let election_timeout = self.config.raft.election_timeout;
+        let administration = Administration::new(handle.clone(), peers.clone(), election_timeout);
+        service.administer_by(Arc::new(administration.clone()));
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
+        self.api.administer_by(Arc::new(move |request, timeout| administration.anywhere(request, timeout)));
         self.api.start(handle.clone());
         Ok((running, handle))
     }
@@ -413,15 +499,31 @@ fn told(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-async fn listen(flag: &'static str, address: &Address) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address.to_string()).await.map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "; stop what uses it, or choose another port",
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-            _ => "",
-        };
-        ServerError::Listen { flag, address: address.clone(), error, hint }
-    })
+/// Returns when peers show that this node, which finds no leader among them, is not one of theirs.
+async fn watch_elsewhere(handle: &Handle, local: &Local, addresses: &Addresses) -> Elsewhere {
+    let (resolver, settings) = (addresses.resolver(), transport::Settings::default());
+    let own = handle.status().cluster_id;
+    let lost = || handle.status().leader.is_none();
+    let everyone = || addresses.everyone();
+    transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, &settings, lost).await
+}
+
+/// Lets another node lead, if this one does and there is another.
+async fn hand_over(handle: &Handle, config: &Config) {
+    let status = handle.status();
+    if status.leader != Some(status.node_id) || status.configuration.voters.len() < 2 {
+        return;
+    }
+    let timeout = config.raft.election_timeout * HAND_OVER_ELECTION_TIMEOUTS;
+    match handle.transfer_leadership(None, timeout.min(config.shutdown_timeout)).await {
+        Ok(_) => tracing::info!("another node leads now"),
+        Err(refusal) => tracing::warn!("leadership was not handed over: {refusal}"),
+    }
+}
+
+fn at_once(signal: &'static str) -> Ended {
+    tracing::warn!(signal, "told again to stop: ending at once");
+    Ended::AtOnce
 }
 
 fn new_metrics() -> Result<Metrics, ServerError> {
@@ -445,7 +547,7 @@ fn api_settings(config: &Config) -> api::Settings {
 
 fn peer_lookup(directory: PeerDirectory) -> api::Directory {
     Arc::new(move |id| {
-        let PeerInfo { name, client_addr } = directory.get(id)?;
+        let PeerInfo { name, client_addr, .. } = directory.get(id)?;
         Some(api::Peer { name, client_addr: Some(client_addr) })
     })
 }
@@ -481,13 +583,9 @@ fn initial_cluster(config: &Config) -> Result<InitialCluster, ServerError> {
         .peers()
         .iter()
         .map(|peer| InitialMember { name: peer.name.to_string(), address: peer.address.to_string() });
-    Ok(InitialCluster::new(config.name.as_str(), members.collect())?)
-}
-
-fn resolver(cluster: InitialCluster) -> Resolver {
-    Arc::new(move |name| cluster.address(name).map(str::to_owned))
+    Ok(InitialCluster::new(members.collect())?)
 }
 
 fn member_names(configuration: &Configuration) -> BTreeMap<NodeId, String> {
-    configuration.voters.iter().map(|(id, member)| (*id, member.name.clone())).collect()
+    configuration.members().into_iter().map(|(id, member)| (id, member.name.clone())).collect()
 }

@@ -13,7 +13,8 @@ use super::network::Fate;
 use super::random::Random;
 use super::trace::Happening;
 use crate::membership::{
-    self, Decision, Formed, HelloAnswer, InitialCluster, InitialMember, Intent, Invitation, Local, Standing,
+    self, Decision, Formed, HelloAnswer, InitialCluster, InitialMember, Intent, Invitation, JoinPolicy,
+    Local, Standing,
 };
 use crate::plant::Plant;
 use crate::raft::Configuration;
@@ -39,7 +40,7 @@ pub(super) struct Founding {
 impl Founding {
     pub(super) fn new(nodes: usize) -> Self {
         let member = |node| InitialMember { name: name(node), address: format!("{}:1", name(node)) };
-        let initial = InitialCluster::new(&name(0), (0..nodes).map(member).collect());
+        let initial = InitialCluster::new((0..nodes).map(member).collect());
         Self { initial: initial.expect("different names"), intents: BTreeMap::new(), is_rough: true }
     }
 }
@@ -146,7 +147,12 @@ impl Cluster {
     }
 
     fn local(&self, node: usize) -> Local {
-        Local { node_id: self.machines[node].id, name: name(node), client_addr: String::new() }
+        Local {
+            node_id: self.machines[node].id,
+            name: name(node),
+            client_addr: String::new(),
+            peer_addr: None,
+        }
     }
 
     fn tell_founding(&mut self, node: usize, what: impl FnOnce() -> String) {
@@ -286,7 +292,16 @@ impl Cluster {
             founder.newest_nonce = Some(nonce);
         }
         let knows_asker = founders.map_or(standing.founded_with(asker), |founders| founders.is_voter(asker));
-        HelloAnswer { node_id, name, cluster_id: standing.cluster_id(), nonce, knows_asker }
+        HelloAnswer {
+            node_id,
+            name,
+            client_addr: String::new(),
+            peer_addr: None,
+            cluster_id: standing.cluster_id(),
+            nonce,
+            knows_asker,
+            removed_asker: None,
+        }
     }
 
     fn decide(&mut self, node: usize) {
@@ -296,7 +311,9 @@ impl Cluster {
         founder.round += 1;
         let answers = std::mem::take(&mut founder.answers);
         let standing = self.machines[node].directory.standing.clone();
-        let decision = membership::decide(&local, &standing, &self.founding.initial, &answers);
+        // Nobody joins here: this is about forming.
+        let policy = JoinPolicy::Wait;
+        let decision = membership::decide(&local, &standing, policy, &self.founding.initial, &answers);
         self.tell_founding(node, || format!("n{} decides: {decision:?}", node + 1));
         match (decision, standing) {
             (Decision::Intend(configuration), _) => self.intend(node, configuration),

@@ -4,21 +4,27 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::administration::ask_to_join;
 use super::dial::{self, DialError, Resolver};
 use super::proto;
 use super::service::{Outcome, PeerService};
 use super::settings::Settings;
 use crate::membership::{
-    Decision, Formed, HelloAnswer, InitialCluster, Intent, Invitation, Local, Standing, decide,
-    majority_elsewhere,
+    AdminError, AdminReason, Decision, Formed, HelloAnswer, InitialCluster, Intent, Invitation, JoinPolicy,
+    Local, Standing, decide, majority_elsewhere,
 };
 use crate::raft::Configuration;
-use crate::types::ClusterId;
+use crate::types::{ClusterId, LogIndex};
 
 /// Pause between two rounds of questions whether the members are in another cluster.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pause before a refused request to join is repeated.
+const JOIN_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Any error of a store.
 pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,20 +55,37 @@ pub enum BootstrapError {
     /// The operating system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// Another node of this name is a member of the cluster, and answers.
+    #[error("this node cannot join: {0}")]
+    NameInUse(AdminError),
+}
+
+/// How a node comes into a cluster.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    /// The founders, or members to ask.
+    pub cluster: InitialCluster,
+    /// What to do if they have a cluster already.
+    pub policy: JoinPolicy,
+    /// For how long another node of this name must have answered without a break, until this one gives up.
+    pub name_in_use_max: Duration,
 }
 
 /// Returns once this node belongs to a cluster: at once if it did before. While it waits,
 /// [`PeerService::reason`] says for what. `service` must be served already, as peers ask it.
 ///
 /// # Errors
-/// The store failed, or there are no random numbers. Unreachable or contradictory peers are waited for.
+/// The store failed, there are no random numbers, or another node has this one's name. Unreachable or contradictory
+/// peers are waited for.
 pub async fn bootstrap(
     service: &PeerService,
-    cluster: &InitialCluster,
+    entrance: &Entrance,
     resolver: &Resolver,
     settings: &Settings,
 ) -> Result<Formed, BootstrapError> {
+    let Entrance { cluster, policy, name_in_use_max } = entrance;
     let mut outcome = service.outcome();
+    let mut name_in_use = None;
     let is_former = cluster.first() == service.local().name;
     loop {
         match &*outcome.borrow_and_update() {
@@ -75,7 +98,7 @@ pub async fn bootstrap(
             _ = outcome.changed() => continue,
         };
         let standing = service.standing().await;
-        let why = match decide(service.local(), &standing, cluster, &answers) {
+        let why = match decide(service.local(), &standing, *policy, cluster, &answers) {
             Decision::Wait { why } | Decision::StayOut { why } => Some(why),
             Decision::Intend(configuration) => {
                 let cluster_id = new_cluster_id()?;
@@ -90,33 +113,101 @@ pub async fn bootstrap(
                 service.complete().await;
                 None
             }
+            Decision::Join { cluster_id, peers } => {
+                let joined = tokio::select! {
+                    joined = join(service.local(), cluster_id, &peers, resolver, settings) => joined,
+                    _ = outcome.changed() => continue,
+                };
+                let error = match joined {
+                    Ok(why) => {
+                        service.set_reason(&why);
+                        // The leader makes contact.
+                        wait(settings.bootstrap_interval, &mut outcome).await;
+                        continue;
+                    }
+                    Err(error) => error,
+                };
+                let since: Option<Instant> = (error.reason == AdminReason::NameInUse)
+                    .then(|| name_in_use.unwrap_or_else(Instant::now));
+                name_in_use = since;
+                if since.is_some_and(|since| since.elapsed() > *name_in_use_max) {
+                    return Err(BootstrapError::NameInUse(error));
+                }
+                service.set_reason(&format!("waiting to join cluster {cluster_id}: {error}"));
+                wait(JOIN_INTERVAL, &mut outcome).await;
+                continue;
+            }
         };
         let Some(why) = why else { continue };
         service.set_reason(&why);
-        tokio::select! {
-            () = tokio::time::sleep(settings.bootstrap_interval) => {}
-            _ = outcome.changed() => {}
-        }
+        wait(settings.bootstrap_interval, &mut outcome).await;
     }
 }
 
-/// Asks the expected members until a majority of them belongs to one cluster that is not `own`, and returns that.
+/// Waits until something may have changed.
+async fn wait(pause: Duration, outcome: &mut watch::Receiver<Outcome>) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = outcome.changed() => {}
+    }
+}
+
+/// Asks one of `peers` after the other to add this node; returns what to wait for then.
+async fn join(
+    local: &Local,
+    cluster_id: ClusterId,
+    peers: &[String],
+    resolver: &Resolver,
+    settings: &Settings,
+) -> Result<String, AdminError> {
+    let mut refused = AdminError::new(AdminReason::NoLeader, "no member is known");
+    for peer in peers {
+        match ask_to_join(local, cluster_id, peer, resolver, settings).await {
+            Ok(index) => {
+                tracing::info!(%cluster_id, index = index.0, "added to the cluster");
+                return Ok(format!("cluster {cluster_id} has added this node; waiting for its leader"));
+            }
+            // Another member may know more.
+            Err(error) if error.reason.is_retryable() => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
+}
+
+/// What peers say to a node that finds no leader among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// A majority of the expected members belongs to this other cluster.
+    OtherCluster(ClusterId),
+    /// This node was removed by this committed entry.
+    Removed(LogIndex),
+}
+
+/// Asks the members until they show that this node is not one of theirs: of `expected`, and those that `everyone` adds.
 /// `wanted` says before each round whether it is worth asking.
-pub async fn found_elsewhere(
+pub async fn watch_elsewhere(
     local: &Local,
     own: ClusterId,
-    cluster: &InitialCluster,
+    expected: &InitialCluster,
+    everyone: impl Fn() -> InitialCluster,
     resolver: &Resolver,
     settings: &Settings,
     wanted: impl Fn() -> bool,
-) -> ClusterId {
+) -> Elsewhere {
     loop {
         tokio::time::sleep(ELSEWHERE_INTERVAL).await;
-        if wanted() {
-            let answers = ask_all(local, cluster, false, resolver, settings).await;
-            if let Some(other) = majority_elsewhere(own, cluster, &answers) {
-                return other;
-            }
+        if !wanted() {
+            continue;
+        }
+        let mut answers = ask_all(local, &everyone(), false, resolver, settings).await;
+        let of_own = answers.values().filter(|answer| answer.cluster_id == Some(own));
+        if let Some(index) = of_own.filter_map(|answer| answer.removed_asker).max() {
+            return Elsewhere::Removed(index);
+        }
+        answers.retain(|name, _| expected.address(name).is_some());
+        if let Some(other) = majority_elsewhere(own, expected, &answers) {
+            return Elsewhere::OtherCluster(other);
         }
     }
 }
@@ -167,7 +258,7 @@ async fn hello(
     resolver: &Resolver,
     settings: &Settings,
 ) -> Result<HelloAnswer, DialError> {
-    let (mut client, address) = dial::connect(name, resolver, settings).await?;
+    let (mut client, address) = dial::connect(name, resolver, 0, settings).await?;
     let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
     let question = proto::HelloRequest { route: Some(route), sender: Some(local.into()), forming };
     let answer = dial::ask(&address, settings, client.hello(question)).await?;
@@ -211,7 +302,7 @@ async fn form(
     resolver: &Resolver,
     settings: &Settings,
 ) -> Result<(), DialError> {
-    let (mut client, address) = dial::connect(&invitation.name, resolver, settings).await?;
+    let (mut client, address) = dial::connect(&invitation.name, resolver, 0, settings).await?;
     let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: invitation.node_id.0 };
     let configuration = configuration.encode();
     let request = proto::FormRequest { route: Some(route), nonce: invitation.nonce, configuration };

@@ -16,9 +16,9 @@ use super::settings::Settings;
 use crate::membership::Local;
 use crate::types::{ClusterId, NodeId};
 
-/// From a member's name to its present address, `host:port`; asked before each dial, the host is then looked
-/// up. None: not known now.
-pub type Resolver = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// From a member's name to the addresses, `host:port`, that it may have now, the likeliest first; asked before each
+/// dial, which tries one of them, the next dial the next one. The host is then looked up. Empty: none is known now.
+pub type Resolver = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
 /// Why an attempt or a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +63,19 @@ fn describe(status: &tonic::Status) -> String {
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 
-/// Looks up and connects to the node called `name`. Returns the client and the address used.
+/// Looks up and connects to the node called `name`, the `attempt`th time in a row, from 0. Returns the client and the
+/// address used.
 pub(super) async fn connect(
     name: &str,
     resolver: &Resolver,
+    attempt: usize,
     settings: &Settings,
 ) -> Result<(PeerClient<Channel>, String), DialError> {
-    let address = resolver(name).ok_or_else(|| DialError::NoAddress(name.to_owned()))?;
+    let mut addresses = resolver(name);
+    if addresses.is_empty() {
+        return Err(DialError::NoAddress(name.to_owned()));
+    }
+    let address = addresses.swap_remove(attempt % addresses.len());
     let attempt = connect_to(&address, settings);
     let channel = timeout(settings.connect_timeout, attempt)
         .await
@@ -121,7 +127,11 @@ pub(super) async fn ask<T>(
 
 impl From<&Local> for proto::Introduction {
     fn from(local: &Local) -> Self {
-        Self { name: local.name.clone(), client_addr: local.client_addr.clone() }
+        Self {
+            name: local.name.clone(),
+            client_addr: local.client_addr.clone(),
+            peer_addr: local.peer_addr.clone(),
+        }
     }
 }
 
@@ -139,10 +149,11 @@ pub(super) struct Target {
 pub(super) async fn keep_connected(target: Target) {
     let settings = &target.context.settings;
     let mut pause = Duration::ZERO;
+    let mut attempt = 0;
     let log = LogLimit::default();
     loop {
         let started = Instant::now();
-        let error = stream(&target).await.to_string();
+        let error = stream(&target, &mut attempt).await.to_string();
         if log.allows(&error) {
             tracing::warn!(peer = target.name, node_id = %target.id, "no stream to peer: {error}");
         }
@@ -159,10 +170,14 @@ pub(super) async fn keep_connected(target: Target) {
 }
 
 /// One life of the stream. Returns why it could not be opened or ended.
-async fn stream(target: &Target) -> DialError {
-    let (mut client, first) = match introduce(target).await {
+async fn stream(target: &Target, attempt: &mut usize) -> DialError {
+    let (mut client, first) = match introduce(target, *attempt).await {
         Ok(opened) => opened,
-        Err(error) => return error,
+        Err(error) => {
+            // Another address may be the right one.
+            *attempt += 1;
+            return error;
+        }
     };
     tracing::info!(peer = target.name, node_id = %target.id, "stream to peer opened");
     let open = Open(target);
@@ -185,9 +200,12 @@ impl Drop for Open<'_> {
 }
 
 /// Connects and makes sure that it is the right node. Returns the client and the stream's first frame.
-async fn introduce(target: &Target) -> Result<(PeerClient<Channel>, proto::Frame), DialError> {
+async fn introduce(
+    target: &Target,
+    attempt: usize,
+) -> Result<(PeerClient<Channel>, proto::Frame), DialError> {
     let PeersContext { local, cluster_id, resolver, settings, directory, .. } = &*target.context;
-    let (mut client, address) = connect(&target.name, resolver, settings).await?;
+    let (mut client, address) = connect(&target.name, resolver, attempt, settings).await?;
     let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: target.id.0 };
     let introduction = proto::Introduction::from(local);
     let hello =

@@ -17,6 +17,8 @@ pub struct PeerInfo {
     pub name: String,
     /// Where its clients reach it, `host:port`.
     pub client_addr: String,
+    /// Where its peers reach it, `host:port`, if it has told.
+    pub peer_addr: Option<String>,
 }
 
 /// The latest introduction of each peer. Clones share it.
@@ -30,15 +32,24 @@ impl PeerDirectory {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
+    /// Where nodes called `name` say that their peers reach them.
+    #[must_use]
+    pub fn peer_addrs(&self, name: &str) -> Vec<String> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().filter(|peer| peer.name == name).filter_map(|peer| peer.peer_addr.clone()).collect()
+    }
+
     /// Remembers an introduction; of hostile size or number, it is dropped.
     pub(super) fn record(&self, id: NodeId, introduction: &proto::Introduction) {
-        let proto::Introduction { name, client_addr } = introduction;
-        if name.len() > TEXT_BYTES_MAX || client_addr.len() > TEXT_BYTES_MAX {
+        let proto::Introduction { name, client_addr, peer_addr } = introduction;
+        let longest = [name.len(), client_addr.len(), peer_addr.as_ref().map_or(0, String::len)];
+        if longest.iter().any(|length| *length > TEXT_BYTES_MAX) {
             return;
         }
         let mut peers = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if peers.len() < NODES_MAX || peers.contains_key(&id) {
-            peers.insert(id, PeerInfo { name: name.clone(), client_addr: client_addr.clone() });
+            let (name, client_addr) = (name.clone(), client_addr.clone());
+            peers.insert(id, PeerInfo { name, client_addr, peer_addr: peer_addr.clone() });
         }
     }
 }

@@ -8,6 +8,7 @@
 //! stream, is reported. What comes in is checked as it is decoded and goes to a [`Sink`]. Addresses are looked up
 //! anew at each dial.
 
+mod administration;
 mod bootstrap;
 mod convert;
 mod dial;
@@ -22,7 +23,10 @@ mod snapshot_convert;
 mod snapshot_sender;
 mod snapshot_service;
 
-pub use bootstrap::{BootstrapError, BootstrapStore, StoreError, bootstrap, found_elsewhere};
+pub use administration::{AdminFuture, AdminOutcome, Administrator};
+pub use bootstrap::{
+    BootstrapError, BootstrapStore, Elsewhere, Entrance, StoreError, bootstrap, watch_elsewhere,
+};
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
 pub use dial::Resolver;
 pub use directory::{PeerDirectory, PeerInfo};

@@ -101,15 +101,16 @@ impl Peers {
     }
 
     /// Makes `members` (this node among them or not) the ones to stay connected to, by the names their addresses
-    /// are looked up by. Streams to and from those that are no longer members end; one that still counts this node
-    /// as a member will make contact again. Callable from any thread.
+    /// are looked up by. Those that are no longer members, but in contact, are answered as long as they are: they may not
+    /// know yet. Callable from any thread.
     pub fn set_peers(&self, members: &BTreeMap<NodeId, String>) {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         links.retain(|id, link| {
             let keep = match members.get(id) {
                 Some(name) => *name == link.name,
-                None => !link.member,
+                None => !link.contacts.is_closed(),
             };
+            link.member &= members.contains_key(id);
             if !keep {
                 link.end();
             }
@@ -125,6 +126,16 @@ impl Peers {
     pub fn is_member(&self, id: NodeId) -> bool {
         let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
         links.get(&id).is_some_and(|link| link.member)
+    }
+
+    /// The name that the address of `id` is looked up by.
+    pub(super) fn name(&self, id: NodeId) -> Option<String> {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(&id).map(|link| link.name.clone())
+    }
+
+    pub(super) fn context(&self) -> &PeersContext {
+        &self.0.context
     }
 
     /// A stream from `id`, which calls itself `name`, has been accepted. It is connected to until the returned

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, watch};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::administration::{self, SharedAdministrator};
 use super::bootstrap::BootstrapStore;
 use super::convert::{self, GRPC_BYTES_MAX};
 use super::directory::PeerDirectory;
@@ -19,7 +20,7 @@ use super::settings::Settings;
 use crate::membership::{self, Formed, HelloAnswer, Intent, Local, Refused, Standing};
 use crate::raft::{Configuration, Message};
 use crate::replica::snapshot::Receive;
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, LogIndex, NodeId};
 
 /// Takes checked messages; false: no room, the message is dropped. Called in the order of arrival from each
 /// peer, from several threads at once; must not block.
@@ -39,6 +40,7 @@ struct Shared {
     outcome: watch::Sender<Outcome>,
     running: watch::Sender<Option<Running>>,
     snapshots: OnceLock<Arc<dyn Receive>>,
+    administrator: OnceLock<SharedAdministrator>,
     reason: watch::Sender<String>,
     stopping: watch::Sender<bool>,
     refusals: LogLimit,
@@ -85,6 +87,7 @@ impl PeerService {
             outcome: watch::Sender::new(outcome),
             running: watch::Sender::new(None),
             snapshots: OnceLock::new(),
+            administrator: OnceLock::new(),
             reason: watch::Sender::new(String::new()),
             stopping: watch::Sender::new(false),
             refusals: LogLimit::default(),
@@ -104,6 +107,20 @@ impl PeerService {
 
     pub(super) fn snapshots(&self) -> Result<Arc<dyn Receive>, Status> {
         self.0.snapshots.get().cloned().ok_or_else(|| Status::unavailable("this node does not run yet"))
+    }
+
+    /// From now on requests of administrators and joining nodes go to `administrator`. The first call counts.
+    pub fn administer_by(&self, administrator: SharedAdministrator) {
+        let _ = self.0.administrator.set(administrator);
+    }
+
+    pub(super) fn administrator(&self) -> Option<&SharedAdministrator> {
+        self.0.administrator.get()
+    }
+
+    /// Whether this node runs and its configuration holds `id`.
+    pub(super) fn is_member(&self, id: NodeId) -> bool {
+        self.0.running.borrow().as_ref().is_some_and(|running| running.peers.is_member(id))
     }
 
     /// Why this node does not belong to a cluster yet; empty once it does.
@@ -307,6 +324,7 @@ impl peer_server::Peer for PeerService {
             Some(running) => running.peers.is_member(NodeId(asker.from)),
             None => founding.standing.founded_with(NodeId(asker.from)),
         };
+        let removed_asker = self.administrator().and_then(|known| known.removed_by(NodeId(asker.from)));
         Ok(Response::new(proto::HelloResponse {
             route: Some(proto::Route {
                 cluster_id: cluster_id.map_or(0, |id| id.0),
@@ -316,6 +334,7 @@ impl peer_server::Peer for PeerService {
             sender: Some((&self.0.local).into()),
             nonce,
             knows_asker,
+            removed_asker: removed_asker.map_or(0, |index| index.0),
         }))
     }
 
@@ -377,6 +396,31 @@ impl peer_server::Peer for PeerService {
         }
         result.map(Response::new)
     }
+
+    async fn join(
+        &self,
+        request: Request<proto::JoinRequest>,
+    ) -> Result<Response<proto::AdminResponse>, Status> {
+        let proto::JoinRequest { call, node } = request.into_inner();
+        self.on_admin_call(call, administration::join_from_wire(node)).await.map(Response::new)
+    }
+
+    async fn change(
+        &self,
+        request: Request<proto::ChangeRequest>,
+    ) -> Result<Response<proto::AdminResponse>, Status> {
+        let request = request.into_inner();
+        let call = request.call;
+        self.on_admin_call(call, administration::change_from_wire(request)).await.map(Response::new)
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<proto::TransferRequest>,
+    ) -> Result<Response<proto::AdminResponse>, Status> {
+        let proto::TransferRequest { call, to } = request.into_inner();
+        self.on_admin_call(call, Ok(administration::transfer_from_wire(to))).await.map(Response::new)
+    }
 }
 
 impl PeerService {
@@ -420,9 +464,12 @@ impl TryFrom<proto::HelloResponse> for HelloAnswer {
         Ok(Self {
             node_id: NodeId(route.from),
             name: sender.name,
+            client_addr: sender.client_addr,
+            peer_addr: sender.peer_addr,
             cluster_id: (route.cluster_id != 0).then_some(ClusterId(route.cluster_id)),
             nonce: wire.nonce,
             knows_asker: wire.knows_asker,
+            removed_asker: (wire.removed_asker != 0).then_some(LogIndex(wire.removed_asker)),
         })
     }
 }

@@ -97,7 +97,7 @@ impl Transfer {
     async fn run(&self) -> Result<(), DialError> {
         let (mut tries, mut pause, mut reached) = (0, PAUSE, None);
         loop {
-            let (next, error) = match self.attempt().await? {
+            let (next, error) = match self.attempt(tries).await? {
                 Attempt::Complete => return Ok(()),
                 Attempt::Broken(next, error) => (next, error),
             };
@@ -114,10 +114,10 @@ impl Transfer {
         }
     }
 
-    /// One connection's worth. An error is for good.
-    async fn attempt(&self) -> Result<Attempt, DialError> {
+    /// One connection's worth, the `tries`th in a row, from 0. An error is for good.
+    async fn attempt(&self, tries: usize) -> Result<Attempt, DialError> {
         let PeersContext { resolver, settings, .. } = &*self.context;
-        let (mut client, address) = match dial::connect(&self.name, resolver, settings).await {
+        let (mut client, address) = match dial::connect(&self.name, resolver, tries, settings).await {
             Ok(connected) => connected,
             Err(error) => return Ok(Attempt::Broken(None, error)),
         };

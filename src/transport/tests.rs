@@ -15,7 +15,7 @@ use tonic::Code;
 
 use super::proto::peer_client::PeerClient;
 use super::*;
-use crate::membership::{Formed, InitialCluster, InitialMember, Intent, Local, Standing};
+use crate::membership::{Formed, InitialCluster, InitialMember, Intent, JoinPolicy, Local, Standing};
 use crate::metrics::Metrics;
 use crate::raft::{Configuration, Member, Message, Signal};
 use crate::replica::snapshot::Outcome;
@@ -31,7 +31,7 @@ struct Addresses(Arc<Mutex<BTreeMap<String, String>>>);
 impl Addresses {
     fn resolver(&self) -> Resolver {
         let addresses = self.0.clone();
-        Arc::new(move |name| addresses.lock().unwrap().get(name).cloned())
+        Arc::new(move |name| addresses.lock().unwrap().get(name).cloned().into_iter().collect())
     }
 }
 
@@ -76,7 +76,8 @@ fn settings() -> Settings {
 }
 
 fn local(name: &str, id: u64) -> Local {
-    Local { node_id: NodeId(id), name: name.into(), client_addr: format!("{name}.example:80") }
+    let client_addr = format!("{name}.example:80");
+    Local { node_id: NodeId(id), name: name.into(), client_addr, peer_addr: None }
 }
 
 async fn start(addresses: &Addresses, name: &str, id: u64, disk: Arc<Disk>) -> Node {
@@ -126,9 +127,11 @@ impl Node {
     /// Forms or finds its cluster among `NAMES`.
     fn bootstrap(&self) -> JoinHandle<Result<Formed, BootstrapError>> {
         let members = NAMES.map(|name| InitialMember { name: name.into(), address: name.into() });
-        let cluster = InitialCluster::new(&self.local.name, members.into()).unwrap();
+        let cluster = InitialCluster::new(members.into()).unwrap();
+        let (policy, name_in_use_max) = (JoinPolicy::Wait, Duration::ZERO);
+        let entrance = Entrance { cluster, policy, name_in_use_max };
         let (service, resolver) = (self.service.clone(), self.addresses.resolver());
-        tokio::spawn(async move { bootstrap(&service, &cluster, &resolver, &settings()).await })
+        tokio::spawn(async move { bootstrap(&service, &entrance, &resolver, &settings()).await })
     }
 
     fn run(&self, cluster_id: ClusterId, members: &[(u64, &str)]) -> Traffic {
@@ -377,7 +380,7 @@ async fn stranger(node: &Node) -> PeerClient<tonic::transport::Channel> {
 }
 
 fn frame(cluster_id: u64, from: u64, to: u64) -> proto::Frame {
-    let introduction = proto::Introduction { name: "b".into(), client_addr: String::new() };
+    let introduction = proto::Introduction { name: "b".into(), client_addr: String::new(), peer_addr: None };
     let route = Some(proto::Route { cluster_id, from, to });
     let messages = vec![convert::to_wire(message(1))];
     proto::Frame { route, introduction: Some(introduction), messages }

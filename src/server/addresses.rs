@@ -1,0 +1,98 @@
+//! Where peers are: what the configuration says, then the list that this node was started with, then what the peers
+//! say of themselves.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::membership::{InitialCluster, InitialMember};
+use crate::raft::Configuration;
+use crate::transport::{PeerDirectory, Resolver};
+
+/// The addresses that are known. Clones share them.
+#[derive(Clone)]
+pub(super) struct Addresses(Arc<Known>);
+
+struct Known {
+    listed: InitialCluster,
+    /// By name.
+    configured: RwLock<BTreeMap<String, String>>,
+    introduced: PeerDirectory,
+}
+
+impl Addresses {
+    pub(super) fn new(listed: InitialCluster, introduced: PeerDirectory) -> Self {
+        Self(Arc::new(Known { listed, configured: RwLock::default(), introduced }))
+    }
+
+    /// Takes over what a configuration says.
+    pub(super) fn configure(&self, configuration: &Configuration) {
+        let members = configuration.members().into_values();
+        let told = members.filter_map(|member| Some((member.name.clone(), member.peer_addr.clone()?)));
+        *self.0.configured.write().unwrap_or_else(PoisonError::into_inner) = told.collect();
+    }
+
+    /// To be asked before each dial.
+    pub(super) fn resolver(&self) -> Resolver {
+        let known = Arc::clone(&self.0);
+        Arc::new(move |name| known.candidates(name))
+    }
+
+    /// The list that this node was started with.
+    pub(super) fn listed(&self) -> &InitialCluster {
+        &self.0.listed
+    }
+
+    /// That list, and the members that the configuration has besides.
+    pub(super) fn everyone(&self) -> InitialCluster {
+        let mut members = self.0.listed.members().to_vec();
+        for (name, address) in self.0.configured.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            if !members.iter().any(|member| member.name == *name || member.address == *address) {
+                members.push(InitialMember { name: name.clone(), address: address.clone() });
+            }
+        }
+        InitialCluster::new(members).unwrap_or_else(|_| self.0.listed.clone())
+    }
+}
+
+impl Known {
+    fn candidates(&self, name: &str) -> Vec<String> {
+        let configured = self.configured.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let listed = self.listed.address(name).map(str::to_owned);
+        let mut candidates: Vec<String> = Vec::new();
+        for address in configured.into_iter().chain(listed).chain(self.introduced.peer_addrs(name)) {
+            if !candidates.contains(&address) {
+                candidates.push(address);
+            }
+        }
+        candidates
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Member;
+    use crate::types::NodeId;
+
+    #[test]
+    fn the_configuration_comes_first_and_the_list_second() {
+        let member = |name: &str| InitialMember { name: name.into(), address: format!("listed-{name}:1") };
+        let listed = InitialCluster::new(vec![member("a"), member("b")]).unwrap();
+        let addresses = Addresses::new(listed, PeerDirectory::default());
+        let resolver = addresses.resolver();
+        assert_eq!(resolver("a"), ["listed-a:1"]);
+        assert!(resolver("c").is_empty());
+        let mut configuration = Configuration::default();
+        for (id, name) in [(1, "a"), (3, "c")] {
+            let peer_addr = Some(format!("configured-{name}:1"));
+            let member = Member { name: name.into(), peer_addr, ..Member::default() };
+            configuration.learners.insert(NodeId(id), member);
+        }
+        addresses.configure(&configuration);
+        assert_eq!(resolver("a"), ["configured-a:1", "listed-a:1"]);
+        assert_eq!(resolver("b"), ["listed-b:1"]);
+        assert_eq!(resolver("c"), ["configured-c:1"]);
+        let names: Vec<_> = addresses.everyone().members().iter().map(|member| member.name.clone()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+}

@@ -1,0 +1,258 @@
+//! Changes of members, transfers of leadership and joining, between nodes: asked of any member, which passes them on
+//! to the leader once.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::dial::{self, DialError, Resolver};
+use super::peers::Peers;
+use super::proto::{self, admin_response};
+use super::service::PeerService;
+use super::settings::Settings;
+use crate::membership::{AdminError, AdminReason, AdminRequest, Local};
+use crate::raft::{Change, NewMember};
+use crate::types::{ClusterId, LogIndex, NodeId};
+
+/// Nodes named in one request, names and addresses in bytes: more is refused.
+const NODES_MAX: usize = 64;
+const TEXT_BYTES_MAX: usize = 512;
+/// How long a request may take at most at the node that is asked.
+const TIMEOUT_MAX: Duration = Duration::from_mins(1);
+/// What the network may add.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long a joining node lets the cluster try.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The index of the entry that did what was asked, or why it was not done.
+pub type AdminOutcome = Result<LogIndex, AdminError>;
+
+/// An outcome under way.
+pub type AdminFuture = Pin<Box<dyn Future<Output = AdminOutcome> + Send>>;
+
+/// Does what administrators and joining nodes ask for; behind it is a running replica.
+pub trait Administrator: Send + Sync + 'static {
+    /// As the leader; refused if this node does not lead. `again`: an earlier attempt may have done it.
+    fn at_leader(&self, request: AdminRequest, again: bool, timeout: Duration) -> AdminFuture;
+
+    /// Wherever the leader is, until `timeout`.
+    fn anywhere(&self, request: AdminRequest, timeout: Duration) -> AdminFuture;
+
+    /// The committed entry that removed `id` from the cluster.
+    fn removed_by(&self, id: NodeId) -> Option<LogIndex>;
+}
+
+impl PeerService {
+    /// Takes a request, done here or, unless it was passed on already, at the leader.
+    pub(super) async fn on_admin_call(
+        &self,
+        call: Option<proto::AdminCall>,
+        request: Result<AdminRequest, Status>,
+    ) -> Result<proto::AdminResponse, Status> {
+        let call = call.ok_or_else(|| Status::invalid_argument("a request without its head"))?;
+        let route = call.route.ok_or_else(|| Status::invalid_argument("a request without a route"))?;
+        let request = request?;
+        let own = self.local().node_id;
+        if route.to != 0 && route.to != own.0 {
+            return Err(Status::failed_precondition(format!("this is node {own}, not {:016x}", route.to)));
+        }
+        if self.standing().await.cluster_id().is_none_or(|id| id.0 != route.cluster_id) {
+            let why = format!("this node is not of cluster {:016x}", route.cluster_id);
+            return Err(Status::failed_precondition(why));
+        }
+        let is_join = matches!(request, AdminRequest::Join(_));
+        let may_ask = is_join && !call.forwarded || self.is_member(NodeId(route.from));
+        if !may_ask {
+            return Err(Status::permission_denied("only members pass on requests of administrators"));
+        }
+        let timeout = Duration::from_millis(call.timeout_ms.into()).min(TIMEOUT_MAX);
+        let outcome = match self.administrator() {
+            None => Err(AdminError::new(AdminReason::NotReady, "the node that was asked is starting")),
+            Some(administrator) if call.forwarded => {
+                administrator.at_leader(request, call.again, timeout).await
+            }
+            Some(administrator) => administrator.anywhere(request, timeout).await,
+        };
+        Ok(outcome_to_wire(outcome))
+    }
+}
+
+fn outcome_to_wire(outcome: AdminOutcome) -> proto::AdminResponse {
+    let outcome = match outcome {
+        Ok(index) => admin_response::Outcome::Index(index.0),
+        Err(AdminError { reason, detail }) => {
+            admin_response::Outcome::Refused(proto::AdminRefusal { reason: reason.code().into(), detail })
+        }
+    };
+    proto::AdminResponse { outcome: Some(outcome) }
+}
+
+fn outcome_from_wire(response: proto::AdminResponse) -> AdminOutcome {
+    match response.outcome {
+        Some(admin_response::Outcome::Index(index)) => Ok(LogIndex(index)),
+        Some(admin_response::Outcome::Refused(proto::AdminRefusal { reason, detail })) => {
+            // A later version's reason: what it means for this one is not known, so it is not repeated.
+            let reason = AdminReason::from_code(&reason).unwrap_or(AdminReason::Invalid);
+            Err(AdminError { reason, detail })
+        }
+        None => Err(AdminError::new(AdminReason::LeadershipLost, "the answer has no outcome")),
+    }
+}
+
+fn member_to_wire(new: NewMember) -> proto::NewMember {
+    let NewMember { id, name, peer_addr, stays_learner } = new;
+    proto::NewMember { node_id: id.0, name, peer_addr, stays_learner }
+}
+
+pub(super) fn join_from_wire(node: Option<proto::NewMember>) -> Result<AdminRequest, Status> {
+    let node = node.ok_or_else(|| Status::invalid_argument("a request to join without a node"))?;
+    Ok(AdminRequest::Join(member_from_wire(node)?))
+}
+
+fn member_from_wire(wire: proto::NewMember) -> Result<NewMember, Status> {
+    let proto::NewMember { node_id, name, peer_addr, stays_learner } = wire;
+    let is_short = |text: &str| !text.is_empty() && text.len() <= TEXT_BYTES_MAX;
+    if node_id == 0 || !is_short(&name) || peer_addr.as_deref().is_some_and(|address| !is_short(address)) {
+        return Err(Status::invalid_argument("a new member needs an id, a name, and no empty address"));
+    }
+    Ok(NewMember { id: NodeId(node_id), name, peer_addr, stays_learner })
+}
+
+pub(super) fn change_from_wire(wire: proto::ChangeRequest) -> Result<AdminRequest, Status> {
+    let proto::ChangeRequest { call: _, add, promote, demote, remove, expected } = wire;
+    if [add.len(), promote.len(), demote.len(), remove.len()].iter().any(|count| *count > NODES_MAX) {
+        return Err(Status::invalid_argument("a change of too many members at once"));
+    }
+    let ids = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
+    let change = Change {
+        add: add.into_iter().map(member_from_wire).collect::<Result<_, _>>()?,
+        promote: ids(promote),
+        demote: ids(demote),
+        remove: ids(remove),
+    };
+    Ok(AdminRequest::Change { change, expected: expected.map(LogIndex) })
+}
+
+pub(super) fn transfer_from_wire(to: u64) -> AdminRequest {
+    AdminRequest::Transfer { to: (to != 0).then_some(NodeId(to)) }
+}
+
+/// Whom to ask, and how.
+struct Asked<'a> {
+    name: &'a str,
+    call: proto::AdminCall,
+    timeout: Duration,
+    resolver: &'a Resolver,
+    settings: &'a Settings,
+}
+
+impl Asked<'_> {
+    async fn send(self, request: AdminRequest) -> AdminOutcome {
+        let connected = dial::connect(self.name, self.resolver, 0, self.settings).await;
+        let (mut client, address) = connected.map_err(|error| not_sent(&error))?;
+        let call = Some(self.call);
+        let answered = tokio::time::timeout(self.timeout + GRACE, async {
+            match request {
+                AdminRequest::Join(new) => {
+                    let node = Some(member_to_wire(new));
+                    client.join(proto::JoinRequest { call, node }).await
+                }
+                AdminRequest::Change { change, expected } => {
+                    let ids = |ids: Vec<NodeId>| ids.into_iter().map(|id| id.0).collect();
+                    let Change { add, promote, demote, remove } = change;
+                    let add = add.into_iter().map(member_to_wire).collect();
+                    let (promote, demote, remove) = (ids(promote), ids(demote), ids(remove));
+                    let expected = expected.map(|index| index.0);
+                    let change = proto::ChangeRequest { call, add, promote, demote, remove, expected };
+                    client.change(change).await
+                }
+                AdminRequest::Transfer { to } => {
+                    let to = to.map_or(0, |id| id.0);
+                    client.transfer(proto::TransferRequest { call, to }).await
+                }
+            }
+        });
+        match answered.await {
+            Ok(Ok(response)) => outcome_from_wire(response.into_inner()),
+            Ok(Err(status)) => Err(failed(&address, status)),
+            Err(_elapsed) => {
+                Err(AdminError::new(AdminReason::Timeout, format!("{address} does not answer in time")))
+            }
+        }
+    }
+}
+
+fn not_sent(error: &DialError) -> AdminError {
+    AdminError::new(AdminReason::NoLeader, format!("the node to ask cannot be reached: {error}"))
+}
+
+fn failed(address: &str, status: Status) -> AdminError {
+    let reason = match status.code() {
+        tonic::Code::FailedPrecondition
+        | tonic::Code::PermissionDenied
+        | tonic::Code::InvalidArgument
+        | tonic::Code::Unimplemented => AdminReason::NoLeader,
+        _ => AdminReason::LeadershipLost,
+    };
+    AdminError::new(reason, format!("{address} refused: {}", DialError::from(status)))
+}
+
+fn millis(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Peers {
+    /// Passes a request on to `leader`, which must not pass it on. `again`: an earlier attempt may have done it.
+    ///
+    /// # Errors
+    /// Its refusal, or what kept the request or the answer from arriving.
+    pub async fn ask_leader(
+        &self,
+        leader: NodeId,
+        request: AdminRequest,
+        again: bool,
+        timeout: Duration,
+    ) -> AdminOutcome {
+        let Some(name) = self.name(leader) else {
+            let why = format!("the leader, node {leader}, is not known here yet");
+            return Err(AdminError::new(AdminReason::NoLeader, why));
+        };
+        let context = self.context();
+        let route =
+            proto::Route { cluster_id: context.cluster_id.0, from: context.local.node_id.0, to: leader.0 };
+        let call =
+            proto::AdminCall { route: Some(route), forwarded: true, again, timeout_ms: millis(timeout) };
+        let (resolver, settings) = (&context.resolver, &context.settings);
+        Asked { name: &name, call, timeout, resolver, settings }.send(request).await
+    }
+}
+
+/// Asks the member called `name` to add this node to its cluster.
+pub(super) async fn ask_to_join(
+    local: &Local,
+    cluster_id: ClusterId,
+    name: &str,
+    resolver: &Resolver,
+    settings: &Settings,
+) -> AdminOutcome {
+    let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: 0 };
+    let call = proto::AdminCall {
+        route: Some(route),
+        forwarded: false,
+        again: false,
+        timeout_ms: millis(JOIN_TIMEOUT),
+    };
+    let new = NewMember {
+        id: local.node_id,
+        name: local.name.clone(),
+        peer_addr: local.peer_addr.clone(),
+        stays_learner: false,
+    };
+    let asked = Asked { name, call, timeout: JOIN_TIMEOUT, resolver, settings };
+    asked.send(AdminRequest::Join(new)).await
+}
+
+/// Shared by all requests.
+pub(super) type SharedAdministrator = Arc<dyn Administrator>;
