@@ -293,11 +293,11 @@ pub fn status_request() -> Result<ClientRequest, ClientError> {
 }
 
 /// Whole milliseconds, at least one; empty for none.
-fn timeout_parameter(timeout: Option<Duration>) -> String {
+pub(super) fn timeout_parameter(timeout: Option<Duration>) -> String {
     timeout.map_or_else(String::new, |timeout| format!("{}ms", timeout.as_millis().max(1)))
 }
 
-fn encode(bytes: &[u8]) -> PercentEncode<'_> {
+pub(super) fn encode(bytes: &[u8]) -> PercentEncode<'_> {
     percent_encode(bytes, RESERVED)
 }
 
@@ -313,7 +313,7 @@ fn target(key: &[u8], parameters: &[(&str, &str)]) -> String {
     target
 }
 
-fn request(method: Method, target: String, body: Bytes) -> Result<ClientRequest, ClientError> {
+pub(super) fn request(method: Method, target: String, body: Bytes) -> Result<ClientRequest, ClientError> {
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     // Escaped as it is, it can only be too long.
@@ -377,7 +377,9 @@ pub(super) fn parse_status(answer: Answered) -> Result<StatusReport, ClientError
     parse_json(&answer?)
 }
 
-fn parse_json<T: serde::de::DeserializeOwned>(response: &Response<Bytes>) -> Result<T, ClientError> {
+pub(super) fn parse_json<T: serde::de::DeserializeOwned>(
+    response: &Response<Bytes>,
+) -> Result<T, ClientError> {
     serde_json::from_slice(response.body()).map_err(|error| unexpected(response.status(), &error.to_string()))
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::StatusReport;
+pub use super::admin_client::MemberChange;
 use super::client::{
     Client, ClientError, ClientRequest, Found, Written, delete_request, get_request, named, parse_delete,
     parse_get, parse_put, parse_status, put_request, status_request,
@@ -40,7 +41,7 @@ pub struct Cluster {
 
 /// Whether a request may be repeated although it may have had an effect.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Write,
     /// A write with an idempotency key.
@@ -140,8 +141,13 @@ impl Cluster {
         parse_status(self.run(Kind::Read, |_| status_request()).await)
     }
 
+    /// How long a request may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Sends what `build` makes of the time left, again and again as `kind` allows.
-    async fn run(
+    pub(super) async fn run(
         &mut self,
         kind: Kind,
         build: impl Fn(Duration) -> Result<ClientRequest, ClientError>,

@@ -7,9 +7,11 @@
 pub mod client;
 pub mod cluster;
 
+mod admin_client;
 mod body;
 mod events;
 mod kv;
+mod members;
 mod problem;
 mod query;
 mod replica;
@@ -25,6 +27,7 @@ mod memory_replica;
 #[cfg(test)]
 mod tests;
 
+pub use members::{Done, MemberDetail, MemberToAdd, MembersReport, TransferTo};
 pub use problem::Problem;
 pub use query::Consistency;
 pub use replica::Replica;

@@ -9,6 +9,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
 use super::replica::{Outcome, Refusal, RefusalReason};
+use crate::membership::{AdminError, AdminReason};
 
 /// Seconds after which a client may try again, sent with 429 and 503.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
@@ -24,6 +25,8 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// With 503 and 504: whether a write may still take effect.
     pub outcome: Option<Outcome>,
+    /// Of a refused change of members or leader: why, as a stable name for programs.
+    pub reason: Option<Cow<'static, str>>,
 }
 
 /// The JSON object on the wire.
@@ -37,6 +40,8 @@ struct Wire<'a> {
     code: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcome: Option<WireOutcome>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -48,7 +53,13 @@ enum WireOutcome {
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status: status.as_u16(), code: code.into(), detail: detail.into(), outcome: None }
+        Self {
+            status: status.as_u16(),
+            code: code.into(),
+            detail: detail.into(),
+            outcome: None,
+            reason: None,
+        }
     }
 
     pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -117,6 +128,7 @@ impl Problem {
                 WireOutcome::NotApplied => Outcome::NotApplied,
                 WireOutcome::Unknown => Outcome::Unknown,
             }),
+            reason: wire.reason.map(|reason| reason.into_owned().into()),
         })
     }
 }
@@ -152,6 +164,35 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<AdminError> for Problem {
+    fn from(AdminError { reason, detail }: AdminError) -> Self {
+        let (status, code) = match reason {
+            AdminReason::NoLeader | AdminReason::NotReady | AdminReason::LeadershipLost => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_leader")
+            }
+            AdminReason::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            AdminReason::Unexpected => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            AdminReason::NotAMember => (StatusCode::NOT_FOUND, "member_not_found"),
+            AdminReason::Invalid => (StatusCode::BAD_REQUEST, "bad_request"),
+            AdminReason::InProgress
+            | AdminReason::Already
+            | AdminReason::Removed
+            | AdminReason::NameTaken
+            | AdminReason::NameInUse
+            | AdminReason::NameHeld
+            | AdminReason::NeedsRecovery
+            | AdminReason::NoVoters
+            | AdminReason::NoQuorum
+            | AdminReason::NotCaughtUp
+            | AdminReason::TooMany
+            | AdminReason::NoTarget => (StatusCode::CONFLICT, "conflict"),
+        };
+        let outcome = if reason.may_be_done() { Outcome::Unknown } else { Outcome::NotApplied };
+        let outcome = status.is_server_error().then_some(outcome);
+        Self { outcome, reason: Some(reason.code().into()), ..Self::new(status, code, detail) }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.status, self.code, self.detail)?;
@@ -178,6 +219,7 @@ impl IntoResponse for Problem {
                 Outcome::NotApplied => WireOutcome::NotApplied,
                 Outcome::Unknown => WireOutcome::Unknown,
             }),
+            reason: self.reason,
         };
         let body = serde_json::to_vec(&wire).expect("a problem has only string keys");
         let mut response = Response::new(Body::from(body));

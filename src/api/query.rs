@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Problem;
 use crate::kv::{Condition, IdempotencyKey};
-use crate::types::Revision;
+use crate::types::{LogIndex, Revision};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub(super) struct Parameters {
     pub(super) value: Option<Bytes>,
     pub(super) consistency: Consistency,
     pub(super) timeout: Option<Duration>,
+    pub(super) expected: Option<LogIndex>,
 }
 
 impl Parameters {
@@ -50,6 +51,11 @@ impl Parameters {
                 "key" => parameters.key = Some(value.into_owned().into()),
                 "value" => parameters.value = Some(value.into_owned().into()),
                 "consistency" => parameters.consistency = parse_consistency(&value)?,
+                "expected" => {
+                    let index = parse_number(&value).map(LogIndex);
+                    let wrong = || Problem::bad_request("`expected` is not the index of a configuration");
+                    parameters.expected = Some(index.ok_or_else(wrong)?);
+                }
                 "timeout" => parameters.timeout = Some(parse_timeout(&value)?),
                 _ => return Err(unknown(&name, known)),
             }

@@ -15,6 +15,8 @@ pub(super) enum Route {
     Status,
     Members,
     Events,
+    Member,
+    Transfer,
     Livez,
     Readyz,
     Metrics,
@@ -23,13 +25,15 @@ pub(super) enum Route {
 }
 
 /// Labels in the order of [`Route`].
-const ROUTES: [&str; 11] = [
+const ROUTES: [&str; 13] = [
     "/set",
     "/get",
     "/v1/kv/{key}",
     "/v1/status",
     "/v1/members",
     "/v1/events",
+    "/v1/members/{id}",
+    "/v1/leader/transfer",
     "/livez",
     "/readyz",
     "/metrics",
@@ -38,7 +42,7 @@ const ROUTES: [&str; 11] = [
 ];
 
 /// The codes that are sent; any other counts as the last.
-const CODES: [&str; 10] = ["200", "400", "404", "405", "412", "413", "429", "503", "504", "500"];
+const CODES: [&str; 11] = ["200", "400", "404", "405", "409", "412", "413", "429", "503", "504", "500"];
 
 /// Counters and histograms, resolved.
 pub(super) struct RequestMetrics {

@@ -12,7 +12,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use tokio::time::Instant;
 
 use super::request_metrics::Route;
-use super::{Api, Problem, Replica, events, kv, status};
+use super::{Api, Problem, Replica, events, kv, members, status};
 
 const PAGE: &str = include_str!("../ui/index.html");
 /// The page has its style and script inside, loads nothing, and asks any member for its status.
@@ -22,6 +22,7 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script
 /// All routes.
 pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
     const GET: MethodFilter = MethodFilter::GET;
+    const POST: MethodFilter = MethodFilter::POST;
     let keys =
         || {
             route(GET, Route::Kv, kv::kv_get)
@@ -40,12 +41,20 @@ pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
         )
         .route(
             "/v1/members",
-            route(GET, Route::Members, |api, request, _| ready(status::members(&api, &request))),
+            route(GET, Route::Members, |api, request, _| ready(members::list(&api, &request))).merge(route(
+                POST,
+                Route::Members,
+                members::add,
+            )),
         )
         .route(
             "/v1/events",
             route(GET, Route::Events, |api, request, _| ready(events::events(&api, &request))),
         )
+        .route("/v1/members/{id}", route(MethodFilter::DELETE, Route::Member, members::remove))
+        .route("/v1/members/{id}/promote", route(POST, Route::Member, members::promote))
+        .route("/v1/members/{id}/demote", route(POST, Route::Member, members::demote))
+        .route("/v1/leader/transfer", route(POST, Route::Transfer, members::transfer))
         .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
         .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))
         .route("/metrics", route(GET, Route::Metrics, |api, _, _| ready(metrics(&api))))

@@ -1,5 +1,7 @@
 //! What this node knows of itself and of its cluster.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::query::Parameters;
 use super::state::Peer;
 use super::{Api, Problem, Replica};
-use crate::driver::Status;
+use crate::driver::{Member, Status};
 use crate::types::{ClusterId, LogIndex, NodeId, Revision, Term};
 
 /// The body of `GET /v1/status`.
@@ -72,24 +74,10 @@ pub struct MemberReport {
     pub client_addr: Option<String>,
 }
 
-/// The body of `GET /v1/members`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MembersReport {
-    voters: Vec<MemberReport>,
-    learners: Vec<MemberReport>,
-}
-
 /// `GET /v1/status`.
 pub(super) fn status<R: Replica>(api: &Api<R>, request: &Request) -> Result<Response<Body>, Problem> {
     Parameters::parse(request.uri().query(), &[])?;
     Ok(json(&report(api)))
-}
-
-/// `GET /v1/members`.
-pub(super) fn members<R: Replica>(api: &Api<R>, request: &Request) -> Result<Response<Body>, Problem> {
-    Parameters::parse(request.uri().query(), &[])?;
-    let StatusReport { voters, learners, .. } = report(api);
-    Ok(json(&MembersReport { voters, learners }))
 }
 
 /// `GET /readyz`: whether requests should be sent here. Query parameters of probes are not looked at.
@@ -138,7 +126,8 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
         report.applied_index = status.applied_index;
         report.last_log_index = status.last_log_index;
         report.leader = status.leader.map(|leader| leader_report(api, &status, leader));
-        report.voters = voters(api, &status);
+        report.voters = members(api, &status, &status.configuration.voters);
+        report.learners = members(api, &status, &status.configuration.learners);
     }
     if let Some(replica) = api.running() {
         let store = replica.store();
@@ -148,28 +137,32 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
     report
 }
 
-fn voters<R: Replica>(api: &Api<R>, status: &Status) -> Vec<MemberReport> {
-    let voters = status.configuration.voters.iter();
-    let mut voters: Vec<MemberReport> = voters
+fn members<R: Replica>(
+    api: &Api<R>,
+    status: &Status,
+    members: &BTreeMap<NodeId, Member>,
+) -> Vec<MemberReport> {
+    let mut members: Vec<MemberReport> = members
+        .iter()
         .map(|(node_id, member)| MemberReport {
             node_id: *node_id,
             name: member.name.clone(),
             client_addr: find(api, status, *node_id).and_then(|peer| peer.client_addr),
         })
         .collect();
-    voters.sort_by(|a, b| a.name.cmp(&b.name));
-    voters
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    members
 }
 
-fn leader_report<R: Replica>(api: &Api<R>, status: &Status, node_id: NodeId) -> LeaderReport {
-    let member = status.configuration.voters.get(&node_id);
+pub(super) fn leader_report<R: Replica>(api: &Api<R>, status: &Status, node_id: NodeId) -> LeaderReport {
+    let member = status.configuration.member(node_id);
     let (name, client_addr) =
         find(api, status, node_id).map_or((None, None), |peer| (Some(peer.name), peer.client_addr));
     LeaderReport { node_id, name: member.map(|member| member.name.clone()).or(name), client_addr }
 }
 
 /// Another member from the directory, or this node itself.
-fn find<R: Replica>(api: &Api<R>, status: &Status, node_id: NodeId) -> Option<Peer> {
+pub(super) fn find<R: Replica>(api: &Api<R>, status: &Status, node_id: NodeId) -> Option<Peer> {
     if node_id == status.node_id {
         return Some(Peer { name: api.node.name.clone(), client_addr: api.node.client_addr.clone() });
     }
@@ -194,7 +187,7 @@ fn reasons<R: Replica>(api: &Api<R>, status: Option<&Status>) -> Vec<String> {
 
 /// Open to pages of other nodes, so that `/ui` shows the whole cluster. It tells nothing that a member's
 /// own page would not.
-fn json(body: &impl Serialize) -> Response<Body> {
+pub(super) fn json(body: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(body).expect("reports have only string keys");
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();

@@ -18,7 +18,7 @@ use crate::replica::snapshot::{Cut, Header, Outcome};
 use crate::types::Term;
 
 /// Tries in a row that bring the receiver no further.
-const TRIES: u32 = 5;
+const TRIES: usize = 5;
 /// Pause before the second of them; doubled from then on.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Chunks that are ready while one is on its way. HTTP/2's windows hold back the rest.

@@ -3,6 +3,7 @@
 mod connections;
 mod events;
 mod keys;
+mod members;
 mod operations;
 
 use std::net::SocketAddr;
