@@ -8,6 +8,7 @@ mod debug;
 mod dev;
 mod endpoints;
 mod keys;
+mod member;
 mod output;
 mod plant;
 mod print;
@@ -49,6 +50,11 @@ enum Command {
     Del(Box<keys::Del>),
     /// Show the state of the nodes
     Status(Box<status::Status>),
+    /// Show and change the members of the cluster
+    #[command(subcommand)]
+    Member(Box<member::Member>),
+    /// Have another member lead
+    TransferLeader(Box<member::TransferLeader>),
     /// Put load on a cluster and measure it
     Bench(Box<bench::Args>),
     /// Search the deterministic simulator for seeds that break a rule
@@ -105,6 +111,8 @@ pub fn run() -> ExitCode {
         Command::Get(args) => keys::get(*args),
         Command::Del(args) => keys::del(*args),
         Command::Status(args) => status::run(&args),
+        Command::Member(args) => member::run(*args),
+        Command::TransferLeader(args) => member::transfer(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::sim(&args),
         Command::Scenario(args) => scenario::run(&args),
@@ -173,6 +181,9 @@ mod tests {
         let unknown = if possible { "the bugs are vote-not-persisted" } else { "--features planted-bugs" };
         check("kuberaft scenario election-1 --plant no-such-bug", unknown);
         check("kuberaft sim --plant no-such-bug", unknown);
+        check("kuberaft member add a", "--id <ID>");
+        check("kuberaft member add a --id 12", "expected 16 hex digits");
+        check("kuberaft member remove", "<MEMBER>");
     }
 
     #[test]
