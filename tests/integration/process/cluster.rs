@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,33 @@ pub(super) struct Node {
 }
 
 impl Node {
+    fn new(directory: &TempDir, name: &str, ports: (Port, Port), members: &str, flags: &[&str]) -> Self {
+        let (client, peer) = ports;
+        let own = [
+            format!("--http_addr={}", client.address()),
+            format!("--raft_addr={}", peer.address()),
+            format!("--raft_id={name}"),
+            format!("--raft_cluster={members}"),
+        ];
+        Self {
+            name: name.to_owned(),
+            directory: directory.path().to_owned(),
+            flags: own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect(),
+            wrapper: Vec::new(),
+            client,
+            peer,
+            child: None,
+            is_paused: false,
+        }
+    }
+
+    /// Waits until one of the reasons why it is not ready has this in it; returns that.
+    pub(super) fn gives_reason(&self, part: &str) -> String {
+        until(format!("node {} is not ready: {part}", self.name), || {
+            self.status()?.reasons.into_iter().find(|reason| reason.contains(part))
+        })
+    }
+
     /// Where its data is: the default, below the directory in which it runs.
     pub(super) fn data(&self) -> PathBuf {
         self.directory.join("kuberaft-data").join(&self.name)
@@ -241,25 +268,49 @@ impl Cluster {
         let members: Vec<String> =
             ports.iter().zip(1..).map(|((_, peer), name)| format!("{name}/{}", peer.address())).collect();
         let members = members.join(",");
-        let node = |((client, peer), name): ((Port, Port), usize)| Node {
-            name: name.to_string(),
-            directory: directory.path().to_owned(),
-            flags: [
-                format!("--http_addr={}", client.address()),
-                format!("--raft_addr={}", peer.address()),
-                format!("--raft_id={name}"),
-                format!("--raft_cluster={members}"),
-            ]
-            .into_iter()
-            .chain(flags.iter().map(|flag| (*flag).to_owned()))
-            .collect(),
-            wrapper: Vec::new(),
-            client,
-            peer,
-            child: None,
-            is_paused: false,
+        let node = |(ports, name): ((Port, Port), usize)| {
+            Node::new(&directory, &name.to_string(), ports, &members, flags)
         };
         Self { nodes: ports.into_iter().zip(1..).map(node).collect(), directory }
+    }
+
+    /// One more node, not started yet and in nobody's list, that is told of these nodes. Returns its place.
+    pub(super) fn prepare_later(&mut self, told: &[usize], flags: &[&str]) -> usize {
+        let told = told.iter().map(|at| &self.nodes[*at]);
+        let members: Vec<String> =
+            told.map(|node| format!("{}/{}", node.name, node.peer.address())).collect();
+        let name = (self.nodes.len() + 1).to_string();
+        let ports = (Port::reserve(), Port::reserve());
+        self.nodes.push(Node::new(&self.directory, &name, ports, &members.join(","), flags));
+        self.nodes.len() - 1
+    }
+
+    /// What `kuberaft` with these arguments does, asked of all nodes.
+    pub(super) fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = program(&[], self.directory.path());
+        command.args(arguments).env("KUBERAFT_ENDPOINTS", self.addresses().join(","));
+        command.output().unwrap()
+    }
+
+    /// Runs a command until it succeeds; `done` are parts of refusals that say that an earlier try did it.
+    pub(super) fn insist(&self, arguments: &[&str], done: &[&str]) {
+        until(format!("`kuberaft {}` succeeds", arguments.join(" ")), || {
+            let output = self.command(arguments);
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success() || done.iter().any(|part| error.contains(part))).then_some(())
+        });
+    }
+
+    /// Waits until a leader has these voters, no learners, and no change under way. Names of the voters.
+    pub(super) fn settled(&self, voters: &[&str]) {
+        until(format!("the voters are {voters:?}"), || {
+            let leads =
+                |node: &&Node| node.status().is_some_and(|status| status.role == "leader" && status.healthy);
+            let leader = self.nodes.iter().find(leads)?;
+            let members = leader.ask(async |mut client| client.members().await).ok()?;
+            let names: Vec<_> = members.voters.iter().map(|voter| voter.name.as_str()).collect();
+            (names == voters && members.learners.is_empty() && !members.joint).then_some(())
+        });
     }
 
     /// Waits until all nodes that run are ready.

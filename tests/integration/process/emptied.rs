@@ -1,4 +1,4 @@
-//! A data directory that was emptied: its node is another one, and stays out.
+//! A data directory that was emptied: its node is another one. It joins again, or stays out if it is told to.
 
 use std::fs;
 
@@ -6,6 +6,7 @@ use kuberaft::api::client::ClientError;
 use kuberaft::types::{ClusterId, NodeId};
 
 use super::cluster::{Cluster, Node};
+use super::load::{Load, Plan};
 use super::{alone, until};
 
 fn identity(node: &Node) -> (Option<ClusterId>, NodeId) {
@@ -30,7 +31,7 @@ fn stays_out(node: &Node) {
 }
 
 fn check_emptied(emptied: usize) {
-    let mut cluster = Cluster::start_with(3, &["--request-timeout=2s"]);
+    let mut cluster = Cluster::start_with(3, &["--request-timeout=2s", "--join=wait"]);
     let (cluster_id, old_id) = identity(&cluster.nodes[emptied]);
     cluster.nodes[emptied].kill();
     fs::remove_dir_all(cluster.nodes[emptied].data()).unwrap();
@@ -81,7 +82,7 @@ fn an_emptied_first_node_stays_out_says_why_and_the_others_go_on() {
 #[test]
 fn an_emptied_first_node_forms_no_second_cluster_while_the_others_are_down() {
     let _alone = alone();
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start_with(3, &["--join=wait"]);
     let (cluster_id, _) = identity(&cluster.nodes[1]);
     cluster.nodes[1].put("key", "kept").unwrap();
     cluster.nodes.iter_mut().for_each(Node::kill);
@@ -100,4 +101,46 @@ fn an_emptied_first_node_forms_no_second_cluster_while_the_others_are_down() {
         assert_eq!(node.fetch("/get?key=key"), (200, "kept".into()));
     }
     stays_out(&cluster.nodes[0]);
+}
+
+#[test]
+fn each_of_three_is_emptied_in_turn_under_load_and_joins_again_without_a_lost_write() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3);
+    let (cluster_id, _) = identity(&cluster.nodes[0]);
+    let load = Load::start(&Plan::new(&cluster));
+    for emptied in 0..3 {
+        load.progress(100);
+        let (_, before) = identity(&cluster.nodes[emptied]);
+        cluster.nodes[emptied].kill();
+        fs::remove_dir_all(cluster.nodes[emptied].data()).unwrap();
+        cluster.nodes[emptied].start();
+        until("the emptied node is a voter again", || {
+            let status = cluster.nodes[emptied].status()?;
+            let id = status.node_id.filter(|id| *id != before)?;
+            status.voters.iter().any(|voter| voter.node_id == id).then_some(())
+        });
+        cluster.settled(&["1", "2", "3"]);
+        assert_eq!(identity(&cluster.nodes[emptied]).0, cluster_id);
+    }
+    load.progress(100);
+    let mut history = load.stop();
+    cluster.ready();
+    for node in &cluster.nodes {
+        assert_eq!(identity(node).0, cluster_id);
+    }
+    history.read_back(&cluster.nodes);
+    history.check();
+}
+
+#[test]
+fn two_voters_of_which_one_is_emptied_say_that_recovery_is_needed() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(2);
+    cluster.nodes[0].put("key", "kept").unwrap();
+    cluster.nodes[1].kill();
+    fs::remove_dir_all(cluster.nodes[1].data()).unwrap();
+    cluster.nodes[1].start();
+    cluster.nodes[1].gives_reason("`kuberaft recover` is needed");
+    assert!(cluster.nodes[1].is_running());
 }
