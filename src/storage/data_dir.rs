@@ -108,15 +108,16 @@ impl DataDir {
             create(root, &data, name)?;
         }
         let mut database = Database::open_existing(&data.join("sled"))?;
+        let mut identity = read_identity(&database, &data)?;
+        if identity.name != name {
+            let what = format!("it was first used as {:?}, not {name:?}", identity.name);
+            return Err(StorageError::Identity { path: root.to_owned(), what });
+        }
         if let Some(tombstone) = database.get(set_aside::TOMBSTONE)? {
             drop(database);
             set_aside::replace(root, &data, name, tombstone)?;
             database = Database::open_existing(&data.join("sled"))?;
-        }
-        let identity = read_identity(&database, &data)?;
-        if identity.name != name {
-            let what = format!("it was first used as {:?}, not {name:?}", identity.name);
-            return Err(StorageError::Identity { path: root.to_owned(), what });
+            identity = read_identity(&database, &data)?;
         }
         let intent = database.get(INTENT)?;
         let mut opened = Self { data, lock, database, identity, intent, options };
