@@ -101,8 +101,9 @@ impl Peers {
     }
 
     /// Makes `members` (this node among them or not) the ones to stay connected to, by the names their addresses
-    /// are looked up by. Those that are no longer members, but in contact, are answered as long as they are: they may not
-    /// know yet. Callable from any thread.
+    /// are looked up by. Those that are no longer members, but in contact, are answered for a moment more: they may not
+    /// know yet. Then the streams to and from them end; one that still counts this node as a member will make contact
+    /// again. Callable from any thread.
     pub fn set_peers(&self, members: &BTreeMap<NodeId, String>) {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         links.retain(|id, link| {
@@ -110,7 +111,10 @@ impl Peers {
                 Some(name) => *name == link.name,
                 None => !link.contacts.is_closed(),
             };
-            link.member &= members.contains_key(id);
+            if link.member && keep && !members.contains_key(id) {
+                link.member = false;
+                self.end_later(*id);
+            }
             if !keep {
                 link.end();
             }
@@ -119,6 +123,21 @@ impl Peers {
         for (id, name) in members.iter().filter(|(id, _)| **id != self.0.context.local.node_id) {
             links.entry(*id).or_insert_with(|| self.0.link(*id, name)).member = true;
         }
+    }
+
+    /// Ends the streams of a former member, unless it is one again by then.
+    fn end_later(&self, id: NodeId) {
+        let (inner, pause) = (Arc::downgrade(&self.0), self.0.context.settings.farewell);
+        self.0.runtime.spawn(async move {
+            tokio::time::sleep(pause).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let mut links = inner.links.write().unwrap_or_else(PoisonError::into_inner);
+            if links.get(&id).is_some_and(|link| !link.member)
+                && let Some(link) = links.remove(&id)
+            {
+                link.task.abort();
+            }
+        });
     }
 
     /// Whether the latest [`Peers::set_peers`] named `id`.

@@ -23,6 +23,8 @@ pub struct Settings {
     pub window_bytes: u32,
     /// Pause between rounds of questions before a cluster is formed.
     pub bootstrap_interval: Duration,
+    /// For how long a member that was removed is still answered.
+    pub farewell: Duration,
     /// How long open connections may take to close at shutdown.
     pub shutdown_timeout: Duration,
 }
@@ -39,6 +41,7 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(2),
             window_bytes: 8 << 20,
             bootstrap_interval: Duration::from_millis(100),
+            farewell: Duration::from_secs(2),
             shutdown_timeout: Duration::from_secs(1),
         }
     }

@@ -71,6 +71,7 @@ fn settings() -> Settings {
         reconnect_min: Duration::from_millis(1),
         reconnect_max: Duration::from_millis(20),
         bootstrap_interval: Duration::from_millis(5),
+        farewell: Duration::from_millis(1),
         ..Settings::default()
     }
 }
