@@ -43,6 +43,7 @@ async fn the_leader_tells_how_far_each_member_is() {
             is_learner: true,
             match_index: LogIndex(3),
             next_index: LogIndex(4),
+            gets_snapshot: false,
             active: true,
             silent_for: Duration::from_millis(20),
             in_flight: (0, 0),
