@@ -47,7 +47,8 @@ use snapshots::Receiving;
 pub use clock::now;
 pub use handle::{
     AdminRefusal, Change, Configuration, EventStream, Events, Handle, Inbox, Member, NewMember, NextEvent,
-    Observation, Observed, Outcome, PeerStatus, ReadError, Refusal, RefusalReason, RoleName, Status, WriteError,
+    Observation, Observed, Outcome, PeerStatus, ReadError, Refusal, RefusalReason, RoleName, Status,
+    WriteError,
 };
 pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};

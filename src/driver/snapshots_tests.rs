@@ -39,6 +39,8 @@ fn node() -> Node {
         applied_index: LogIndex(0),
         last_log_index: LogIndex(0),
         configuration: Arc::default(),
+        configuration_index: LogIndex(0),
+        peers: Arc::default(),
         has_quorum: true,
     }));
     let (done_in, done) = bounded(16);
