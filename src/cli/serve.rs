@@ -16,7 +16,7 @@ pub(super) fn run() -> Result<(), CliError> {
         follow_parent(parent)?;
     }
     init_logging(&config.log);
-    Ok(server::run(config)?)
+    Ok(server::run(&config)?)
 }
 
 /// Has the kernel kill this process when its parent ends. A crash is what every node is built for, so nothing is lost.

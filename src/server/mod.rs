@@ -127,7 +127,7 @@ impl ServerError {
 ///
 /// # Errors
 /// Why it could not start or go on.
-pub fn run(config: Config) -> Result<(), ServerError> {
+pub fn run(config: &Config) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .thread_name("io")
@@ -135,7 +135,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         .build()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let mut listeners = Listeners::bind(&config).await?;
+        let mut listeners = Listeners::bind(config).await?;
         loop {
             let server = Server::start(config.clone(), &listeners)?;
             match server.run_until(listeners, &mut signals).await? {
