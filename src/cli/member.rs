@@ -99,7 +99,7 @@ pub(super) struct TransferLeader {
 #[derive(Clone, Copy, Debug, Args)]
 struct Output {
     /// Format of the answer: table or json [default: table on a terminal, otherwise json]
-    #[arg(short, long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
     format: Option<Format>,
 }
 

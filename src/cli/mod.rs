@@ -184,6 +184,7 @@ mod tests {
         check("kuberaft member add a", "--id <ID>");
         check("kuberaft member add a --id 12", "expected 16 hex digits");
         check("kuberaft member remove", "<MEMBER>");
+        check("kuberaft member list -o xml", "[possible values: table, json]");
     }
 
     #[test]
