@@ -94,7 +94,7 @@ pub async fn bootstrap(
             Outcome::Failed(error) => return Err(BootstrapError::Store(error.clone())),
         }
         let answers = tokio::select! {
-            answers = ask_all(service.local(), cluster, is_former, resolver, settings) => answers,
+            answers = ask_all(service.local(), cluster, is_former, resolver, 0, settings) => answers,
             _ = outcome.changed() => continue,
         };
         let standing = service.standing().await;
@@ -195,12 +195,16 @@ pub async fn watch_elsewhere(
     settings: &Settings,
     wanted: impl Fn() -> bool,
 ) -> Elsewhere {
+    // Each round asks at the next of each member's addresses: what a foreign directory's configuration says of them
+    // is not where the expected ones are.
+    let mut round = 0;
     loop {
         tokio::time::sleep(ELSEWHERE_INTERVAL).await;
         if !wanted() {
             continue;
         }
-        let mut answers = ask_all(local, &everyone(), false, resolver, settings).await;
+        let mut answers = ask_all(local, &everyone(), false, resolver, round, settings).await;
+        round += 1;
         let of_own = answers.values().filter(|answer| answer.cluster_id == Some(own));
         if let Some(index) = of_own.filter_map(|answer| answer.removed_asker).max() {
             return Elsewhere::Removed(index);
@@ -221,12 +225,14 @@ fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     }
 }
 
-/// Asks every other expected member at the same time. Those that do not answer in time are left out.
+/// Asks every other expected member at the same time, at its `attempt`th address. Those that do not answer in time are
+/// left out.
 async fn ask_all(
     local: &Local,
     cluster: &InitialCluster,
     forming: bool,
     resolver: &Resolver,
+    attempt: usize,
     settings: &Settings,
 ) -> BTreeMap<String, HelloAnswer> {
     let mut questions = JoinSet::new();
@@ -234,7 +240,7 @@ async fn ask_all(
         let (local, resolver, settings) = (local.clone(), resolver.clone(), settings.clone());
         let name = member.name.clone();
         questions.spawn(async move {
-            let answer = hello(&local, &name, forming, &resolver, &settings).await;
+            let answer = hello(&local, &name, forming, &resolver, attempt, &settings).await;
             (name, answer)
         });
     }
@@ -256,9 +262,10 @@ async fn hello(
     name: &str,
     forming: bool,
     resolver: &Resolver,
+    attempt: usize,
     settings: &Settings,
 ) -> Result<HelloAnswer, DialError> {
-    let (mut client, address) = dial::connect(name, resolver, 0, settings).await?;
+    let (mut client, address) = dial::connect(name, resolver, attempt, settings).await?;
     let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
     let question = proto::HelloRequest { route: Some(route), sender: Some(local.into()), forming };
     let answer = dial::ask(&address, settings, client.hello(question)).await?;
