@@ -16,6 +16,11 @@ use crate::storage::{Checkpoint, StateStore, StorageError};
 
 /// Written earlier than the interval says when this many changes wait.
 const RECORDS_MAX: usize = 65_536;
+/// The same in bytes.
+const RECORDS_BYTES_MAX: usize = 16 << 20;
+/// A rewrite goes on by one piece for each so many bytes of a checkpoint: four times as fast as the state grows, so
+/// that it ends while writes come without a pause, and history stays in proportion to what is alive.
+const BYTES_PER_PIECE: usize = 256 << 10;
 
 /// One store's part in the gauge of all that is stored.
 pub(super) struct Size<'a> {
@@ -84,6 +89,7 @@ pub(super) fn run<S: StateStore>(
         metrics,
         size,
         records: Vec::new(),
+        bytes: 0,
         checkpoint: None,
         keys: 0,
         is_rewriting: false,
@@ -102,10 +108,13 @@ pub(super) fn run<S: StateStore>(
             }
         }
         let now = Instant::now();
-        if now >= due || writer.records.len() >= RECORDS_MAX {
+        if now >= due || writer.records.len() >= RECORDS_MAX || writer.bytes >= RECORDS_BYTES_MAX {
+            let pieces = 1 + writer.bytes / BYTES_PER_PIECE;
             writer.write()?;
             // Also when changes come without a pause.
-            writer.continue_rewrite()?;
+            for _ in 0..pieces {
+                writer.continue_rewrite()?;
+            }
             every_round();
             due = now + interval;
         }
@@ -120,6 +129,8 @@ struct Writer<'a, S> {
     metrics: &'a Metrics,
     size: Size<'a>,
     records: Vec<Record>,
+    /// What `records` hold.
+    bytes: usize,
     checkpoint: Option<Checkpoint>,
     keys: usize,
     is_rewriting: bool,
@@ -145,8 +156,10 @@ impl<'a, S: StateStore> Writer<'a, S> {
     fn take(&mut self, mut change: Changes) -> Result<(), StorageError> {
         if change.installed {
             self.records.clear();
+            self.bytes = 0;
             self.show();
         }
+        self.bytes += change.records.iter().map(Record::size_bytes).sum::<usize>();
         self.records.append(&mut change.records);
         let at = change.checkpoint.applied;
         self.checkpoint = Some(change.checkpoint);
@@ -166,6 +179,7 @@ impl<'a, S: StateStore> Writer<'a, S> {
         let mut state = self.state();
         state.write(&self.records)?;
         self.records.clear();
+        self.bytes = 0;
         state.commit(checkpoint)?;
         let position = state.checkpoint().applied;
         let needs_rewrite = !self.is_rewriting && state.needs_rewrite(self.keys as u64)?;

@@ -18,6 +18,8 @@ struct Asked {
     records_max: usize,
     /// Entry and records of a rewrite.
     begun: Vec<(u64, Vec<Record>)>,
+    /// Pieces of a rewrite, beyond the first three.
+    more_pieces: usize,
     pieces_left: usize,
     /// The entry up to which was committed, at each piece.
     pieces: Vec<u64>,
@@ -76,7 +78,7 @@ impl StateStore for Asked {
     fn begin_rewrite(&mut self, at: LogPosition, live: LiveRecords) -> Result<(), StorageError> {
         assert_eq!(at, self.checkpoint.applied, "what the view shows is committed");
         self.begun.push((at.index.0, live.collect()));
-        self.pieces_left = 3;
+        self.pieces_left = 3 + self.more_pieces;
         Ok(())
     }
 
@@ -135,6 +137,35 @@ fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
     let [Record::Row(row)] = &live[..] else { panic!("one live row, not {live:?}") };
     assert_eq!(row.revision.0, *at);
     assert!(*at > 10 && state.pieces[..3].iter().all(|committed| committed >= at), "{:?}", state.pieces);
+}
+
+#[test]
+fn a_rewrite_keeps_up_with_writes_that_come_without_a_pause() {
+    let state = Arc::new(Mutex::new(Asked { records_max: 1, more_pieces: 150, ..Asked::default() }));
+    let view_wanted = ViewWanted::default();
+    let (changes_in, changes) = unbounded();
+    let (done_in, _done) = unbounded();
+    let mut store = Store::default();
+    let value = Bytes::from(vec![1; 1 << 20]);
+    for number in 0..120 {
+        // Apply comes with a view as soon as one is wanted, which is after the first checkpoint.
+        if number == 20 {
+            view_wanted.want();
+        }
+        let mut change = change(&mut store, &view_wanted);
+        if let [Record::Row(row)] = &mut change.records[..] {
+            row.value = Some(value.clone());
+        }
+        changes_in.send(change).unwrap();
+    }
+    drop(changes_in);
+    // No checkpoint is due by time.
+    run(&state, &changes, view_wanted, Duration::from_secs(3600), &done_in, || {}, &Metrics::new()).unwrap();
+    let state = state.lock().unwrap();
+    let (begun, _) = state.begun[0];
+    assert_eq!(state.pieces.len(), 153, "the rewrite has ended");
+    let last = *state.pieces.last().unwrap();
+    assert!(last - begun <= 64, "150 MiB were rewritten while {} MiB were written", last - begun);
 }
 
 #[test]

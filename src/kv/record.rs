@@ -14,6 +14,17 @@ pub enum Record {
     Outcome(Remembered),
 }
 
+impl Record {
+    /// Bytes of keys and values in it.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Row(row) => row.key.len() + row.value.as_ref().map_or(0, Bytes::len),
+            Self::Outcome(outcome) => outcome.key.len(),
+        }
+    }
+}
+
 /// One change: the history is the list of rows by revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
