@@ -84,11 +84,13 @@ pub enum Plant {
     VoteAtOnceWithLeases,
     /// A leader whose disk stalls goes on leading.
     StalledLeaderStays,
+    /// A node whose disk was emptied goes on under its old identity.
+    WipedDiskSameId,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -129,6 +131,7 @@ impl Plant {
         Self::LeaseWithoutMargin,
         Self::VoteAtOnceWithLeases,
         Self::StalledLeaderStays,
+        Self::WipedDiskSameId,
     ];
 
     /// As written on the command line.
@@ -175,6 +178,7 @@ impl Plant {
             Self::LeaseWithoutMargin => "lease-without-margin",
             Self::VoteAtOnceWithLeases => "vote-at-once-with-leases",
             Self::StalledLeaderStays => "stalled-leader-stays",
+            Self::WipedDiskSameId => "wiped-disk-same-id",
         }
     }
 
@@ -244,6 +248,7 @@ impl Plant {
             }
             Self::VoteAtOnceWithLeases => "With leases on, a node votes right after its start",
             Self::StalledLeaderStays => "A leader whose disk stalls goes on leading",
+            Self::WipedDiskSameId => "A node whose disk was emptied goes on under its old identity",
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::churn::Ask;
 use super::clients::{Ending, Token};
 use super::founding::{Rpc, Step};
 use crate::raft::Message;
-use crate::types::{Instant, NodeId};
+use crate::types::{Instant, NodeId, RequestId};
 
 /// Something that will happen. `incarnation` names the process that it is for.
 pub(super) enum Event {
-    Deliver { from: usize, to: usize, message: Box<Message> },
+    Deliver { from: usize, to: usize, ids: (NodeId, NodeId), message: Box<Message> },
     SendDropped { node: usize, incarnation: u64, to: NodeId },
     Turn { node: usize, incarnation: u64 },
     Timer { node: usize, incarnation: u64 },
@@ -27,6 +28,9 @@ pub(super) enum Event {
     Reply { token: Token, ending: Ending },
     GiveUp { token: Token },
     Think { client: usize },
+    Administer,
+    AdminRequest { node: usize, request: RequestId, ask: Box<Ask> },
+    ComeBack { node: usize, id: NodeId },
 }
 
 /// Events by time; those of one time in the order they were added.

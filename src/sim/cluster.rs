@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::agenda::{Agenda, Event};
+use super::churn::Churn;
 use super::clients::{Clients, Ending};
 use super::clock::Clock;
 use super::disk::Disk;
@@ -29,7 +30,7 @@ use crate::types::{ClusterId, Instant, IoId, LogIndex, LogTime, NodeId, Session,
 /// Where a node keeps its log.
 pub(super) const DIRECTORY: &str = "/wal";
 /// The cluster that has been formed already.
-const CLUSTER: ClusterId = ClusterId(1);
+pub(super) const CLUSTER: ClusterId = ClusterId(1);
 
 /// A rule was broken: what and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub struct Cluster {
     pub(super) random: Random,
     violation: Option<Violation>,
     pub(super) founding: Founding,
+    pub(super) churn: Churn,
     events: u64,
     /// Clients ask by themselves.
     pub(super) clients_run: bool,
@@ -73,8 +75,9 @@ impl Cluster {
     pub fn new(setup: Setup) -> Self {
         let seed = setup.seed;
         let ids: Vec<NodeId> = (1..=setup.nodes as u64).map(NodeId).collect();
-        let first = (!setup.founds).then(|| founding_record(&founders(&ids)));
+        let first = (!setup.founds).then(|| founding_record(&founders(&ids[..setup.voters])));
         let machines = ids.iter().map(|id| new_machine(*id, &setup, first.as_ref())).collect();
+        let churn = Churn::new(Random::new(seed, 9), setup.churn);
         let mut cluster = Self {
             now: Instant(0),
             agenda: Agenda::default(),
@@ -86,12 +89,13 @@ impl Cluster {
             random: Random::new(seed, 4),
             violation: None,
             founding: Founding::new(setup.nodes),
+            churn,
             events: 0,
             clients_run: true,
             lost_replies: 0,
             setup,
         };
-        for node in 0..cluster.machines.len() {
+        for node in 0..cluster.setup.voters {
             cluster.start(node);
         }
         if cluster.setup.founds {
@@ -100,6 +104,7 @@ impl Cluster {
         for client in 0..cluster.clients.automatic() {
             cluster.think(client);
         }
+        cluster.plan_administration();
         cluster
     }
 
@@ -169,11 +174,14 @@ impl Cluster {
 
     fn dispatch(&mut self, event: Event) {
         match event {
-            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Deliver { from, to, ids, message } => self.deliver(from, to, ids, message),
             Event::Request { node, token } => self.on_request(node, token),
             Event::Reply { token, ending } => self.on_reply(token, ending),
             Event::GiveUp { token } => self.on_reply(token, Ending::Unknown),
             Event::Think { client } => self.on_think(client),
+            Event::Administer => self.administer(),
+            Event::AdminRequest { node, request, ask } => self.on_admin_request(node, request, *ask),
+            Event::ComeBack { node, id } => self.come_back(node, id),
             Event::Restart { node } => self.restart_planned(node),
             Event::Founding { node, incarnation, step } => self.on_founding(node, incarnation, step),
             Event::Rpc { from, to, rpc } => self.on_rpc(from, to, rpc),
@@ -297,23 +305,35 @@ impl Cluster {
         self.machines[node].flipped || self.machines[node].directory.was_emptied
     }
 
-    /// Whether all running nodes follow one leader that a majority answers.
+    /// Whether all members that run follow one leader that a majority answers.
     #[must_use]
     pub fn is_led(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let id = self.machines[leader].id;
-        let mut running = (0..self.machines.len()).filter(|node| self.machines[*node].process.is_some());
+        let follows = |node: &usize| self.status(*node).is_some_and(|status| status.leader == Some(id));
         self.status(leader).is_some_and(|status| status.has_quorum)
-            && running.all(|node| self.status(node).is_some_and(|status| status.leader == Some(id)))
+            && self.running_members(leader).iter().all(follows)
     }
 
-    /// Whether nobody asks anything, and all running nodes have applied all that the leader's log holds.
+    /// The members that have a process, as far as `node` knows.
+    #[must_use]
+    pub fn running_members(&self, node: usize) -> Vec<usize> {
+        let known = self.status(node).and_then(|status| status.configuration);
+        let is_member = |id| known.as_ref().is_some_and(|known| known.member(id).is_some());
+        let runs = |node: &usize| {
+            let machine = &self.machines[*node];
+            machine.process.is_some() && is_member(machine.id)
+        };
+        (0..self.machines.len()).filter(runs).collect()
+    }
+
+    /// Whether nobody asks anything, and all members that run have applied all that the leader's log holds.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let Some(last) = self.leader().and_then(|leader| self.status(leader)) else { return false };
-        let mut running = (0..self.machines.len()).filter_map(|node| self.applied(node));
+        let Some(leader) = self.leader() else { return false };
+        let Some(last) = self.status(leader).map(|status| status.last_log_index) else { return false };
         let is_idle = (0..=self.clients.automatic()).all(|client| !self.clients.is_asking(client));
-        is_idle && running.all(|applied| applied == last.last_log_index)
+        is_idle && self.running_members(leader).iter().all(|node| self.applied(*node) == Some(last))
     }
 
     /// The nodes' states in a line.
@@ -357,6 +377,8 @@ pub(super) fn founding_record(configuration: &Configuration) -> AppendEntries {
 fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Machine {
     let mut random = Random::new(setup.seed, 16 + id.0);
     let files = SimFiles::new(Disk::new(Random::new(setup.seed, 32 + id.0), setup.disk));
+    let is_spare = id.0 > setup.voters as u64;
+    let first = first.filter(|_| !is_spare);
     if first.is_some() {
         let owner = Owner { node_id: id, cluster_id: CLUSTER };
         let log = Wal::create(files.clone(), Path::new(DIRECTORY), owner, options(setup), first);
@@ -378,7 +400,7 @@ fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Mach
         paused_until: Instant(0),
         fuse: None,
         flipped: false,
-        standing: Standing::Fit,
+        standing: if is_spare { Standing::Unused } else { Standing::Fit },
         holds_elections: false,
     }
 }

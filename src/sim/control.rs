@@ -18,7 +18,10 @@ impl Cluster {
 
     /// A node that does not run is not started any more but by [`Cluster::restart`].
     pub fn keep_down(&mut self, node: usize) {
-        self.machines[node].standing = Standing::KeptDown;
+        let standing = &mut self.machines[node].standing;
+        if *standing == Standing::Fit {
+            *standing = Standing::KeptDown;
+        }
     }
 
     /// Of a thousand answers to clients, `of_thousand` are lost from now on.

@@ -297,8 +297,12 @@ impl Faults {
     fn flip_bit(&mut self, cluster: &mut Cluster, node: usize, lasts: u64) {
         let nodes = cluster.setup().nodes;
         let others = (0..nodes).filter(|other| *other != node && cluster.is_flipped(*other)).count();
+        let may_lose = match cluster.setup().churn {
+            Some(_) => cluster.may_lose(node),
+            None => others < (nodes - 1) / 2,
+        };
         self.end(cluster, node, Crash::PowerLost, lasts);
-        if others < (nodes - 1) / 2 {
+        if may_lose {
             cluster.flip_bit(node);
         }
     }
@@ -332,6 +336,7 @@ impl Faults {
         cluster.network.mend();
         cluster.network.calm();
         cluster.lose_replies(0);
+        cluster.end_churn();
         for node in 0..cluster.setup().nodes {
             cluster.with_disk(node, super::disk::Disk::repair);
             cluster.set_clock_rate(node, 1_000_000);

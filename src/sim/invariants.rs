@@ -14,19 +14,22 @@
 //! | one vote a term | votes that left a node, across its restarts |
 //! | monotonic | term, commit index, applied index |
 //! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
-//! | one state | rows by revision, and remembered outcomes by index, are equal on all nodes |
+//! | one state | rows by revision, remembered outcomes by index, and digests of the whole state by applied index are equal on all nodes |
+//! | members | see `members` |
+
+mod members;
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
-
-use super::marks::{Mark, MarkedLog, Write, place};
-use crate::kv::{Record, Remembered, Row};
+use super::marks::{Mark, MarkedLog, Write, configurations, place};
 use crate::raft::{
     AppendEntries, Committed, Entry, HardState, Message, Observation, PeerStatus, Promise, RoleName,
-    Settings, Status,
+    Settings, Signal, Status,
 };
-use crate::types::{IoId, LogIndex, LogPosition, NodeId, Revision, Term};
+use crate::types::{IoId, LogIndex, LogPosition, NodeId, Term};
+use members::Members;
+use state::States;
 
 /// What went against a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +61,12 @@ struct Node {
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
+    /// Last entry at the end of its last turn.
+    held: LogIndex,
+    /// Last entry at the begin of that turn.
+    turn_began_with: LogIndex,
+    /// Configurations that it appended in its turn as leader.
+    proposed: Vec<LogIndex>,
 }
 
 /// An entry that was committed, and the term whose leader did it.
@@ -72,11 +81,11 @@ pub struct Invariants {
     ids: Vec<NodeId>,
     nodes: Vec<Node>,
     agreed: Vec<Agreed>,
-    rows: Vec<Row>,
-    outcomes: BTreeMap<LogIndex, Remembered>,
-    winners: BTreeMap<Term, usize>,
+    members: Members,
+    states: States,
+    winners: BTreeMap<Term, (usize, NodeId)>,
     /// Votes that left: by voter and term.
-    votes: BTreeMap<(usize, Term), NodeId>,
+    votes: BTreeMap<(NodeId, Term), NodeId>,
     /// For each index the first mark seen there, with the term before it.
     seen: Vec<(Mark, Term)>,
     /// Others at the same index.
@@ -86,18 +95,21 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// For these nodes, whose logs hold `first`, if it is given, and are empty otherwise.
+    /// For these nodes. The logs of those that `first` names hold it, if it is given; all others are empty.
     #[must_use]
     pub fn new(ids: Vec<NodeId>, first: Option<&AppendEntries>) -> Self {
-        let marks: Vec<Mark> = first.iter().flat_map(|first| &first.entries).map(Mark::of).collect();
-        let hard_state = first.map(|first| first.hard_state).unwrap_or_default();
-        let log = MarkedLog { marks: marks.clone(), hard_state };
-        let node = |_: &NodeId| Node { memory: log.clone(), durable: log.clone(), ..Node::default() };
+        let log = first.map(|first| MarkedLog::of(&first.entries, first.hard_state)).unwrap_or_default();
+        let marks = log.marks.clone();
+        let has = |id: &NodeId| log.configurations.iter().any(|(_, founders)| founders.is_voter(*id));
+        let node = |id: &NodeId| {
+            let log = if has(id) { log.clone() } else { MarkedLog::default() };
+            Node { memory: log.clone(), durable: log, ..Node::default() }
+        };
         Self {
             nodes: ids.iter().map(node).collect(),
             agreed: Vec::new(),
-            rows: Vec::new(),
-            outcomes: BTreeMap::new(),
+            members: Members::default(),
+            states: States::default(),
             winners: BTreeMap::new(),
             votes: BTreeMap::new(),
             seen: marks.into_iter().map(|mark| (mark, Term(0))).collect(),
@@ -112,8 +124,9 @@ impl Invariants {
     /// # Errors
     /// Another node's log begins in another way.
     pub fn joined(&mut self, node: usize, id: NodeId, hard_state: HardState, entries: &[Entry]) -> Checked {
-        let log = MarkedLog { marks: entries.iter().map(Mark::of).collect(), hard_state };
+        let log = MarkedLog::of(entries, hard_state);
         self.ids[node] = id;
+        self.begins_empty(id);
         self.nodes[node] = Node { memory: log.clone(), durable: log.clone(), ..Node::default() };
         match log.marks.as_slice() {
             [] => Ok(()),
@@ -137,7 +150,7 @@ impl Invariants {
     /// Who won a term's election.
     #[must_use]
     pub fn winner(&self, term: Term) -> Option<usize> {
-        self.winners.get(&term).copied()
+        self.winners.get(&term).map(|(node, _)| *node)
     }
 
     /// Elections won so far.
@@ -152,8 +165,9 @@ impl Invariants {
     /// Two winners of one term; one that voted for another, or whose own vote is not on its disk.
     pub fn observed(&mut self, node: usize, observation: &Observation) -> Checked {
         let Observation::ElectionWon { term } = observation else { return Ok(()) };
-        if let Some(other) = self.winners.insert(*term, node)
-            && other != node
+        let this = (node, self.ids[node]);
+        if let Some((other, id)) = self.winners.insert(*term, this)
+            && (other, id) != this
         {
             let what = format!("n{} and n{} both won term {term}", other + 1, node + 1);
             return broken("election safety", what);
@@ -169,7 +183,7 @@ impl Invariants {
 
     /// A node gave its vote away.
     fn vote(&mut self, node: usize, term: Term, to: NodeId) -> Checked {
-        match self.votes.insert((node, term), to) {
+        match self.votes.insert((self.ids[node], term), to) {
             Some(other) if other != to => broken(
                 "one vote a term",
                 format!("n{} voted for n{} and for n{} in term {term}", node + 1, other.0, to.0),
@@ -185,7 +199,7 @@ impl Invariants {
     pub fn appending(&mut self, node: usize, append: &AppendEntries) -> Checked {
         let term = append.hard_state.term;
         if let Some(from) = append.truncate_from
-            && self.winners.get(&term) == Some(&node)
+            && self.winners.get(&term) == Some(&(node, self.ids[node]))
         {
             let what = format!("n{}, leader of term {term}, drops its log from {from} on", node + 1);
             return broken("leader append-only", what);
@@ -197,7 +211,12 @@ impl Invariants {
             truncate_from: append.truncate_from,
             hard_state: append.hard_state,
             marks: append.entries.iter().map(Mark::of).collect(),
+            configurations: configurations(&append.entries),
         };
+        if self.winners.get(&term) == Some(&(node, self.ids[node])) {
+            let proposed = write.configurations.iter().map(|(index, _)| *index);
+            self.nodes[node].proposed.extend(proposed);
+        }
         let this = &mut self.nodes[node];
         this.memory.take(&write);
         let mut index = LogIndex((this.memory.marks.len() - write.marks.len()) as u64);
@@ -278,8 +297,12 @@ impl Invariants {
     /// # Errors
     /// A promise that does not rest on the sender's disk; a second vote.
     pub fn sending(&mut self, node: usize, to: NodeId, message: &Message) -> Checked {
-        let Message::Promise(promise) = message else { return Ok(()) };
-        let MarkedLog { marks, hard_state } = &self.nodes[node].durable;
+        let promise = match message {
+            Message::Promise(promise) => promise,
+            Message::Signal(Signal::TimeoutNow { term }) => return self.handing_over(node, to, *term),
+            Message::Signal(_) => return Ok(()),
+        };
+        let MarkedLog { marks, hard_state, .. } = &self.nodes[node].durable;
         let term = match promise {
             Promise::VoteGranted { term } | Promise::Appended { term, .. } => *term,
         };
@@ -332,6 +355,9 @@ impl Invariants {
         if status.commit_index > old {
             self.committing(node, old, status)?;
         }
+        self.changing(node)?;
+        let this = &mut self.nodes[node];
+        this.turn_began_with = std::mem::replace(&mut this.held, this.memory.last().index);
         if became_leader { self.is_complete(node, 0) } else { Ok(()) }
     }
 
@@ -367,18 +393,9 @@ impl Invariants {
                 }
                 continue;
             }
-            let holders = self.nodes.iter().filter(|other| other.durable.has(index, mark)).count();
-            if holders * 2 <= self.nodes.len() {
-                let what = format!(
-                    "n{} commits {index}@{} in term {}, durable on {holders} of {} nodes",
-                    node + 1,
-                    mark.term,
-                    status.term,
-                    self.nodes.len()
-                );
-                return broken("acknowledged is durable", what);
-            }
+            self.is_held_by_quorum(node, index, mark, status.term)?;
             self.agreed.push(Agreed { mark, committed_in: status.term });
+            self.agreeing(node, index)?;
         }
         let leaders = (0..self.nodes.len()).filter(|other| self.nodes[*other].role == Some(RoleName::Leader));
         leaders.into_iter().try_for_each(|leader| self.is_complete(leader, known))
@@ -428,8 +445,7 @@ impl Invariants {
                 );
                 return broken("bounds", what);
             }
-            let Some(other) = self.ids.iter().position(|id| *id == peer.id) else { continue };
-            let durable = &self.nodes[other].durable;
+            let Some(durable) = self.durable_of(peer.id) else { continue };
             let mark = memory.marks.get(place(peer.match_index));
             // A follower that has gone on to a later term may have dropped what it acknowledged in this one.
             let is_held = mark.is_none_or(|mark| durable.has(peer.match_index, *mark));
@@ -474,64 +490,12 @@ impl Invariants {
         Ok(())
     }
 
-    /// A node's state changed by these records.
-    ///
-    /// # Errors
-    /// Another node made another row of the same revision, or another outcome at the same index.
-    pub fn applied(&mut self, node: usize, records: &[Record]) -> Checked {
-        for record in records {
-            let row = match record {
-                Record::Row(row) => row,
-                Record::Outcome(outcome) => {
-                    self.remembered(node, outcome)?;
-                    continue;
-                }
-            };
-            let at = usize::try_from(row.revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
-            match self.rows.get(at) {
-                Some(known) if known == row => {}
-                None if at == self.rows.len() => self.rows.push(row.clone()),
-                _ => {
-                    let what = format!("n{} made another row of revision {}", node + 1, row.revision);
-                    return broken("one state", what);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn remembered(&mut self, node: usize, outcome: &Remembered) -> Checked {
-        let known = self.outcomes.entry(outcome.index).or_insert_with(|| outcome.clone());
-        if known == outcome {
-            return Ok(());
-        }
-        let what = format!("n{} remembers another outcome of entry {}", node + 1, outcome.index);
-        broken("one state", what)
-    }
-
-    /// A read found this, at any node and of any time.
-    ///
-    /// # Errors
-    /// The key never held it.
-    pub fn found(&self, node: usize, key: &Bytes, value: &Bytes, revision: Revision) -> Checked {
-        let at = usize::try_from(revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
-        let row = self.rows.get(at);
-        if row.is_some_and(|row| row.key == key && row.value.as_ref() == Some(value)) {
-            return Ok(());
-        }
-        let what = format!(
-            "n{} reads key {} at revision {revision}, which never held it",
-            node + 1,
-            key.escape_ascii()
-        );
-        broken("one state", what)
-    }
-
     /// A node's process ended.
     pub fn crashed(&mut self, node: usize) {
         let this = &mut self.nodes[node];
         this.queued.truncate(this.writing);
         this.role = None;
+        this.proposed.clear();
     }
 
     /// A node opened its log again: what it holds, and up to where it has applied.
@@ -545,7 +509,7 @@ impl Invariants {
         entries: &[Entry],
         applied: LogIndex,
     ) -> Checked {
-        let found = MarkedLog { marks: entries.iter().map(Mark::of).collect(), hard_state };
+        let found = MarkedLog::of(entries, hard_state);
         let this = &mut self.nodes[node];
         let mut with_write = this.durable.clone();
         for write in &this.queued {
@@ -576,6 +540,7 @@ impl Invariants {
             return broken("state-machine safety", what);
         }
         this.memory = found;
+        this.held = this.memory.last().index;
         (this.commit, this.applied, this.term) = (applied, applied, hard_state.term);
         Ok(())
     }

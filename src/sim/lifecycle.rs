@@ -1,6 +1,7 @@
 //! Starts and ends of processes.
 
 use std::path::Path;
+use std::sync::PoisonError;
 
 use super::agenda::Event;
 use super::clients::Ending;
@@ -92,6 +93,9 @@ impl Cluster {
             last,
             applied,
         });
+        let digest = recovered.store.read().unwrap_or_else(PoisonError::into_inner).hash();
+        let checked = self.invariants.stands_at(node, applied, digest);
+        self.check(checked);
         Ok(Process::new(recovered, first_id))
     }
 
@@ -135,6 +139,7 @@ impl Cluster {
         };
         machine.state.crash(now, &mut machine.random);
         self.invariants.crashed(node);
+        self.churn.forget(node);
         self.trace.note(now, [10, node as u64, crash as u64], || Happening::Crashed {
             node,
             crash,

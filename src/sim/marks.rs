@@ -1,6 +1,8 @@
 //! Logs as lists of marks: what two of them are compared by.
 
-use crate::raft::{Entry, HardState, Payload};
+use std::sync::Arc;
+
+use crate::raft::{Configuration, Entry, HardState, Payload};
 use crate::types::{IoId, LogIndex, LogPosition, Term};
 
 /// An entry, as far as two logs are compared.
@@ -40,15 +42,42 @@ fn digest(kind: u64, bytes: &[u8]) -> u64 {
 pub(super) struct MarkedLog {
     pub(super) marks: Vec<Mark>,
     pub(super) hard_state: HardState,
+    /// The configurations among the entries, in order.
+    pub(super) configurations: Configurations,
+}
+
+/// Configurations, each with the index of its entry.
+pub(super) type Configurations = Vec<(LogIndex, Arc<Configuration>)>;
+
+/// The configurations among entries.
+pub(super) fn configurations(entries: &[Entry]) -> Configurations {
+    let of = |entry: &Entry| match &entry.payload {
+        Payload::Configuration(configuration) => Some((entry.index, Arc::clone(configuration))),
+        Payload::Noop | Payload::Command(_) => None,
+    };
+    entries.iter().filter_map(of).collect()
 }
 
 impl MarkedLog {
+    /// A whole log.
+    pub(super) fn of(entries: &[Entry], hard_state: HardState) -> Self {
+        let marks = entries.iter().map(Mark::of).collect();
+        Self { marks, hard_state, configurations: configurations(entries) }
+    }
+
     pub(super) fn take(&mut self, write: &Write) {
         self.hard_state = write.hard_state;
         if let Some(from) = write.truncate_from {
             self.marks.truncate(place(from));
+            self.configurations.retain(|(index, _)| *index < from);
         }
         self.marks.extend_from_slice(&write.marks);
+        self.configurations.extend_from_slice(&write.configurations);
+    }
+
+    /// The newest configuration at or below `index`.
+    pub(super) fn configuration_at(&self, index: LogIndex) -> Option<&(LogIndex, Arc<Configuration>)> {
+        self.configurations.iter().rfind(|(at, _)| *at <= index)
     }
 
     pub(super) fn has(&self, index: LogIndex, mark: Mark) -> bool {
@@ -73,4 +102,5 @@ pub(super) struct Write {
     pub(super) truncate_from: Option<LogIndex>,
     pub(super) hard_state: HardState,
     pub(super) marks: Vec<Mark>,
+    pub(super) configurations: Configurations,
 }

@@ -7,11 +7,13 @@
 //! 4. [`invariants`]: what must hold at every step
 //! 5. [`trace`]: what happened
 //! 6. `founding`: from empty directories to a cluster
-//! 7. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
-//! 8. [`scenario`]: scripted runs, told to a reader
+//! 7. `churn`: members come and go
+//! 8. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
+//! 9. [`scenario`]: scripted runs, told to a reader
 
 mod agenda;
 pub mod checker;
+mod churn;
 pub mod clients;
 mod clock;
 pub mod cluster;

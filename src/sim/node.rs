@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
+use super::churn::Ask;
 use super::clients::Token;
 use super::clock::Clock;
 use super::files::SimFiles;
@@ -13,11 +14,11 @@ use super::founding::{Directory, Founder};
 use super::random::Random;
 use super::state::{SharedState, SimState};
 use crate::kv::{self, Record};
-use crate::raft::{Event, HaltReason, Message, Observation, Proposal, Refusal};
+use crate::raft::{AdminRefusal, Event, HaltReason, Message, Observation, Proposal, Refusal};
 use crate::replica::recovery::Recovered;
 use crate::replica::{Apply, ApplyInput, ApplyOutput, Core, CoreOutput, Log, LogInput, LogOutput};
 use crate::storage::{Checkpoint, StateStore, StorageError};
-use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId};
+use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId, RequestId};
 
 /// As in the driver: jobs on their way to log and apply, and what one turn takes of each queue.
 pub(super) const CREDITS: usize = 32;
@@ -59,6 +60,10 @@ pub(super) enum Standing {
     KeptDown,
     /// Never: its disk was found damaged.
     Damaged,
+    /// It belongs to no cluster.
+    Unused,
+    /// It was removed from its cluster, and its disk is set aside.
+    Removed,
 }
 
 /// A client's request, as it waits for the core.
@@ -94,6 +99,10 @@ pub(super) struct Turn {
     pub(super) answers: Vec<(Token, Answered)>,
     pub(super) observations: Vec<Observation>,
     pub(super) halt: Option<HaltReason>,
+    /// For the administrator.
+    pub(super) replies: Vec<(RequestId, Result<LogIndex, AdminRefusal>)>,
+    /// The node was removed from the cluster.
+    pub(super) removed: bool,
     /// Events taken, for the time the turn takes.
     pub(super) steps: u64,
 }
@@ -128,6 +137,7 @@ pub(super) struct Process {
     done: VecDeque<Done>,
     pub(super) messages: VecDeque<FromPeer>,
     pub(super) requests: VecDeque<Request>,
+    pub(super) admin: VecDeque<(RequestId, Ask)>,
     pub(super) dropped: Vec<NodeId>,
     pub(super) log_queue: VecDeque<Vec<LogInput>>,
     pub(super) log_job: Option<LogJob>,
@@ -164,6 +174,7 @@ impl Process {
             done: VecDeque::new(),
             messages: VecDeque::new(),
             requests: VecDeque::new(),
+            admin: VecDeque::new(),
             dropped: Vec::new(),
             log_queue: VecDeque::new(),
             log_job: None,
@@ -193,7 +204,7 @@ impl Process {
 
     /// Whether the core has something to do before its next deadline.
     pub(super) fn has_work(&self) -> bool {
-        let waits = !(self.messages.is_empty() && self.requests.is_empty());
+        let waits = !(self.messages.is_empty() && self.requests.is_empty() && self.admin.is_empty());
         !self.done.is_empty() || !self.dropped.is_empty() || (waits && self.has_credit())
     }
 
@@ -230,6 +241,10 @@ impl Process {
                 self.core.handle(now, event, &mut self.out);
             }
             steps += self.take_requests(now);
+            for (request, ask) in std::mem::take(&mut self.admin) {
+                steps += 1;
+                self.core.handle(now, ask.event(request, now), &mut self.out);
+            }
         }
         if may_time_out && self.core.raft().next_deadline() <= now {
             steps += 1;
@@ -277,10 +292,10 @@ impl Process {
             failed_writes,
             observations,
             halt,
-            // Nobody asks for these here yet.
-            replies: _,
+            replies,
+            removed,
+            // Nobody sends any yet.
             dropped_snapshots: _,
-            removed: _,
         } = std::mem::take(&mut self.out);
         // What completions and timeouts lead to waits for room.
         let (log, log_waits) = if self.log_jobs <= CREDITS { (log, Vec::new()) } else { (Vec::new(), log) };
@@ -298,7 +313,7 @@ impl Process {
         for (id, refusal) in failed_writes {
             answers.extend(self.writers.remove(&id).map(|token| (token, Answered::Write(Err(refusal)))));
         }
-        Turn { log, sends, apply, answers, observations, halt, steps }
+        Turn { log, sends, apply, answers, observations, halt, replies, removed: removed.is_some(), steps }
     }
 
     fn apply_job(&mut self, inputs: Vec<ApplyInput>) -> ApplyJob {

@@ -137,7 +137,7 @@ impl Cluster {
 
     /// Carries out a turn's output in the driver's order. Any effect may be the process's last.
     fn pass_on(&mut self, node: usize, turn: Turn) {
-        let Turn { log, sends, apply, answers, halt, .. } = turn;
+        let Turn { log, sends, apply, answers, halt, replies, removed, .. } = turn;
         if halt.is_some() {
             self.halt(node, "the core halts");
             return;
@@ -174,6 +174,16 @@ impl Cluster {
             }
             self.answer(node, token, answer);
         }
+        for (request, result) in replies {
+            if !self.lives_on(node) {
+                return;
+            }
+            self.on_admin_reply(node, request, &result);
+        }
+        if removed {
+            self.on_removed(node);
+            return;
+        }
         let process = self.process(node);
         // One more than there are credits: the turn that used the last one for messages may fill it.
         let (log_jobs, apply_jobs) = (process.log_jobs, process.apply_jobs);
@@ -205,6 +215,7 @@ impl Cluster {
     fn send(&mut self, from: usize, to: NodeId, message: Message) -> bool {
         let checked = self.invariants.sending(from, to, &message);
         self.check(checked);
+        let ids = (self.machines[from].id, to);
         let to = Self::index_of(to);
         self.trace.note(self.now, [2, (from * 8 + to) as u64, words(&message)], || Happening::Sent {
             from,
@@ -225,16 +236,15 @@ impl Cluster {
                 if is_told {
                     let wait = self.random.between(100, 20_000);
                     let incarnation = self.incarnation(from);
-                    let to = self.machines[to].id;
-                    self.add_in(wait, Event::SendDropped { node: from, incarnation, to });
+                    self.add_in(wait, Event::SendDropped { node: from, incarnation, to: ids.1 });
                 }
                 true
             }
             Fate::Arrives(at, again) => {
                 if let Some(again) = again.filter(|_| may_be_doubled(&message)) {
-                    self.add(again, Event::Deliver { from, to, message: Box::new(message.clone()) });
+                    self.add(again, Event::Deliver { from, to, ids, message: Box::new(message.clone()) });
                 }
-                self.add(at, Event::Deliver { from, to, message: Box::new(message) });
+                self.add(at, Event::Deliver { from, to, ids, message: Box::new(message) });
                 true
             }
         }
@@ -249,12 +259,15 @@ impl Cluster {
         self.wake(node);
     }
 
-    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Box<Message>) {
+    /// `ids` are those of sender and receiver, as the sender knew them.
+    pub(super) fn deliver(&mut self, from: usize, to: usize, ids: (NodeId, NodeId), message: Box<Message>) {
         let limit = self.setup.message_queue;
-        let id = self.machines[from].id;
+        let (id, target) = ids;
+        let own = self.machines[to].id;
         let is_cut = self.network.is_cut(from, to);
         let process = self.machines[to].process.as_mut().filter(|process| process.runs);
         let lost = match &process {
+            _ if own != target => Some("it is for another node"),
             None => Some("the receiver does not run"),
             Some(process) if process.messages.len() >= limit => Some("the receiver's queue is full"),
             Some(_) if is_cut => Some("the link was cut"),
@@ -266,9 +279,8 @@ impl Cluster {
             }
             self.trace.note(self.now, [4, from as u64, to as u64], || Happening::Lost { from, to, why });
             let incarnation = self.incarnation(from);
-            let to = self.machines[to].id;
             if self.random.chance(self.network.traits.told) {
-                self.add_in(500, Event::SendDropped { node: from, incarnation, to });
+                self.add_in(500, Event::SendDropped { node: from, incarnation, to: target });
             }
             return;
         }
@@ -372,6 +384,8 @@ impl Cluster {
         let applied = process.finish_apply_job();
         let index = process.applied();
         checked = checked.and_then(|()| self.invariants.applied(node, &applied.records));
+        let digest = self.state_hash(node).unwrap_or_default();
+        checked = checked.and_then(|()| self.invariants.stands_at(node, index, digest));
         self.check(checked);
         self.trace.note(self.now, [7, node as u64, index.0], || Happening::Applied { node, last: index });
         for (token, answer) in applied.answers {

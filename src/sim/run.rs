@@ -111,7 +111,9 @@ impl Runner {
             self.faults.stop(&mut self.cluster);
             // A start finds out whether the disk is intact.
             (0..self.cluster.setup().nodes).for_each(|node| self.cluster.restart(node));
-            self.must_form();
+            if self.cluster.setup().churn.is_none() {
+                self.must_form();
+            }
         }
         if self.goes_on() {
             self.heal();
@@ -144,7 +146,10 @@ impl Runner {
         let is_in = |node: &usize| !self.cluster.is_lost(*node) && !self.cluster.is_outside(*node);
         let mut intact: Vec<usize> = (0..nodes).filter(is_in).collect();
         let fallen = if self.random.chance(300) { self.fell_leaders() } else { None };
-        if fallen.is_some() || self.random.chance(400) {
+        if self.cluster.setup().churn.is_some() {
+            let out = self.draw_absent(fallen);
+            intact.retain(|node| !out.contains(node));
+        } else if fallen.is_some() || self.random.chance(400) {
             while intact.len() > nodes / 2 + 1 {
                 let place = fallen.and_then(|fallen| intact.iter().position(|node| *node == fallen));
                 let out = intact.remove(place.unwrap_or_else(|| self.random.index(intact.len())));
@@ -155,6 +160,26 @@ impl Runner {
         for node in intact {
             self.cluster.restart(node);
         }
+    }
+
+    /// While members change: those that stay away, as many as the cluster can do without.
+    fn draw_absent(&mut self, fallen: Option<usize>) -> BTreeSet<usize> {
+        let mut out = BTreeSet::new();
+        if fallen.is_none() && !self.random.chance(400) {
+            return out;
+        }
+        let drawn: Vec<usize> = (0..4).map(|_| self.random.index(self.cluster.setup().nodes)).collect();
+        for node in fallen.into_iter().chain(drawn) {
+            out.insert(node);
+            if !self.cluster.can_do_without(&out) {
+                out.remove(&node);
+            }
+        }
+        for node in &out {
+            self.cluster.crash(*node, Crash::Killed, "stays away");
+            self.cluster.keep_down(*node);
+        }
+        out
     }
 
     /// The leader falls while it is at work, and the next one as soon as it is elected: the second is told. Those that
@@ -197,6 +222,15 @@ impl Runner {
             cluster.report("liveness", what);
             return;
         }
+        let limit = cluster.now().after(patience);
+        if !cluster.run_until(limit, Cluster::members_are_settled) {
+            let what = format!(
+                "a change of members does not end, or a learner is not made a voter, within {patience:?}: {}",
+                cluster.summary()
+            );
+            cluster.report("liveness", what);
+            return;
+        }
         cluster.run_clients(false);
         let limit = cluster.now().after(patience);
         if !cluster.run_until(limit, Cluster::is_settled) {
@@ -204,8 +238,8 @@ impl Runner {
             cluster.report("liveness", what);
             return;
         }
-        let hashes: BTreeSet<u64> =
-            (0..cluster.setup().nodes).filter_map(|n| cluster.state_hash(n)).collect();
+        let members = cluster.leader().map(|leader| cluster.running_members(leader)).unwrap_or_default();
+        let hashes: BTreeSet<u64> = members.into_iter().filter_map(|node| cluster.state_hash(node)).collect();
         if hashes.len() != 1 {
             cluster.report("one state", format!("nodes applied the same and differ: {}", cluster.summary()));
         }

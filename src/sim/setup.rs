@@ -13,8 +13,12 @@ use crate::raft;
 pub struct Setup {
     /// Everything random comes from here.
     pub seed: u64,
-    /// Nodes, all of them voters.
+    /// Nodes, spare ones included.
     pub nodes: usize,
+    /// The first so many are the voters at the begin.
+    pub voters: usize,
+    /// Mean time between two requests of the administrator, in microseconds; `None`: members stay as they are.
+    pub churn: Option<u64>,
     /// Clients that ask by themselves.
     pub clients: usize,
     /// The core's settings, the same on all nodes.
@@ -48,6 +52,8 @@ impl Setup {
         Self {
             seed,
             nodes,
+            voters: nodes,
+            churn: None,
             clients: 0,
             raft: raft::Settings::default(),
             segment_bytes: 256 << 10,
@@ -103,6 +109,9 @@ impl Setup {
             reorders: random.chance(500),
             told: random.pick(&[0, 500, 1000]),
         };
+        // From streams of their own, so that the rest of a seed stays as it was.
+        let founds = nodes > 1 && Random::new(seed, 7).chance(300);
+        let members = draw_members(&mut Random::new(seed, 8), nodes, founds);
         Self {
             clients: random.index(6) + 1,
             raft: draw_raft(random),
@@ -115,11 +124,29 @@ impl Setup {
             checkpoint_interval: random.pick(&[50_000, 1_000_000, 10_000_000]),
             wake_micros: random.pick(&[5, 30, 300]),
             restart_micros: Some(random.pick(&[100_000, 1_000_000, 5_000_000])),
-            // From a stream of its own, so that the rest of a seed stays as it was.
-            founds: nodes > 1 && Random::new(seed, 7).chance(300),
-            ..Self::calm(seed, nodes)
+            founds,
+            voters: members.voters,
+            churn: members.churn,
+            ..Self::calm(seed, members.nodes)
         }
     }
+}
+
+/// Who there is at the begin, and whether that changes.
+struct Members {
+    nodes: usize,
+    voters: usize,
+    churn: Option<u64>,
+}
+
+fn draw_members(random: &mut Random, nodes: usize, founds: bool) -> Members {
+    if founds || !random.chance(500) {
+        return Members { nodes, voters: nodes, churn: None };
+    }
+    let voters = random.pick(&[1, nodes, nodes]);
+    let spare = random.index(4);
+    let churn = Some(random.pick(&[100_000, 400_000, 1_500_000]));
+    Members { nodes: (nodes + spare).min(7), voters, churn }
 }
 
 fn draw_raft(random: &mut Random) -> raft::Settings {
