@@ -6,31 +6,114 @@ use std::collections::BinaryHeap;
 use super::churn::Ask;
 use super::clients::{Ending, Token};
 use super::founding::{Rpc, Step};
+use super::snapshots::{Heard, Said};
 use crate::raft::Message;
-use crate::types::{Instant, NodeId, RequestId};
+use crate::types::{Instant, LogPosition, NodeId, RequestId};
 
 /// Something that will happen. `incarnation` names the process that it is for.
 pub(super) enum Event {
-    Deliver { from: usize, to: usize, ids: (NodeId, NodeId), message: Box<Message> },
-    SendDropped { node: usize, incarnation: u64, to: NodeId },
-    Turn { node: usize, incarnation: u64 },
-    Timer { node: usize, incarnation: u64 },
-    LogDone { node: usize, incarnation: u64 },
-    ApplyDone { node: usize, incarnation: u64 },
-    Checkpoint { node: usize, incarnation: u64 },
-    PreparationFailed { node: usize, incarnation: u64, why: String },
-    Started { node: usize, incarnation: u64 },
-    ReadStore { node: usize, incarnation: u64, token: Token },
-    Restart { node: usize },
-    Founding { node: usize, incarnation: u64, step: Step },
-    Rpc { from: usize, to: usize, rpc: Box<Rpc> },
-    Request { node: usize, token: Token },
-    Reply { token: Token, ending: Ending },
-    GiveUp { token: Token },
-    Think { client: usize },
+    Deliver {
+        from: usize,
+        to: usize,
+        ids: (NodeId, NodeId),
+        message: Box<Message>,
+    },
+    SendDropped {
+        node: usize,
+        incarnation: u64,
+        to: NodeId,
+    },
+    Turn {
+        node: usize,
+        incarnation: u64,
+    },
+    Timer {
+        node: usize,
+        incarnation: u64,
+    },
+    LogDone {
+        node: usize,
+        incarnation: u64,
+    },
+    ApplyDone {
+        node: usize,
+        incarnation: u64,
+    },
+    Checkpoint {
+        node: usize,
+        incarnation: u64,
+    },
+    PreparationFailed {
+        node: usize,
+        incarnation: u64,
+        why: String,
+    },
+    Started {
+        node: usize,
+        incarnation: u64,
+    },
+    ReadStore {
+        node: usize,
+        incarnation: u64,
+        token: Token,
+    },
+    Checkpointed {
+        node: usize,
+        incarnation: u64,
+        position: LogPosition,
+    },
+    SnapshotHeard {
+        node: usize,
+        incarnation: u64,
+        id: u64,
+        asked: u64,
+        heard: Heard,
+    },
+    SnapshotSaid {
+        from: usize,
+        incarnation: u64,
+        to: usize,
+        ids: (NodeId, NodeId),
+        asked: u64,
+        said: Box<Said>,
+    },
+    Restart {
+        node: usize,
+    },
+    Founding {
+        node: usize,
+        incarnation: u64,
+        step: Step,
+    },
+    Rpc {
+        from: usize,
+        to: usize,
+        rpc: Box<Rpc>,
+    },
+    Request {
+        node: usize,
+        token: Token,
+    },
+    Reply {
+        token: Token,
+        ending: Ending,
+    },
+    GiveUp {
+        token: Token,
+    },
+    Think {
+        client: usize,
+    },
     Administer,
-    AdminRequest { node: usize, request: RequestId, ask: Box<Ask> },
-    ComeBack { node: usize, id: NodeId },
+    AdminRequest {
+        node: usize,
+        request: RequestId,
+        ask: Box<Ask>,
+    },
+    ComeBack {
+        node: usize,
+        id: NodeId,
+    },
 }
 
 /// Events by time; those of one time in the order they were added.

@@ -73,9 +73,10 @@ impl Churn {
 }
 
 impl Cluster {
-    /// Members stay as they are from now on, but for what was begun.
-    pub fn end_churn(&mut self) {
+    /// Members stay as they are from now on, but for what was begun, and transfers no longer break by themselves.
+    pub fn calm_down(&mut self) {
         self.churn.mean = None;
+        self.is_calm = true;
     }
 
     pub(super) fn plan_administration(&mut self) {

@@ -59,6 +59,8 @@ pub struct Cluster {
     violation: Option<Violation>,
     pub(super) founding: Founding,
     pub(super) churn: Churn,
+    /// Nothing goes wrong by itself any more.
+    pub(super) is_calm: bool,
     events: u64,
     /// Clients ask by themselves.
     pub(super) clients_run: bool,
@@ -90,6 +92,7 @@ impl Cluster {
             violation: None,
             founding: Founding::new(setup.nodes),
             churn,
+            is_calm: false,
             events: 0,
             clients_run: true,
             lost_replies: 0,
@@ -185,6 +188,9 @@ impl Cluster {
             Event::Restart { node } => self.restart_planned(node),
             Event::Founding { node, incarnation, step } => self.on_founding(node, incarnation, step),
             Event::Rpc { from, to, rpc } => self.on_rpc(from, to, rpc),
+            Event::SnapshotSaid { from, incarnation, to, ids, asked, said } => {
+                self.on_snapshot_said((from, incarnation), to, ids, asked, said);
+            }
             Event::SendDropped { node, incarnation, .. }
             | Event::Turn { node, incarnation }
             | Event::Timer { node, incarnation }
@@ -193,6 +199,8 @@ impl Cluster {
             | Event::Checkpoint { node, incarnation }
             | Event::PreparationFailed { node, incarnation, .. }
             | Event::Started { node, incarnation }
+            | Event::Checkpointed { node, incarnation, .. }
+            | Event::SnapshotHeard { node, incarnation, .. }
             | Event::ReadStore { node, incarnation, .. } => {
                 let machine = &self.machines[node];
                 if machine.incarnation != incarnation || machine.process.is_none() {
@@ -219,6 +227,10 @@ impl Cluster {
             Event::PreparationFailed { why, .. } => self.halt(node, &why),
             Event::Started { .. } => self.on_started(node),
             Event::ReadStore { token, .. } => self.on_read_store(node, token),
+            Event::Checkpointed { position, .. } => self.on_checkpointed(node, position),
+            Event::SnapshotHeard { id, asked, heard, .. } => {
+                self.on_snapshot_heard(node, id, asked, heard);
+            }
             _ => unreachable!("not an event of a process"),
         }
     }
@@ -400,6 +412,7 @@ fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Mach
         paused_until: Instant(0),
         fuse: None,
         flipped: false,
+        space_low: false,
         standing: if is_spare { Standing::Unused } else { Standing::Fit },
         holds_elections: false,
     }

@@ -18,6 +18,7 @@
 //! | members | see `members` |
 
 mod members;
+mod snapshots;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,6 +30,7 @@ use crate::raft::{
 };
 use crate::types::{IoId, LogIndex, LogPosition, NodeId, Term};
 use members::Members;
+pub use snapshots::Found;
 use state::States;
 
 /// What went against a rule.
@@ -212,6 +214,7 @@ impl Invariants {
             hard_state: append.hard_state,
             marks: append.entries.iter().map(Mark::of).collect(),
             configurations: configurations(&append.entries),
+            prefix: None,
         };
         if self.winners.get(&term) == Some(&(node, self.ids[node])) {
             let proposed = write.configurations.iter().map(|(index, _)| *index);
@@ -356,6 +359,7 @@ impl Invariants {
             self.committing(node, old, status)?;
         }
         self.changing(node)?;
+        self.follows_newest(node, status)?;
         let this = &mut self.nodes[node];
         this.turn_began_with = std::mem::replace(&mut this.held, this.memory.last().index);
         if became_leader { self.is_complete(node, 0) } else { Ok(()) }
@@ -496,53 +500,6 @@ impl Invariants {
         this.queued.truncate(this.writing);
         this.role = None;
         this.proposed.clear();
-    }
-
-    /// A node opened its log again: what it holds, and up to where it has applied.
-    ///
-    /// # Errors
-    /// It is neither what was durable nor that and the write that was under way.
-    pub fn recovered(
-        &mut self,
-        node: usize,
-        hard_state: HardState,
-        entries: &[Entry],
-        applied: LogIndex,
-    ) -> Checked {
-        let found = MarkedLog::of(entries, hard_state);
-        let this = &mut self.nodes[node];
-        let mut with_write = this.durable.clone();
-        for write in &this.queued {
-            with_write.take(write);
-        }
-        this.writing = this.queued.len();
-        let is = |log: &MarkedLog| log.hard_state == found.hard_state && log.marks == found.marks;
-        if !is(&this.durable) && !is(&with_write) {
-            let what = format!(
-                "n{} finds {hard_state:?}, {}; flushed was {:?}, {}; under way {:?}, {}",
-                node + 1,
-                found.last(),
-                this.durable.hard_state,
-                this.durable.last(),
-                with_write.hard_state,
-                with_write.last()
-            );
-            return broken("a restart loses nothing", what);
-        }
-        if is(&this.durable) {
-            this.queued.clear();
-            this.writing = 0;
-        }
-        if let Some(at) = (0..place(applied.next()))
-            .find(|at| self.agreed.get(*at).map(|agreed| agreed.mark) != found.marks.get(*at).copied())
-        {
-            let what = format!("n{} starts with entry {} applied, which is not committed", node + 1, at + 1);
-            return broken("state-machine safety", what);
-        }
-        this.memory = found;
-        this.held = this.memory.last().index;
-        (this.commit, this.applied, this.term) = (applied, applied, hard_state.term);
-        Ok(())
     }
 
     /// A node's recovery is done: what it found is durable now, the write that was under way included.

@@ -7,12 +7,12 @@ use super::agenda::Event;
 use super::clients::Ending;
 use super::cluster::{Cluster, DIRECTORY, options};
 use super::disk::Crash;
+use super::invariants::Found;
 use super::node::{Process, Standing};
 use super::trace::Happening;
 use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
-use crate::storage::check_fit;
 use crate::storage::wal::{Owner, Recovered, Wal};
-use crate::storage::{StateStore, StorageError};
+use crate::storage::{Fit, StateStore, StorageError, check_fit};
 use crate::types::{Instant, LogIndex};
 
 /// From an opened log to a process that runs.
@@ -67,8 +67,11 @@ impl Cluster {
         let (files, directory) = (machine.files.clone(), Path::new(DIRECTORY));
         let (wal, found) = Wal::open(files, directory, owner, options(&self.setup))?;
         let state = machine.state.open();
-        check_fit(directory, &found, state.checkpoint())?;
-        let entries = wal.read(LogIndex(1), found.last.index, usize::MAX)?;
+        let begins_anew = check_fit(directory, &found, state.checkpoint())? == Fit::BeginsAnew;
+        let entries = match found.before.index.next() {
+            first if first <= found.last.index => wal.read(first, found.last.index, usize::MAX)?,
+            _ => Vec::new(),
+        };
         let (hard_state, last) = (found.hard_state, found.last);
         let Recovered { commit_index, .. } = found;
         let covered = state.checkpoint().applied.index;
@@ -76,7 +79,14 @@ impl Cluster {
             let joined = self.invariants.joined(node, node_id, hard_state, &entries);
             self.check(joined);
         }
-        let checked = self.invariants.recovered(node, hard_state, &entries, commit_index.max(covered));
+        let found_there = Found {
+            hard_state,
+            before: found.before.index,
+            entries: &entries,
+            applied: commit_index.max(covered),
+            begins_anew: begins_anew.then_some(covered),
+        };
+        let checked = self.invariants.recovered(node, &found_there);
         self.check(checked);
         let seed = self.machines[node].random.next_u64();
         let first_id = self.machines[node].random.next_u64();
@@ -103,6 +113,9 @@ impl Cluster {
         self.process(node).runs = true;
         self.invariants.started(node);
         self.prepare_segment(node);
+        if self.machines[node].space_low {
+            self.tell_space(node);
+        }
         let incarnation = self.incarnation(node);
         self.add_in(self.setup.checkpoint_interval, Event::Checkpoint { node, incarnation });
         self.wake(node);

@@ -67,6 +67,9 @@ impl MarkedLog {
 
     pub(super) fn take(&mut self, write: &Write) {
         self.hard_state = write.hard_state;
+        if let Some(prefix) = &write.prefix {
+            self.replace(prefix);
+        }
         if let Some(from) = write.truncate_from {
             self.marks.truncate(place(from));
             self.configurations.retain(|(index, _)| *index < from);
@@ -78,6 +81,17 @@ impl MarkedLog {
     /// The newest configuration at or below `index`.
     pub(super) fn configuration_at(&self, index: LogIndex) -> Option<&(LogIndex, Arc<Configuration>)> {
         self.configurations.iter().rfind(|(at, _)| *at <= index)
+    }
+
+    /// Begins anew with these entries; what is behind them stays if it may.
+    fn replace(&mut self, prefix: &Prefix) {
+        let covered = prefix.log.last().index;
+        let mut log = prefix.log.clone();
+        if prefix.keeps_tail && self.marks.len() > log.marks.len() {
+            log.marks.extend_from_slice(&self.marks[log.marks.len()..]);
+            log.configurations.extend(self.configurations.iter().filter(|(at, _)| *at > covered).cloned());
+        }
+        (self.marks, self.configurations) = (log.marks, log.configurations);
     }
 
     pub(super) fn has(&self, index: LogIndex, mark: Mark) -> bool {
@@ -95,7 +109,15 @@ pub(super) fn place(index: LogIndex) -> usize {
     usize::try_from(index.0.saturating_sub(1)).expect("logs fit into memory")
 }
 
-/// One append, handed to the log.
+/// What a snapshot covers, as a log.
+#[derive(Clone, Debug)]
+pub(super) struct Prefix {
+    pub(super) log: MarkedLog,
+    /// What the log holds behind it stays.
+    pub(super) keeps_tail: bool,
+}
+
+/// One append, handed to the log, or the installation of a snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Write {
     pub(super) io: IoId,
@@ -103,4 +125,6 @@ pub(super) struct Write {
     pub(super) hard_state: HardState,
     pub(super) marks: Vec<Mark>,
     pub(super) configurations: Configurations,
+    /// First, the log begins anew with this.
+    pub(super) prefix: Option<Prefix>,
 }

@@ -7,7 +7,7 @@
 //! 4. [`invariants`]: what must hold at every step
 //! 5. [`trace`]: what happened
 //! 6. `founding`: from empty directories to a cluster
-//! 7. `churn`: members come and go
+//! 7. `churn`: members come and go; `snapshots`: states on their way
 //! 8. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
 //! 9. [`scenario`]: scripted runs, told to a reader
 
@@ -34,6 +34,7 @@ mod requests;
 pub mod run;
 pub mod scenario;
 pub mod setup;
+mod snapshots;
 mod state;
 pub mod trace;
 

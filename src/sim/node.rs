@@ -2,7 +2,7 @@
 //! drives them, each by a queue of its own. See `driver::core_thread`, which [`Process::turn`] mirrors.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
@@ -12,13 +12,15 @@ use super::clock::Clock;
 use super::files::SimFiles;
 use super::founding::{Directory, Founder};
 use super::random::Random;
-use super::state::{SharedState, SimState};
+use super::snapshots::Snapshots;
+use super::state::{SharedState, SimStaging, SimState};
 use crate::kv::{self, Record};
 use crate::raft::{AdminRefusal, Event, HaltReason, Message, Observation, Proposal, Refusal};
 use crate::replica::recovery::Recovered;
+use crate::replica::snapshot::{Cut, Shelf};
 use crate::replica::{Apply, ApplyInput, ApplyOutput, Core, CoreOutput, Log, LogInput, LogOutput};
 use crate::storage::{Checkpoint, StateStore, StorageError};
-use crate::types::{Instant, LogIndex, NodeId, ProposalId, ReadId, RequestId};
+use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, StagedId};
 
 /// As in the driver: jobs on their way to log and apply, and what one turn takes of each queue.
 pub(super) const CREDITS: usize = 32;
@@ -45,6 +47,8 @@ pub(super) struct Machine {
     pub(super) fuse: Option<u32>,
     /// A stored bit was changed: damage may be found.
     pub(super) flipped: bool,
+    /// Its disk has little room left.
+    pub(super) space_low: bool,
     /// Whether its process may be started.
     pub(super) standing: Standing,
     /// Elections start only when asked for: for scripted runs.
@@ -82,6 +86,7 @@ pub(super) enum FromPeer {
 pub(super) enum Done {
     Log { jobs: usize, events: Vec<Event> },
     Apply { index: LogIndex },
+    Event(Event),
 }
 
 /// What the core told a client.
@@ -103,6 +108,8 @@ pub(super) struct Turn {
     pub(super) replies: Vec<(RequestId, Result<LogIndex, AdminRefusal>)>,
     /// The node was removed from the cluster.
     pub(super) removed: bool,
+    /// Received snapshots that are of no use.
+    pub(super) dropped_snapshots: Vec<StagedId>,
     /// Events taken, for the time the turn takes.
     pub(super) steps: u64,
 }
@@ -118,6 +125,7 @@ pub(super) struct ApplyJob {
 pub(super) struct AppliedJob {
     pub(super) answers: Vec<(Token, Answered)>,
     pub(super) records: Vec<Record>,
+    pub(super) cuts: Vec<Cut>,
 }
 
 /// The log's part at work.
@@ -133,6 +141,8 @@ pub(super) struct Process {
     apply: Apply,
     store: Arc<RwLock<kv::Store>>,
     state: Arc<Mutex<SimState>>,
+    pub(super) shelf: Shelf<SimStaging>,
+    pub(super) snapshots: Snapshots,
     out: CoreOutput,
     done: VecDeque<Done>,
     pub(super) messages: VecDeque<FromPeer>,
@@ -163,13 +173,15 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn new(recovered: Recovered<SimFiles, SimState>, first_id: u64) -> Self {
-        let Recovered { core, log, apply, store, state, .. } = recovered;
+        let Recovered { core, log, apply, store, state, shelf, .. } = recovered;
         Self {
             core,
             log,
             apply,
             store,
             state,
+            shelf,
+            snapshots: Snapshots::default(),
             out: CoreOutput::default(),
             done: VecDeque::new(),
             messages: VecDeque::new(),
@@ -198,6 +210,10 @@ impl Process {
         self.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn state(&self) -> MutexGuard<'_, SimState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn has_credit(&self) -> bool {
         self.log_jobs < CREDITS && self.apply_jobs < CREDITS
     }
@@ -224,6 +240,10 @@ impl Process {
                     self.apply_jobs -= 1;
                     steps += 1;
                     self.core.handle(now, Event::Applied { index }, &mut self.out);
+                }
+                Done::Event(event) => {
+                    steps += 1;
+                    self.core.handle(now, event, &mut self.out);
                 }
             }
         }
@@ -294,8 +314,7 @@ impl Process {
             halt,
             replies,
             removed,
-            // Nobody sends any yet.
-            dropped_snapshots: _,
+            dropped_snapshots,
         } = std::mem::take(&mut self.out);
         // What completions and timeouts lead to waits for room.
         let (log, log_waits) = if self.log_jobs <= CREDITS { (log, Vec::new()) } else { (Vec::new(), log) };
@@ -313,7 +332,8 @@ impl Process {
         for (id, refusal) in failed_writes {
             answers.extend(self.writers.remove(&id).map(|token| (token, Answered::Write(Err(refusal)))));
         }
-        Turn { log, sends, apply, answers, observations, halt, replies, removed: removed.is_some(), steps }
+        let removed = removed.is_some();
+        Turn { log, sends, apply, answers, observations, halt, replies, removed, dropped_snapshots, steps }
     }
 
     fn apply_job(&mut self, inputs: Vec<ApplyInput>) -> ApplyJob {
@@ -371,10 +391,13 @@ impl Process {
             }
         }
         answers.extend(job.readers.into_iter().map(|(_, token)| (token, Answered::Read(Ok(())))));
+        if out.installed {
+            self.changes.0.clear();
+        }
         self.changes.0.extend_from_slice(&out.records);
         self.changes.1 = Some(self.apply.checkpoint());
         self.done.push_back(Done::Apply { index: self.apply.applied() });
-        AppliedJob { answers, records: out.records }
+        AppliedJob { answers, records: out.records, cuts: out.cuts }
     }
 
     pub(super) fn done(&mut self, done: Done) {
@@ -392,10 +415,10 @@ impl Process {
     }
 
     /// Writes what was applied since the last checkpoint. A rewrite of the state begins behind one checkpoint and ends
-    /// behind the next one.
-    pub(super) fn write_checkpoint(&mut self) -> Result<(), StorageError> {
+    /// behind the next one. Returns what is covered then.
+    pub(super) fn write_checkpoint(&mut self) -> Result<LogPosition, StorageError> {
         let (records, checkpoint) = std::mem::take(&mut self.changes);
-        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        let Some(checkpoint) = checkpoint else { return Ok(LogPosition::default()) };
         let at = checkpoint.applied;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.write(&records)?;
@@ -404,7 +427,7 @@ impl Process {
         if state.needs_rewrite(self.apply.keys() as u64)? {
             state.begin_rewrite(at, Box::new(self.apply.view().records()))?;
         }
-        Ok(())
+        Ok(state.checkpoint().applied)
     }
 
     /// Everyone who waits for this process.

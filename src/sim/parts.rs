@@ -120,6 +120,10 @@ impl Cluster {
             });
         }
         for input in &turn.log {
+            if let LogInput::Install { io, snapshot, hard_state, keep_log, .. } = input {
+                let checked = self.invariants.installing(node, *io, snapshot, *hard_state, *keep_log);
+                self.check(checked);
+            }
             let LogInput::Append(append) = input else { continue };
             let checked = self.invariants.appending(node, append);
             self.check(checked);
@@ -137,7 +141,7 @@ impl Cluster {
 
     /// Carries out a turn's output in the driver's order. Any effect may be the process's last.
     fn pass_on(&mut self, node: usize, turn: Turn) {
-        let Turn { log, sends, apply, answers, halt, replies, removed, .. } = turn;
+        let Turn { log, sends, apply, answers, halt, replies, removed, dropped_snapshots, .. } = turn;
         if halt.is_some() {
             self.halt(node, "the core halts");
             return;
@@ -174,6 +178,7 @@ impl Cluster {
             }
             self.answer(node, token, answer);
         }
+        self.drop_snapshots(node, dropped_snapshots);
         for (request, result) in replies {
             if !self.lives_on(node) {
                 return;
@@ -318,7 +323,7 @@ impl Cluster {
             self.halt(node, &error.to_string());
             return;
         }
-        let io = job.out.events.iter().find_map(|event| match event {
+        let io = job.out.events.iter().rev().find_map(|event| match event {
             CoreEvent::Appended { io } => Some(*io),
             _ => None,
         });
@@ -377,9 +382,11 @@ impl Cluster {
         let process = self.machines[node].process.as_mut().expect("events of ended processes are dropped");
         let mut checked = Ok(());
         for input in process.apply_job.iter().flat_map(|job| &job.inputs) {
-            if let ApplyInput::Entries(entries) = input {
-                checked = checked.and_then(|()| self.invariants.applying(node, entries));
-            }
+            checked = checked.and_then(|()| match input {
+                ApplyInput::Entries(entries) => self.invariants.applying(node, entries),
+                ApplyInput::Install { snapshot, .. } => self.invariants.installed(node, snapshot.position),
+                ApplyInput::Reads(_) | ApplyInput::SendSnapshot { .. } => Ok(()),
+            });
         }
         let applied = process.finish_apply_job();
         let index = process.applied();
@@ -394,6 +401,12 @@ impl Cluster {
             }
             self.answer(node, token, answer);
         }
+        for cut in applied.cuts {
+            if !self.lives_on(node) {
+                return;
+            }
+            self.send_snapshot(node, cut);
+        }
         self.wake_apply(node);
         self.wake(node);
     }
@@ -401,14 +414,15 @@ impl Cluster {
     pub(super) fn on_checkpoint(&mut self, node: usize) {
         let mut next = self.setup.checkpoint_interval;
         if self.process(node).needs_checkpoint() {
-            let takes = self.random.between(200, 20_000);
-            let done_at = Instant(self.now.0 + takes);
+            let done_at = self.checkpoint_done_at();
             self.machines[node].state.begin(self.now, done_at);
-            if let Err(error) = self.process(node).write_checkpoint() {
-                self.halt(node, &error.to_string());
-                return;
-            }
-            next = next.max(takes);
+            let position = match self.process(node).write_checkpoint() {
+                Ok(position) => position,
+                Err(error) => return self.halt(node, &error.to_string()),
+            };
+            let incarnation = self.incarnation(node);
+            self.add(done_at, Event::Checkpointed { node, incarnation, position });
+            next = next.max(done_at.0 - self.now.0);
         }
         let incarnation = self.incarnation(node);
         self.add_in(next, Event::Checkpoint { node, incarnation });

@@ -37,6 +37,10 @@ pub struct Setup {
     pub request_queue: usize,
     /// Time between checkpoints, in microseconds.
     pub checkpoint_interval: u64,
+    /// Largest chunk of a snapshot, in bytes.
+    pub chunk_bytes: usize,
+    /// Clocks may differ in pace by more than leases bear, and jump although leases are on.
+    pub wild_clocks: bool,
     /// Longest time from a queue being filled to its part being at work, in microseconds.
     pub wake_micros: u64,
     /// A process that ended by itself is started again after up to this time, in microseconds.
@@ -73,6 +77,8 @@ impl Setup {
             message_queue: 4096,
             request_queue: 16_384,
             checkpoint_interval: 1_000_000,
+            chunk_bytes: 256 << 10,
+            wild_clocks: false,
             wake_micros: 20,
             restart_micros: None,
             founds: false,
@@ -112,9 +118,13 @@ impl Setup {
         // From streams of their own, so that the rest of a seed stays as it was.
         let founds = nodes > 1 && Random::new(seed, 7).chance(300);
         let members = draw_members(&mut Random::new(seed, 8), nodes, founds);
+        let clients = random.index(6) + 1;
+        let mut raft = draw_raft(random);
+        draw_snapshots(&mut Random::new(seed, 10), &mut raft);
         Self {
-            clients: random.index(6) + 1,
-            raft: draw_raft(random),
+            clients,
+            raft,
+            chunk_bytes: Random::new(seed, 11).pick(&[1000, 10_000, 256 << 10]),
             segment_bytes: random.pick(&[16 << 10, 64 << 10, 256 << 10]),
             disk,
             network,
@@ -147,6 +157,17 @@ fn draw_members(random: &mut Random, nodes: usize, founds: bool) -> Members {
     let spare = random.index(4);
     let churn = Some(random.pick(&[100_000, 400_000, 1_500_000]));
     Members { nodes: (nodes + spare).min(7), voters, churn }
+}
+
+/// What is kept of the log, and how reads are served.
+fn draw_snapshots(random: &mut Random, settings: &mut raft::Settings) {
+    settings.trailing_entries = random.pick(&[0, 5, 50, 500, 10_000]);
+    settings.transfer_log_entries_max = random.pick(&[10, 1000, 1_000_000]);
+    settings.disk_stall_timeout = Duration::from_millis(random.pick(&[300, 1000, 3000]));
+    settings.promotion = random.chance(850);
+    if random.chance(350) {
+        (settings.lease_reads, settings.check_quorum) = (true, true);
+    }
 }
 
 fn draw_raft(random: &mut Random) -> raft::Settings {

@@ -41,10 +41,21 @@ impl Cut {
 
     /// Hands out the chunks from number `first` on, until the last one or until `take` breaks. The same cut has the
     /// same chunks each time. At most one chunk is in memory at a time.
-    pub fn chunks(&self, id: u64, first: u64, mut take: impl FnMut(Chunk) -> ControlFlow<()>) {
+    pub fn chunks(&self, id: u64, first: u64, take: impl FnMut(Chunk) -> ControlFlow<()>) {
+        self.chunks_of(CHUNK_BYTES, id, first, take);
+    }
+
+    /// As [`Cut::chunks`], with chunks of up to `bytes_max` bytes.
+    pub(crate) fn chunks_of(
+        &self,
+        bytes_max: usize,
+        id: u64,
+        first: u64,
+        mut take: impl FnMut(Chunk) -> ControlFlow<()>,
+    ) {
         let mut number = 0;
         let mut total = 0;
-        let mut content = Vec::with_capacity(CHUNK_BYTES);
+        let mut content = Vec::with_capacity(bytes_max);
         let mut close = |records: &[u8], total: Option<u64>| {
             number += 1;
             if number <= first {
@@ -57,7 +68,7 @@ impl Cut {
             let end = content.len();
             records::encode(&record, &mut content);
             total += 1;
-            if end > 0 && content.len() > CHUNK_BYTES {
+            if end > 0 && content.len() > bytes_max {
                 if close(&content[..end], None).is_break() {
                     return;
                 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::{Checked, Invariants, RoleName, broken};
 use crate::raft::{Configuration, Member};
-use crate::sim::marks::{Mark, MarkedLog, place};
+use crate::sim::marks::{Configurations, Mark, MarkedLog, place};
 use crate::types::{LogIndex, NodeId, Session, Term};
 
 /// A learner that lacks no more entries than these may be made a voter.
@@ -27,6 +27,8 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 pub(super) struct Members {
     /// The newest committed configuration.
     committed: Option<(LogIndex, Arc<Configuration>)>,
+    /// All committed ones.
+    pub(super) history: Configurations,
     /// Everybody whose removal was ever committed.
     removed: BTreeSet<NodeId>,
     /// What was durable on disks that are gone, by whose they were.
@@ -37,7 +39,8 @@ impl Invariants {
     /// A node's disk is gone for ever.
     pub fn lost(&mut self, node: usize) {
         let log = std::mem::take(&mut self.nodes[node]).durable;
-        self.members.gone.insert(self.ids[node], log);
+        // It may be lost again before anybody starts with the new one.
+        self.members.gone.entry(self.ids[node]).or_insert(log);
     }
 
     /// A node of this id has a new disk: what an earlier one held does not count.
@@ -101,6 +104,7 @@ impl Invariants {
             return broken("removed for ever", format!("node {id} is a member again, by entry {index}"));
         }
         self.members.removed.extend(next.removed.keys());
+        self.members.history.push((index, Arc::clone(&next)));
         let before = self.members.committed.replace((index, Arc::clone(&next)));
         match before {
             Some((at, before)) if !overlap(&before, &next) => {
