@@ -60,8 +60,6 @@ pub enum Plant {
     LeaveJointEarly,
     /// A new leader changes members before it has committed an entry of its own term.
     ChangeBeforeNoop,
-    /// Acknowledgements of an earlier membership count.
-    OldSessionCounts,
     /// Learners are made voters before they have caught up.
     PromoteBeforeCatchUp,
     /// Leadership is transferred to a node whose log is behind.
@@ -90,7 +88,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 40] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -119,7 +117,6 @@ impl Plant {
         Self::JointOneMajority,
         Self::LeaveJointEarly,
         Self::ChangeBeforeNoop,
-        Self::OldSessionCounts,
         Self::PromoteBeforeCatchUp,
         Self::TransferWithoutLogCheck,
         Self::RemovedRejoins,
@@ -166,7 +163,6 @@ impl Plant {
             Self::JointOneMajority => "joint-one-majority",
             Self::LeaveJointEarly => "leave-joint-early",
             Self::ChangeBeforeNoop => "change-before-noop",
-            Self::OldSessionCounts => "old-session-counts",
             Self::PromoteBeforeCatchUp => "promote-before-catch-up",
             Self::TransferWithoutLogCheck => "transfer-without-log-check",
             Self::RemovedRejoins => "removed-rejoins",
@@ -230,7 +226,6 @@ impl Plant {
             Self::ChangeBeforeNoop => {
                 "A new leader changes members before it has committed an entry of its own term"
             }
-            Self::OldSessionCounts => "Acknowledgements of an earlier membership count",
             Self::PromoteBeforeCatchUp => "Learners are made voters before they have caught up",
             Self::TransferWithoutLogCheck => "Leadership is transferred to a node whose log is behind",
             Self::RemovedRejoins => "Removed nodes are listened to, and added again",

@@ -241,8 +241,7 @@ impl Raft {
     ) -> Option<NodeId> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let progress = leader.progress.get_mut(&from)?;
-        let is_session = session == progress.session || self.settings.planted.is(Plant::OldSessionCounts);
-        if term != self.hard_state.term || !is_session {
+        if term != self.hard_state.term || session != progress.session {
             return None;
         }
         progress.last_contact = now;

@@ -398,7 +398,10 @@ fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Mach
     }
     let end = files.disk().end();
     files.disk().begin(end);
-    let clock = Clock::new(Instant(random.below(1 << 40)));
+    let mut clock = Clock::new(Instant(random.below(1 << 40)));
+    if let Some(paces) = setup.paces {
+        clock.set_rate(Instant(0), random.pick(&paces));
+    }
     Machine {
         id,
         files,

@@ -48,11 +48,15 @@ pub enum FaultKind {
     BitFlip,
     /// Answers to clients are lost.
     LostReplies,
+    /// Nothing gets out of the leader any more, and what it hears is late.
+    Mute,
+    /// A follower restarts at once while another one, cut off from the leader, stands for election.
+    QuickRestart,
 }
 
 impl FaultKind {
     /// All of them, with the names they have on the command line.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 19] = [
         (Self::Kill, "kill"),
         (Self::PowerCut, "power-cut"),
         (Self::Blackout, "blackout"),
@@ -70,6 +74,8 @@ impl FaultKind {
         (Self::DiskFull, "disk-full"),
         (Self::BitFlip, "bit-flip"),
         (Self::LostReplies, "lost-replies"),
+        (Self::Mute, "mute"),
+        (Self::QuickRestart, "quick-restart"),
     ];
 
     /// As on the command line.
@@ -89,6 +95,7 @@ enum Remedy {
     ClockRate(usize),
     EmptyDisk(usize),
     KeepReplies,
+    RestartQuickly { leader: usize, node: usize },
 }
 
 /// The faults of one run.
@@ -219,6 +226,8 @@ impl Faults {
                 cluster.set_clock_rate(node, rate);
                 self.later(cluster, lasts, Remedy::ClockRate(node));
             }
+            FaultKind::Mute => self.mute(cluster, node, lasts, random),
+            FaultKind::QuickRestart => self.isolate_for_restart(cluster, node, random),
             FaultKind::BitFlip => self.flip_bit(cluster, node, lasts),
             FaultKind::Partition | FaultKind::OneWay | FaultKind::SlowLink | FaultKind::Lossy => {
                 self.trouble_network(cluster, kind, node, lasts, random);
@@ -282,6 +291,34 @@ impl Faults {
         }
     }
 
+    fn mute(&mut self, cluster: &mut Cluster, node: usize, lasts: u64, random: &mut Random) {
+        let node = cluster.leader().unwrap_or(node);
+        let slow = random.around(150_000);
+        cluster.tell(|| format!("nothing gets out of n{}; {slow} µs more to it", node + 1));
+        for other in (0..cluster.setup().nodes).filter(|other| *other != node) {
+            cluster.network.set_cut(node, other, true);
+            cluster.network.set_slow(other, node, slow);
+        }
+        self.later(cluster, lasts, Remedy::Mend);
+    }
+
+    /// One that knows of no leader waits for votes; whoever has promised the leader not to vote restarts, and is asked
+    /// first by the other. Nothing is written meanwhile, so that it would get the vote.
+    fn isolate_for_restart(&mut self, cluster: &mut Cluster, node: usize, random: &mut Random) {
+        let Some(leader) = cluster.leader() else { return };
+        let nodes = cluster.setup().nodes;
+        let out = (leader + 1 + random.index(nodes.max(2) - 1)) % nodes;
+        cluster.tell(|| format!("nothing gets from n{} to n{} and back", leader + 1, out + 1));
+        cluster.network.set_cut(leader, out, true);
+        cluster.network.set_cut(out, leader, true);
+        cluster.run_clients(false);
+        let timeout = u64::try_from(cluster.setup().raft.election_timeout.as_micros()).unwrap_or(300_000);
+        let wait = random.between(timeout, timeout * 3);
+        let node = (0..nodes).find(|other| *other != leader && *other != out).unwrap_or(node);
+        self.later(cluster, wait, Remedy::RestartQuickly { leader, node });
+        self.later(cluster, wait + timeout * 2, Remedy::Mend);
+    }
+
     fn trouble_disk(&mut self, cluster: &mut Cluster, kind: FaultKind, node: usize, lasts: u64) {
         cluster.tell(|| format!("n{}'s disk: {}, {lasts} µs", node + 1, kind.name()));
         let until = Instant(cluster.now().0 + lasts);
@@ -340,6 +377,12 @@ impl Faults {
                 cluster.set_space_low(node, false);
             }
             Remedy::KeepReplies => cluster.lose_replies(0),
+            Remedy::RestartQuickly { leader, node } => {
+                cluster.network.set_cut(leader, node, true);
+                cluster.crash(node, Crash::Killed, "told to");
+                cluster.restart(node);
+                cluster.run_clients(true);
+            }
         }
     }
 
@@ -350,6 +393,7 @@ impl Faults {
         cluster.network.mend();
         cluster.network.calm();
         cluster.lose_replies(0);
+        cluster.run_clients(true);
         cluster.calm_down();
         for node in 0..cluster.setup().nodes {
             cluster.with_disk(node, super::disk::Disk::repair);

@@ -28,7 +28,7 @@ use crate::raft::{
     AppendEntries, Committed, Entry, HardState, Message, Observation, PeerStatus, Promise, RoleName,
     Settings, Signal, Status,
 };
-use crate::types::{IoId, LogIndex, LogPosition, NodeId, Term};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Term};
 use members::Members;
 pub use snapshots::Found;
 use state::States;
@@ -198,7 +198,7 @@ impl Invariants {
     ///
     /// # Errors
     /// A leader that truncates; an entry that contradicts another node's.
-    pub fn appending(&mut self, node: usize, append: &AppendEntries) -> Checked {
+    pub fn appending(&mut self, node: usize, append: &AppendEntries, since: Instant) -> Checked {
         let term = append.hard_state.term;
         if let Some(from) = append.truncate_from
             && self.winners.get(&term) == Some(&(node, self.ids[node]))
@@ -215,6 +215,7 @@ impl Invariants {
             marks: append.entries.iter().map(Mark::of).collect(),
             configurations: configurations(&append.entries),
             prefix: None,
+            since,
         };
         if self.winners.get(&term) == Some(&(node, self.ids[node])) {
             let proposed = write.configurations.iter().map(|(index, _)| *index);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::raft::{Configuration, Entry, HardState, Payload};
-use crate::types::{IoId, LogIndex, LogPosition, Term};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, Term};
 
 /// An entry, as far as two logs are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,4 +127,6 @@ pub(super) struct Write {
     pub(super) configurations: Configurations,
     /// First, the log begins anew with this.
     pub(super) prefix: Option<Prefix>,
+    /// When, by the node's clock.
+    pub(super) since: Instant,
 }

@@ -93,7 +93,7 @@ impl Cluster {
         process.leads = status.role == RoleName::Leader;
         let words = [1 + node as u64, status.term.0 << 32 | status.last_log_index.0, status.commit_index.0];
         self.trace.mix(now, words);
-        self.watch_turn(node, &turn);
+        self.watch_turn(node, &turn, local);
         if status.commit_index > before {
             let (index, term) = (status.commit_index, status.term);
             self.trace.note(now, [22, index.0, term.0], || Happening::Committed { node, index, term });
@@ -102,7 +102,10 @@ impl Cluster {
         self.check(checked);
         if status.role == RoleName::Leader {
             let peers = self.process(node).core.raft().peers(local);
-            let checked = self.invariants.leading(node, &peers, &self.setup.raft);
+            let checked = self
+                .invariants
+                .leading(node, &peers, &self.setup.raft)
+                .and_then(|()| self.invariants.leads_with_disk(node, local, &status, &self.setup.raft));
             self.check(checked);
         }
         self.pass_on(node, turn);
@@ -110,7 +113,7 @@ impl Cluster {
     }
 
     /// Shows a turn's output to those who check and tell.
-    fn watch_turn(&mut self, node: usize, turn: &Turn) {
+    fn watch_turn(&mut self, node: usize, turn: &Turn, local: Instant) {
         for observation in &turn.observations {
             let checked = self.invariants.observed(node, observation);
             self.check(checked);
@@ -121,11 +124,11 @@ impl Cluster {
         }
         for input in &turn.log {
             if let LogInput::Install { io, snapshot, hard_state, keep_log, .. } = input {
-                let checked = self.invariants.installing(node, *io, snapshot, *hard_state, *keep_log);
+                let checked = self.invariants.installing(node, *io, snapshot, *hard_state, *keep_log, local);
                 self.check(checked);
             }
             let LogInput::Append(append) = input else { continue };
-            let checked = self.invariants.appending(node, append);
+            let checked = self.invariants.appending(node, append, local);
             self.check(checked);
             let after = append.entries.first().map_or(LogIndex(0), |entry| entry.index.prev());
             let last = append.entries.last().map_or(after, |entry| entry.index);

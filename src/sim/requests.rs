@@ -21,8 +21,16 @@ impl Cluster {
     pub(super) fn on_think(&mut self, client: usize) {
         if self.clients_run && !self.clients.is_asking(client) {
             let (question, node) = self.clients.draw(client, self.machines.len());
+            let node = self.reachable(node);
             self.ask_as(client, node, question);
         }
+    }
+
+    /// `node`, or a member that runs in its place, if all is calm and clients can know who is a member.
+    fn reachable(&self, node: usize) -> usize {
+        let leader = self.leader().filter(|_| self.is_calm && self.setup.churn.is_some());
+        let members = leader.map(|leader| self.running_members(leader)).unwrap_or_default();
+        if members.is_empty() { node } else { members[node % members.len()] }
     }
 
     /// Asks in the name of a client that does not wait for another answer.
@@ -112,6 +120,7 @@ impl Cluster {
         self.trace.note(self.now, [12, client as u64, kind], || Happening::Answered { client, ending });
         if told == Told::AsksAgain {
             if let Some((token, node, wait, question)) = self.clients.ask_again(client, self.machines.len()) {
+                let node = self.reachable(node);
                 self.send_question(token, node, wait, question);
             }
         } else if client < self.clients.automatic() && self.clients_run {

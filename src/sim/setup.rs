@@ -41,6 +41,8 @@ pub struct Setup {
     pub chunk_bytes: usize,
     /// Clocks may differ in pace by more than leases bear, and jump although leases are on.
     pub wild_clocks: bool,
+    /// Paces of clocks, of which each node has one, in microseconds in a million.
+    pub paces: Option<[u64; 3]>,
     /// Longest time from a queue being filled to its part being at work, in microseconds.
     pub wake_micros: u64,
     /// A process that ended by itself is started again after up to this time, in microseconds.
@@ -79,6 +81,7 @@ impl Setup {
             checkpoint_interval: 1_000_000,
             chunk_bytes: 256 << 10,
             wild_clocks: false,
+            paces: None,
             wake_micros: 20,
             restart_micros: None,
             founds: false,
@@ -123,6 +126,8 @@ impl Setup {
         draw_snapshots(&mut Random::new(seed, 10), &mut raft);
         Self {
             clients,
+            // As far apart as leases bear.
+            paces: raft.lease_reads.then_some([953_000, 1_000_000, 1_047_000]),
             raft,
             chunk_bytes: Random::new(seed, 11).pick(&[1000, 10_000, 256 << 10]),
             segment_bytes: random.pick(&[16 << 10, 64 << 10, 256 << 10]),

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::{Checked, Invariants, broken};
-use crate::raft::{Entry, HardState, Snapshot, Status};
+use crate::raft::{Entry, HardState, Settings, Snapshot, Status};
 use crate::sim::marks::{MarkedLog, Prefix, Write, place};
-use crate::types::{IoId, LogIndex, LogPosition};
+use crate::types::{Instant, IoId, LogIndex, LogPosition};
 
 /// What a node found when it opened its log and its state.
 pub struct Found<'a> {
@@ -41,6 +41,7 @@ impl Invariants {
         snapshot: &Snapshot,
         hard_state: HardState,
         keeps_tail: bool,
+        since: Instant,
     ) -> Checked {
         self.is_sound(node, snapshot)?;
         let log = self.agreed_log(snapshot.position.index, hard_state);
@@ -56,7 +57,7 @@ impl Invariants {
         }
         let prefix = Some(Prefix { log, keeps_tail });
         let (marks, configurations) = (Vec::new(), Vec::new());
-        let write = Write { io, truncate_from: None, hard_state, marks, configurations, prefix };
+        let write = Write { io, truncate_from: None, hard_state, marks, configurations, prefix, since };
         let this = &mut self.nodes[node];
         this.memory.take(&write);
         this.queued.push_back(write);
@@ -87,6 +88,30 @@ impl Invariants {
             snapshot.configuration_index
         );
         broken("members of a snapshot", what)
+    }
+
+    /// A leader, by its own clock at `now` at the end of a turn.
+    ///
+    /// # Errors
+    /// Its disk stalls, there are others, and it goes on leading.
+    pub fn leads_with_disk(
+        &self,
+        node: usize,
+        now: Instant,
+        status: &Status,
+        settings: &Settings,
+    ) -> Checked {
+        let limit = settings.disk_stall_timeout.max(settings.election_timeout * 2);
+        let this = &self.nodes[node];
+        // A sole voter leads on, and may be given others meanwhile.
+        let others = this.durable.last().index >= status.configuration_index
+            && status.configuration.as_ref().is_some_and(|members| members.voters.len() > 1);
+        let oldest = this.queued.front();
+        if !others || oldest.is_none_or(|write| now.since(write.since) <= limit) {
+            return Ok(());
+        }
+        let what = format!("n{} leads while its disk has hung for more than {limit:?}", node + 1);
+        broken("a leader's disk works", what)
     }
 
     /// A node's core goes by the newest configuration in its log.
