@@ -234,7 +234,7 @@ impl Cluster {
     fn draw_replacement(&mut self, configuration: &Configuration, change: &mut Change) -> Option<()> {
         let is_member = |node: &usize| configuration.member(self.machines[*node].id).is_some();
         let members: Vec<usize> = (0..self.machines.len()).filter(is_member).collect();
-        let can_go = |node: &usize| self.is_flipped(*node) || self.leaves_majorities(Some(*node), None);
+        let can_go = |node: &usize| self.leaves_majorities(Some(*node), None);
         let can_go: Vec<usize> = members.into_iter().filter(can_go).collect();
         if can_go.is_empty() {
             return None;

@@ -95,6 +95,7 @@ enum Remedy {
     ClockRate(usize),
     EmptyDisk(usize),
     KeepReplies,
+    Mute(usize),
     RestartQuickly { leader: usize, node: usize },
 }
 
@@ -226,7 +227,7 @@ impl Faults {
                 cluster.set_clock_rate(node, rate);
                 self.later(cluster, lasts, Remedy::ClockRate(node));
             }
-            FaultKind::Mute => self.mute(cluster, node, lasts, random),
+            FaultKind::Mute => self.mute(cluster, node, random),
             FaultKind::QuickRestart => self.isolate_for_restart(cluster, node, random),
             FaultKind::BitFlip => self.flip_bit(cluster, node, lasts),
             FaultKind::Partition | FaultKind::OneWay | FaultKind::SlowLink | FaultKind::Lossy => {
@@ -291,15 +292,27 @@ impl Faults {
         }
     }
 
-    fn mute(&mut self, cluster: &mut Cluster, node: usize, lasts: u64, random: &mut Random) {
+    /// What the leader hears is late; then nothing gets out of it any more. Its clock is slow, and those of the others
+    /// are fast.
+    fn mute(&mut self, cluster: &mut Cluster, node: usize, random: &mut Random) {
         let node = cluster.leader().unwrap_or(node);
-        let slow = random.around(150_000);
-        cluster.tell(|| format!("nothing gets out of n{}; {slow} µs more to it", node + 1));
-        for other in (0..cluster.setup().nodes).filter(|other| *other != node) {
-            cluster.network.set_cut(node, other, true);
-            cluster.network.set_slow(other, node, slow);
+        let timeout = election_timeout(cluster);
+        let slow = random.between(timeout / 4, timeout);
+        cluster.tell(|| format!("{slow} µs more to n{}", node + 1));
+        let paces = random.chance(700);
+        for other in 0..cluster.setup().nodes {
+            if other != node {
+                cluster.network.set_slow(other, node, slow);
+            }
+            if paces {
+                let (slow, fast) =
+                    if cluster.setup().wild_clocks { (500_000, 2_000_000) } else { (953_000, 1_047_000) };
+                cluster.set_clock_rate(other, if other == node { slow } else { fast });
+                self.later(cluster, timeout * 6, Remedy::ClockRate(other));
+            }
         }
-        self.later(cluster, lasts, Remedy::Mend);
+        self.later(cluster, slow + random.below(timeout), Remedy::Mute(node));
+        self.later(cluster, timeout * 5, Remedy::Mend);
     }
 
     /// One that knows of no leader waits for votes; whoever has promised the leader not to vote restarts, and is asked
@@ -312,7 +325,7 @@ impl Faults {
         cluster.network.set_cut(leader, out, true);
         cluster.network.set_cut(out, leader, true);
         cluster.run_clients(false);
-        let timeout = u64::try_from(cluster.setup().raft.election_timeout.as_micros()).unwrap_or(300_000);
+        let timeout = election_timeout(cluster);
         let wait = random.between(timeout, timeout * 3);
         let node = (0..nodes).find(|other| *other != leader && *other != out).unwrap_or(node);
         self.later(cluster, wait, Remedy::RestartQuickly { leader, node });
@@ -377,6 +390,12 @@ impl Faults {
                 cluster.set_space_low(node, false);
             }
             Remedy::KeepReplies => cluster.lose_replies(0),
+            Remedy::Mute(node) => {
+                cluster.tell(|| format!("nothing gets out of n{}", node + 1));
+                for other in (0..cluster.setup().nodes).filter(|other| *other != node) {
+                    cluster.network.set_cut(node, other, true);
+                }
+            }
             Remedy::RestartQuickly { leader, node } => {
                 cluster.network.set_cut(leader, node, true);
                 cluster.crash(node, Crash::Killed, "told to");
@@ -403,6 +422,11 @@ impl Faults {
             cluster.resume(node);
         }
     }
+}
+
+/// In microseconds.
+fn election_timeout(cluster: &Cluster) -> u64 {
+    u64::try_from(cluster.setup().raft.election_timeout.as_micros()).unwrap_or(u64::MAX / 8)
 }
 
 /// Leases rest on clocks that do not jump, and differ in pace by less than the margin: 1,047 to 953 are 10 % apart.

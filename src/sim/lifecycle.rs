@@ -10,10 +10,11 @@ use super::disk::Crash;
 use super::invariants::Found;
 use super::node::{Process, Standing};
 use super::trace::Happening;
+use crate::raft::HardState;
 use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
 use crate::storage::wal::{Owner, Recovered, Wal};
 use crate::storage::{Fit, StateStore, StorageError, check_fit};
-use crate::types::{Instant, LogIndex};
+use crate::types::{Instant, LogPosition};
 
 /// From an opened log to a process that runs.
 const RECOVERY_MICROS: u64 = 1000;
@@ -72,9 +73,13 @@ impl Cluster {
             first if first <= found.last.index => wal.read(first, found.last.index, usize::MAX)?,
             _ => Vec::new(),
         };
-        let (hard_state, last) = (found.hard_state, found.last);
+        let (mut hard_state, last) = (found.hard_state, found.last);
         let Recovered { commit_index, .. } = found;
-        let covered = state.checkpoint().applied.index;
+        let LogPosition { index: covered, term } = state.checkpoint().applied;
+        if begins_anew && hard_state.term < term {
+            // As recovery does.
+            hard_state = HardState { term, voted_for: None };
+        }
         if !std::mem::replace(&mut self.machines[node].directory.was_opened, true) {
             let joined = self.invariants.joined(node, node_id, hard_state, &entries);
             self.check(joined);

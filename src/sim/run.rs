@@ -77,6 +77,11 @@ pub fn run(plan: &Plan, keep: bool) -> Outcome {
         setup.clients = clients;
     }
     setup.raft.planted = plan.planted;
+    run_as(plan, setup, keep)
+}
+
+/// Runs a plan with a cluster of another make than its seed says.
+pub(super) fn run_as(plan: &Plan, setup: Setup, keep: bool) -> Outcome {
     let mut runner = Runner {
         cluster: Cluster::new(setup),
         faults: Faults::new(plan.seed, plan.without.clone()),

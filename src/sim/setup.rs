@@ -43,6 +43,8 @@ pub struct Setup {
     pub wild_clocks: bool,
     /// Paces of clocks, of which each node has one, in microseconds in a million.
     pub paces: Option<[u64; 3]>,
+    /// Longest time that a checkpoint takes, in microseconds.
+    pub checkpoint_micros: u64,
     /// Longest time from a queue being filled to its part being at work, in microseconds.
     pub wake_micros: u64,
     /// A process that ended by itself is started again after up to this time, in microseconds.
@@ -82,6 +84,7 @@ impl Setup {
             chunk_bytes: 256 << 10,
             wild_clocks: false,
             paces: None,
+            checkpoint_micros: 20_000,
             wake_micros: 20,
             restart_micros: None,
             founds: false,
@@ -129,6 +132,7 @@ impl Setup {
             // As far apart as leases bear.
             paces: raft.lease_reads.then_some([953_000, 1_000_000, 1_047_000]),
             raft,
+            checkpoint_micros: Random::new(seed, 12).pick(&[20_000, 20_000, 500_000]),
             chunk_bytes: Random::new(seed, 11).pick(&[1000, 10_000, 256 << 10]),
             segment_bytes: random.pick(&[16 << 10, 64 << 10, 256 << 10]),
             disk,

@@ -274,6 +274,6 @@ impl Cluster {
 
     /// When a checkpoint begun now is durable.
     pub(super) fn checkpoint_done_at(&mut self) -> Instant {
-        Instant(self.now.0 + self.random.between(200, 20_000))
+        Instant(self.now.0 + self.random.between(200, self.setup.checkpoint_micros))
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::run::{Plan, run};
+use super::faults::FaultKind;
+use super::run::{Plan, run, run_as};
+use super::setup::Setup;
 use crate::plant::Planted;
 
 fn plan(seed: u64) -> Plan {
@@ -33,4 +35,18 @@ fn a_seed_says_it_all() {
         assert_eq!((once.hash, once.events), (again.hash, again.events), "seed {seed}");
         assert_ne!(once.hash, run(&plan(seed + 10), false).hash);
     }
+}
+
+/// What `docs/guarantees.md` says of leases: with clocks further apart than the margin a read may be stale, and then
+/// the checker finds it.
+#[test]
+fn leases_with_clocks_beyond_the_margin_give_stale_reads() {
+    let is_stale = |seed| {
+        let other = FaultKind::ALL.into_iter().map(|(kind, _)| kind).filter(|kind| *kind != FaultKind::Mute);
+        let plan = Plan { without: other.collect(), ..plan(seed) };
+        let mut setup = Setup::from_seed(seed, 3);
+        (setup.raft.lease_reads, setup.raft.check_quorum, setup.wild_clocks) = (true, true, true);
+        run_as(&plan, setup, false).failure.is_some_and(|failure| failure.rule == "linearizable")
+    };
+    assert!((0..300).any(is_stale));
 }
