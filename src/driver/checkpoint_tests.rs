@@ -160,7 +160,7 @@ fn a_rewrite_keeps_up_with_writes_that_come_without_a_pause() {
     }
     drop(changes_in);
     // No checkpoint is due by time.
-    run(&state, &changes, view_wanted, Duration::from_secs(3600), &done_in, || {}, &Metrics::new()).unwrap();
+    run(&state, &changes, view_wanted, Duration::from_hours(1), &done_in, || {}, &Metrics::new()).unwrap();
     let state = state.lock().unwrap();
     let (begun, _) = state.begun[0];
     assert_eq!(state.pieces.len(), 153, "the rewrite has ended");
