@@ -4,8 +4,11 @@
 //! 1. [`Cut`]: the leader's state as of one entry, and the chunks it is sent in
 //! 2. [`Incoming`]: the receiver's side, chunk by chunk, into a [`Staging`](crate::storage::Staging)
 //! 3. [`Shelf`]: where what arrived whole waits until the core wants it installed
+//!
+//! [`file`] is the same as a file, for backups.
 
 mod cut;
+pub mod file;
 mod incoming;
 mod records;
 mod shelf;
