@@ -11,6 +11,7 @@ use super::snapshots::SendSnapshot;
 use crate::kv;
 use crate::metrics::Metrics;
 use crate::raft::Refusal;
+use crate::replica::snapshot::Cut;
 use crate::replica::{Apply, ApplyInput, ApplyOutput};
 use crate::types::{ProposalId, ReadId};
 
@@ -20,6 +21,7 @@ pub(super) struct ApplyJob {
     pub(super) inputs: Vec<ApplyInput>,
     pub(super) writers: Vec<(ProposalId, oneshot::Sender<Result<kv::Answer, Refusal>>)>,
     pub(super) readers: Vec<(ReadId, oneshot::Sender<Result<(), Refusal>>)>,
+    pub(super) cuts: Vec<oneshot::Sender<Result<Cut, Refusal>>>,
 }
 
 pub(super) struct Queues {
@@ -53,6 +55,9 @@ pub(super) fn run(
         }
         for (_, reply) in job.readers {
             let _ = reply.send(Ok(()));
+        }
+        for reply in job.cuts {
+            let _ = reply.send(Ok(apply.cut()));
         }
         if done.send(Done::Apply { jobs: 1, index: apply.applied() }).is_err() {
             return;

@@ -17,6 +17,7 @@ use crate::raft::{
     self, AdminRefusal, Change, Event, HaltReason, Message, PeerStatus, Proposal, Refusal, RefusalReason,
     RoleName,
 };
+use crate::replica::snapshot::Cut;
 use crate::replica::{ApplyInput, Core, CoreOutput, LogInput};
 use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId, RequestId, StagedId};
 
@@ -30,10 +31,30 @@ const PEERS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a client wants.
 pub(super) enum Request {
-    Write { command: Bytes, timeout: Duration, reply: oneshot::Sender<Result<kv::Answer, Refusal>> },
-    Read { timeout: Duration, reply: oneshot::Sender<Result<(), Refusal>> },
-    ChangeMembers { change: Change, expected: Option<LogIndex>, timeout: Duration, reply: AdminReply },
-    Transfer { to: Option<NodeId>, timeout: Duration, reply: AdminReply },
+    Write {
+        command: Bytes,
+        timeout: Duration,
+        reply: oneshot::Sender<Result<kv::Answer, Refusal>>,
+    },
+    Read {
+        timeout: Duration,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    ChangeMembers {
+        change: Change,
+        expected: Option<LogIndex>,
+        timeout: Duration,
+        reply: AdminReply,
+    },
+    Transfer {
+        to: Option<NodeId>,
+        timeout: Duration,
+        reply: AdminReply,
+    },
+    /// The state as it is when apply comes to it.
+    Cut {
+        reply: oneshot::Sender<Result<Cut, Refusal>>,
+    },
     Stop,
 }
 
@@ -78,6 +99,8 @@ pub(super) struct CoreThread {
     out: CoreOutput,
     writers: HashMap<ProposalId, oneshot::Sender<Result<kv::Answer, Refusal>>>,
     readers: HashMap<ReadId, oneshot::Sender<Result<(), Refusal>>>,
+    /// Who waits for a cut of the state.
+    cuts: Vec<oneshot::Sender<Result<Cut, Refusal>>>,
     administrators: HashMap<RequestId, AdminReply>,
     /// The next proposal and read. Starts at a random place: an answer to an earlier process must not fit.
     next_id: u64,
@@ -128,6 +151,7 @@ impl CoreThread {
             out: CoreOutput::default(),
             writers: HashMap::new(),
             readers: HashMap::new(),
+            cuts: Vec::new(),
             administrators: HashMap::new(),
             peers_due: Instant::default(),
             next_id: getrandom::u64().unwrap_or(clock::now().0),
@@ -260,6 +284,7 @@ impl CoreThread {
                     let (request, deadline) = (self.administrator(reply), now.after(timeout));
                     administrative.push(Event::TransferLeadership { request, to, deadline });
                 }
+                Ok(Request::Cut { reply }) => self.cuts.push(reply),
                 Err(_) => break,
             }
         }
@@ -299,7 +324,8 @@ impl CoreThread {
                 self.dropped.push(to);
             }
         }
-        if !self.out.apply.is_empty() && self.apply_jobs <= CREDITS {
+        let has_work = !self.out.apply.is_empty() || !self.cuts.is_empty();
+        if has_work && self.apply_jobs <= CREDITS {
             let apply = std::mem::take(&mut self.out.apply);
             let job = self.apply_job(apply);
             if self.queues.apply.try_send(job).is_ok() {
@@ -327,7 +353,7 @@ impl CoreThread {
 
     /// Adds who waits for what to the input of apply.
     fn apply_job(&mut self, inputs: Vec<ApplyInput>) -> ApplyJob {
-        let mut job = ApplyJob::default();
+        let mut job = ApplyJob { cuts: std::mem::take(&mut self.cuts), ..ApplyJob::default() };
         for input in &inputs {
             match input {
                 ApplyInput::Entries(entries) => {

@@ -1,12 +1,13 @@
 //! What the rest of the process may ask of a running replica.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
+use super::clock;
 use super::core_thread::{Done, FromPeer, Request};
 pub use super::events::{EventStream, Events, NextEvent, Observed};
 use crate::kv;
@@ -16,6 +17,7 @@ pub use crate::raft::{
     AdminRefusal, Change, Configuration, Member, NewMember, Observation, Outcome, PeerStatus, Refusal,
     RefusalReason, RoleName,
 };
+pub use crate::replica::snapshot::file::Save;
 use crate::replica::snapshot::{self, Receive};
 use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
@@ -138,6 +140,22 @@ impl Handle {
             Ok(Err(_)) => Err(AdminRefusal::LeadershipLost),
             Err(_) => Err(AdminRefusal::Timeout),
         }
+    }
+
+    /// A linearizable snapshot of the state, to be written to a file: it holds every write that was acknowledged before.
+    ///
+    /// # Errors
+    /// The reason; returns within twice `timeout` and a second.
+    pub async fn snapshot(&self, timeout: Duration) -> Result<Save, ReadError> {
+        self.read_barrier(timeout).await?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Cut { reply })?;
+        let cut = await_answer(answer, timeout).await?;
+        let Status { cluster_id, node_id, .. } = self.status();
+        let id = getrandom::u64().unwrap_or(clock::now().0);
+        let taken = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let taken_unix_ms = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX);
+        Ok(Save::new(cut, cluster_id, node_id, id, taken_unix_ms))
     }
 
     fn ask(&self, request: Request) -> Result<(), Refusal> {

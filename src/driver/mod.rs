@@ -47,7 +47,7 @@ use snapshots::Receiving;
 pub use clock::now;
 pub use handle::{
     AdminRefusal, Change, Configuration, EventStream, Events, Handle, Inbox, Member, NewMember, NextEvent,
-    Observation, Observed, Outcome, PeerStatus, ReadError, Refusal, RefusalReason, RoleName, Status,
+    Observation, Observed, Outcome, PeerStatus, ReadError, Refusal, RefusalReason, RoleName, Save, Status,
     WriteError,
 };
 pub use segments_thread::FreeBytes;

@@ -7,7 +7,7 @@ use super::snapshot::{Cut, StagedStores};
 use crate::kv::{self, Command, Record};
 use crate::raft::{Committed, Configuration, Payload, Snapshot};
 use crate::storage::Checkpoint;
-use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, StagedId};
+use crate::types::{LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, StagedId};
 
 /// The state machine's part. Readers share the store; apply takes its lock once a batch.
 pub struct Apply {
@@ -80,6 +80,13 @@ impl Apply {
     #[must_use]
     pub fn view(&self) -> kv::View {
         self.store.read().unwrap_or_else(PoisonError::into_inner).view()
+    }
+
+    /// The state as it is now, for nobody in particular.
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        let (to, session, term) = (NodeId(0), Session(0), self.applied.term);
+        Cut { to, session, term, snapshot: self.snapshot(), view: self.view() }
     }
 
     /// Applies a batch.
