@@ -178,10 +178,21 @@ impl Client {
         if head.status == StatusCode::OK {
             return Ok(Response::from_parts(head, body));
         }
-        Err(Problem::parse(head.status, &body).map_or_else(
-            |_| unexpected(head.status, &format!("no problem document: {}", body.escape_ascii())),
-            ClientError::Problem,
-        ))
+        Err(refused(head.status, &body))
+    }
+
+    /// Asks for a snapshot; its file is the answer's body, which is to be read piece by piece.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn snapshot(&mut self) -> Result<Response<Incoming>, ClientError> {
+        let response = self.send(request(Method::GET, "/v1/snapshot".into(), Bytes::new())?).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(ClientError::Broken)?.to_bytes();
+        Err(refused(head.status, &body))
     }
 
     /// Reads a key; `None` if it is not there.
@@ -389,6 +400,13 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Result<u64, ClientError> {
         .get(name)
         .and_then(|value| value.to_str().ok()?.trim_matches('"').parse().ok())
         .ok_or_else(|| unexpected(StatusCode::OK, &format!("header `{name}` is missing or no number")))
+}
+
+fn refused(status: StatusCode, body: &Bytes) -> ClientError {
+    Problem::parse(status, body).map_or_else(
+        |_| unexpected(status, &format!("no problem document: {}", body.escape_ascii())),
+        ClientError::Problem,
+    )
 }
 
 fn unexpected(status: StatusCode, what: &str) -> ClientError {

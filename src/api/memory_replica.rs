@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::Replica;
 use super::replica::Refusal;
 use crate::driver::{Configuration, Member, RoleName};
-use crate::driver::{EventStream, Events, Status};
+use crate::driver::{EventStream, Events, Save, Status};
 use crate::kv::{Answer, Command, Store};
 use crate::types::{ClusterId, LogIndex, LogTime, NodeId, Session, Term};
 
@@ -102,6 +102,11 @@ impl Replica for Arc<MemoryReplica> {
         self.barriers.fetch_add(1, Ordering::SeqCst);
         *self.timeout.lock().unwrap() = timeout;
         self.refusal.lock().unwrap().map_or(Ok(()), Err)
+    }
+
+    async fn snapshot(&self, timeout: Duration) -> Result<Save, Refusal> {
+        self.read_barrier(timeout).await?;
+        Ok(Save::of(self.store.read().unwrap().view(), ClusterId(0xc1)))
     }
 
     fn store(&self) -> RwLockReadGuard<'_, Store> {

@@ -19,6 +19,7 @@ mod request_metrics;
 mod routes;
 mod serve;
 mod settings;
+mod snapshot;
 mod state;
 mod status;
 

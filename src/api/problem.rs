@@ -93,6 +93,10 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     }
 
+    pub(super) fn overloaded(detail: &'static str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
+    }
+
     pub(super) fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }

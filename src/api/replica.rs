@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::driver::{EventStream, Handle, ReadError, Status, WriteError};
+use crate::driver::{EventStream, Handle, ReadError, Save, Status, WriteError};
 pub(super) use crate::driver::{Outcome, Refusal, RefusalReason};
 use crate::kv;
 
@@ -21,6 +21,9 @@ pub trait Replica: Send + Sync + 'static {
 
     /// [`Handle::read_barrier`].
     fn read_barrier(&self, timeout: Duration) -> impl Future<Output = Result<(), ReadError>> + Send;
+
+    /// [`Handle::snapshot`].
+    fn snapshot(&self, timeout: Duration) -> impl Future<Output = Result<Save, ReadError>> + Send;
 
     /// [`Handle::store`].
     fn store(&self) -> RwLockReadGuard<'_, kv::Store>;
@@ -43,6 +46,10 @@ impl Replica for Handle {
 
     fn read_barrier(&self, timeout: Duration) -> impl Future<Output = Result<(), ReadError>> + Send {
         Handle::read_barrier(self, timeout)
+    }
+
+    fn snapshot(&self, timeout: Duration) -> impl Future<Output = Result<Save, ReadError>> + Send {
+        Handle::snapshot(self, timeout)
     }
 
     fn store(&self) -> RwLockReadGuard<'_, kv::Store> {

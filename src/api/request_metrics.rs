@@ -17,6 +17,7 @@ pub(super) enum Route {
     Events,
     Member,
     Transfer,
+    Snapshot,
     Livez,
     Readyz,
     Metrics,
@@ -25,7 +26,7 @@ pub(super) enum Route {
 }
 
 /// Labels in the order of [`Route`].
-const ROUTES: [&str; 13] = [
+const ROUTES: [&str; 14] = [
     "/set",
     "/get",
     "/v1/kv/{key}",
@@ -34,6 +35,7 @@ const ROUTES: [&str; 13] = [
     "/v1/events",
     "/v1/members/{id}",
     "/v1/leader/transfer",
+    "/v1/snapshot",
     "/livez",
     "/readyz",
     "/metrics",

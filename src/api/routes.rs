@@ -12,7 +12,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use tokio::time::Instant;
 
 use super::request_metrics::Route;
-use super::{Api, Problem, Replica, events, kv, members, status};
+use super::{Api, Problem, Replica, events, kv, members, snapshot, status};
 
 const PAGE: &str = include_str!("../ui/index.html");
 /// The page has its style and script inside, loads nothing, and asks any member for its status.
@@ -55,6 +55,7 @@ pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
         .route("/v1/members/{id}/promote", route(POST, Route::Member, members::promote))
         .route("/v1/members/{id}/demote", route(POST, Route::Member, members::demote))
         .route("/v1/leader/transfer", route(POST, Route::Transfer, members::transfer))
+        .route("/v1/snapshot", route(GET, Route::Snapshot, snapshot::snapshot))
         .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
         .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))
         .route("/metrics", route(GET, Route::Metrics, |api, _, _| ready(metrics(&api))))

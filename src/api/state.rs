@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::request_metrics::RequestMetrics;
 use super::{Problem, Replica, Settings};
@@ -52,6 +52,8 @@ pub struct Api<R> {
     administer: OnceLock<Administer>,
     waiting: RwLock<Option<String>>,
     draining: watch::Sender<bool>,
+    /// One snapshot is sent at a time: each keeps what was overwritten meanwhile in memory.
+    pub(super) snapshots: Arc<Semaphore>,
 }
 
 impl<R: Replica> Api<R> {
@@ -72,6 +74,7 @@ impl<R: Replica> Api<R> {
             administer,
             waiting,
             draining: watch::Sender::new(false),
+            snapshots: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -5,6 +5,7 @@ mod events;
 mod keys;
 mod members;
 mod operations;
+mod snapshot;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
