@@ -12,6 +12,7 @@ mod admin;
 mod formation;
 mod initial_cluster;
 mod join;
+mod refounding;
 
 pub use admin::{AdminError, AdminReason, AdminRequest, is_done};
 pub use formation::{
@@ -22,3 +23,4 @@ pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
 pub use join::{
     ClusterView, JoinStep, MEMBERS_MAX, on_join, on_join_without_leader, removed_by, silent_before_replaced,
 };
+pub use refounding::{Origin, Refounding, WasRemoved, refound};

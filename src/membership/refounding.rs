@@ -1,0 +1,149 @@
+//! A new cluster out of what one node holds: after a loss of quorum, or from a backup.
+//!
+//! The new cluster has another id, so nobody of the old one takes it for theirs, and the one node is its only voter. What
+//! it holds counts as committed from then on, whether it was or not. All other members of the old cluster are listed as
+//! removed: their ids never come back, and those who join do so as new nodes.
+
+use std::collections::BTreeMap;
+
+use crate::raft::{AppendEntries, Configuration, Entry, HardState, Member, Payload};
+use crate::types::{IoId, LogIndex, LogPosition, LogTime, NodeId, Session, Term};
+
+/// What a new cluster is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The node that will be its only voter.
+    pub node_id: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// The newest configuration that is known, committed or not.
+    pub configuration: Configuration,
+    /// The last entry that is there.
+    pub last: LogPosition,
+    /// The newest term that is known.
+    pub term: Term,
+    /// The log's clock at the last entry.
+    pub time: LogTime,
+}
+
+/// How the old cluster becomes the new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refounding {
+    /// The new cluster's configuration.
+    pub configuration: Configuration,
+    /// The entry that holds it.
+    pub position: LogPosition,
+    /// The old cluster's members that are not part of the new one.
+    pub dropped: BTreeMap<NodeId, String>,
+    time: LogTime,
+}
+
+/// The old cluster removed the node that the new one would be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this node was removed from its cluster by entry {0}: what it holds is older than what the others have"
+)]
+pub struct WasRemoved(pub LogIndex);
+
+/// Makes a plan of it.
+///
+/// # Errors
+/// [`WasRemoved`]
+pub fn refound(origin: &Origin) -> Result<Refounding, WasRemoved> {
+    let Origin { node_id, name, configuration: old, last, term, time } = origin;
+    if let Some(index) = old.removed.get(node_id) {
+        return Err(WasRemoved(*index));
+    }
+    let position = LogPosition { index: last.index.next(), term: last.term.max(*term).next() };
+    let session = Session(position.index.0);
+    let peer_addr = old.member(*node_id).and_then(|member| member.peer_addr.clone());
+    let member = Member { name: name.clone(), session, peer_addr, ..Member::default() };
+    let dropped: BTreeMap<NodeId, String> = old
+        .members()
+        .into_iter()
+        .filter(|(id, _)| id != node_id)
+        .map(|(id, member)| (id, member.name.clone()))
+        .collect();
+    let mut removed = old.removed.clone();
+    removed.extend(dropped.keys().map(|id| (*id, position.index)));
+    let voters = BTreeMap::from([(*node_id, member)]);
+    let configuration = Configuration { voters, removed, ..Configuration::default() };
+    Ok(Refounding { configuration, position, dropped, time: *time })
+}
+
+impl Refounding {
+    /// What the new cluster's log begins with, as if a leader of a newer term had appended it.
+    #[must_use]
+    pub fn record(&self) -> AppendEntries {
+        let LogPosition { index, term } = self.position;
+        let payload = Payload::Configuration(self.configuration.clone().into());
+        AppendEntries {
+            io: IoId(0),
+            truncate_from: None,
+            hard_state: HardState { term, voted_for: None },
+            commit_index: index.prev(),
+            entries: vec![Entry { term, index, time: self.time, payload }],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, session: u64) -> Member {
+        Member { name: name.to_owned(), session: Session(session), ..Member::default() }
+    }
+
+    /// Node 1 of a cluster that was changing from voters 1, 2, 3 to 1, 4, with learner 5 and a node that had gone.
+    fn origin() -> Origin {
+        let voters = BTreeMap::from([(NodeId(1), member("a", 1)), (NodeId(4), member("d", 9))]);
+        let outgoing = ["a", "b", "c"].into_iter().zip(1..).map(|(name, id)| (NodeId(id), member(name, 1)));
+        Origin {
+            node_id: NodeId(1),
+            name: "a".to_owned(),
+            configuration: Configuration {
+                voters,
+                outgoing: outgoing.collect(),
+                learners: BTreeMap::from([(NodeId(5), member("e", 8))]),
+                removed: BTreeMap::from([(NodeId(6), LogIndex(3))]),
+            },
+            last: LogPosition { index: LogIndex(20), term: Term(4) },
+            term: Term(7),
+            time: LogTime(500),
+        }
+    }
+
+    #[test]
+    fn one_voter_is_left_and_nobody_else_ever_comes_back() {
+        let plan = refound(&origin()).unwrap();
+        assert_eq!(plan.position, LogPosition { index: LogIndex(21), term: Term(8) });
+        let Configuration { voters, outgoing, learners, removed } = &plan.configuration;
+        assert_eq!(*voters, BTreeMap::from([(NodeId(1), member("a", 21))]));
+        assert!(outgoing.is_empty() && learners.is_empty());
+        let gone: Vec<_> = removed.iter().map(|(id, index)| (id.0, index.0)).collect();
+        assert_eq!(gone, [(2, 21), (3, 21), (4, 21), (5, 21), (6, 3)]);
+        assert_eq!(plan.dropped.values().collect::<Vec<_>>(), ["b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn the_record_follows_the_last_entry_in_a_new_term_without_a_vote() {
+        let record = refound(&origin()).unwrap().record();
+        assert_eq!(record.hard_state, HardState { term: Term(8), voted_for: None });
+        let [entry] = &record.entries[..] else { panic!("{:?}", record.entries) };
+        assert_eq!((entry.index, entry.term, entry.time), (LogIndex(21), Term(8), LogTime(500)));
+    }
+
+    #[test]
+    fn a_removed_node_founds_nothing() {
+        let refused = refound(&Origin { node_id: NodeId(6), ..origin() });
+        assert_eq!(refused, Err(WasRemoved(LogIndex(3))));
+    }
+
+    #[test]
+    fn a_node_that_is_new_replaces_all_members() {
+        let plan = refound(&Origin { node_id: NodeId(7), name: "z".to_owned(), ..origin() }).unwrap();
+        assert_eq!(plan.dropped.len(), 5);
+        assert!(plan.configuration.voters.keys().eq([&NodeId(7)]));
+    }
+}
