@@ -7,6 +7,7 @@
 //! <data-dir>/data/state-<number>/   the applied state, a generation each
 //! <data-dir>/data/wal/    the log; there once the node belongs to a cluster
 //! <data-dir>/data.removed/  the data of the node before, which its cluster removed: see `set_aside.rs`
+//! <data-dir>/data.before-recovery/  the data as it was before `kuberaft recover`: see `remade.rs`
 //! ```
 //!
 //! # Joining a cluster, and a crash in between
@@ -14,6 +15,8 @@
 //! id is that crash, and opening records the id. (Or sled lost its end: then the log holds all, or begins above
 //! the state, which is damage.) A recorded id without a log is damage.
 
+mod audit;
+mod remade;
 mod set_aside;
 
 use std::fs;
@@ -32,6 +35,9 @@ use super::{Lock, StorageError};
 use crate::raft::{AppendEntries, Configuration};
 use crate::types::{ClusterId, NodeId};
 
+pub(super) use audit::read as read_audit;
+pub use audit::{AuditRecord, Cause};
+pub use remade::{NewData, Remake, claim_empty};
 pub use set_aside::{Tombstone, set_aside};
 
 /// The layout of the directory that this version reads and writes.
@@ -103,7 +109,7 @@ impl DataDir {
         fs::create_dir_all(root).map_err(StorageError::disk("create", root))?;
         let lock = Lock::acquire(root, wait)?;
         let data = root.join("data");
-        set_aside::finish(root, &data)?;
+        set_aside::finish(root)?;
         if !exists(&data)? {
             create(root, &data, name)?;
         }
@@ -115,14 +121,53 @@ impl DataDir {
         }
         if let Some(tombstone) = database.get(set_aside::TOMBSTONE)? {
             drop(database);
-            set_aside::replace(root, &data, name, tombstone)?;
+            set_aside::replace(root, name, tombstone)?;
             database = Database::open_existing(&data.join("sled"))?;
             identity = read_identity(&database, &data)?;
         }
+        Self::opened(data, lock, database, identity, options)
+    }
+
+    /// Opens the data directory `root` of whatever node, which must not be running.
+    ///
+    /// # Errors
+    /// Any [`StorageError`]; [`StorageError::Locked`] while a node runs on it; [`StorageError::Identity`] if there is
+    /// none, or if its node was removed from its cluster.
+    pub fn open_existing(root: &Path, options: Options) -> Result<Self, StorageError> {
+        let refused = |what: &str| StorageError::Identity { path: root.to_owned(), what: what.to_owned() };
+        let data = root.join("data");
+        if !exists(&data)? && !remade::is_unfinished(root)? {
+            return Err(refused("it holds no node's data"));
+        }
+        let lock = Lock::acquire(root, &mut |_| ControlFlow::Break(()))?;
+        set_aside::finish(root)?;
+        let database = Database::open_existing(&data.join("sled"))?;
+        let identity = read_identity(&database, &data)?;
+        if database.get::<Tombstone>(set_aside::TOMBSTONE)?.is_some() {
+            return Err(refused("its node was removed from its cluster"));
+        }
+        Self::opened(data, lock, database, identity, options)
+    }
+
+    fn opened(
+        data: PathBuf,
+        lock: Lock,
+        database: Database,
+        identity: Identity,
+        options: Options,
+    ) -> Result<Self, StorageError> {
         let intent = database.get(INTENT)?;
         let mut opened = Self { data, lock, database, identity, intent, options };
         opened.settle_cluster()?;
         Ok(opened)
+    }
+
+    /// What was done to the data other than by a running node, the oldest first.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`], [`StorageError::Disk`].
+    pub fn audit(&self) -> Result<Vec<AuditRecord>, StorageError> {
+        audit::read(&self.database)
     }
 
     /// Who the node is.
@@ -220,8 +265,13 @@ impl DataDir {
 
 /// Makes `data` with an identity in it, whole or not at all.
 fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
-    let new = prepare(root, name, None)?;
+    let new = prepare(root, &Identity::new(root, name)?, &[])?;
     fs::rename(&new, data).map_err(StorageError::disk("rename", data))?;
+    sync_with_parent(root)
+}
+
+/// Makes the names in a directory durable, and its own.
+fn sync_with_parent(root: &Path) -> Result<(), StorageError> {
     sync(root)?;
     match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(parent) => sync(parent),
@@ -229,8 +279,16 @@ fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     }
 }
 
-/// Makes a new node's directory, durable but for its name, which is returned.
-fn prepare(root: &Path, name: &str, retired: Option<Tombstone>) -> Result<PathBuf, StorageError> {
+impl Identity {
+    /// A new node's.
+    fn new(root: &Path, name: &str) -> Result<Self, StorageError> {
+        let node_id = NodeId(random(root)?);
+        Ok(Self { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None, retired: None })
+    }
+}
+
+/// Makes a node's directory without a log, durable but for its name, which is returned.
+fn prepare(root: &Path, identity: &Identity, audit: &[AuditRecord]) -> Result<PathBuf, StorageError> {
     let new = root.join("data.new");
     if exists(&new)? {
         fs::remove_dir_all(&new).map_err(StorageError::disk("remove", &new))?;
@@ -238,9 +296,8 @@ fn prepare(root: &Path, name: &str, retired: Option<Tombstone>) -> Result<PathBu
     fs::DirBuilder::new().mode(0o700).create(&new).map_err(StorageError::disk("create", &new))?;
     let sled = new.join("sled");
     let database = Database::open(&sled)?;
-    let node_id = NodeId(random(&new)?);
-    let identity = Identity { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None, retired };
-    database.put(IDENTITY, &identity)?;
+    database.put(IDENTITY, identity)?;
+    audit::write(&database, audit)?;
     SledState::create(&database, &new)?;
     drop(database);
     // sled itself never flushes `conf`, without which it cannot read the rest.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::StorageError;
-use super::data_dir::{Identity, exists, read_identity};
+use super::data_dir::{AuditRecord, Identity, exists, read_audit, read_identity};
 use super::files::OsFiles;
 use super::lock::Lock;
 use super::state::{Checkpoint, Database, SledState, StateStore, generation_path, generations};
@@ -30,6 +30,8 @@ pub struct Report {
     pub rows: u64,
     /// Outcomes of requests with idempotency keys in it, likewise.
     pub outcomes: u64,
+    /// What was done to the data other than by a running node, the oldest first.
+    pub audit: Vec<AuditRecord>,
 }
 
 /// Calls `see` with every record of the log in the data directory `root`, in order; those before damage, too.
@@ -56,6 +58,7 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
     copy.take(&sled)?;
     let database = Database::open_existing(&copy.path.join("sled"))?;
     let identity = read_identity(&database, &data)?;
+    let audit = read_audit(&database)?;
     let log = match identity.cluster_id {
         None => None,
         Some(cluster_id) => {
@@ -76,7 +79,7 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
     if let Some(log) = &log {
         super::check_fit(&data, &log.recovered, &checkpoint)?;
     }
-    Ok(Report { identity, log, checkpoint, generation, others, rows, outcomes })
+    Ok(Report { identity, log, checkpoint, generation, others, rows, outcomes, audit })
 }
 
 /// Copies of sled's directories, removed when dropped.

@@ -26,7 +26,10 @@ pub mod state;
 mod sync_file_range;
 pub mod wal;
 
-pub use data_dir::{BootstrapIntent, DataDir, Identity, Opened, Tombstone, set_aside};
+pub use data_dir::{
+    AuditRecord, BootstrapIntent, Cause, DataDir, Identity, NewData, Opened, Remake, Tombstone, claim_empty,
+    set_aside,
+};
 pub use error::{Damage, StorageError};
 pub use fit::{Fit, check_fit};
 pub use lock::Lock;

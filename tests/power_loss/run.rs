@@ -15,7 +15,7 @@ use kuberaft::replica::{Apply, ApplyInput, ApplyOutput};
 use kuberaft::storage::files::OsFiles;
 use kuberaft::storage::state::SledState;
 use kuberaft::storage::wal::{Options, Wal};
-use kuberaft::storage::{Checkpoint, DataDir, Lock, Opened, StateStore};
+use kuberaft::storage::{Checkpoint, DataDir, Lock, NewData, Opened, Remake, Staging, StateStore};
 use kuberaft::types::{ClusterId, IoId, LogIndex, LogPosition, LogTime, NodeId, Term};
 
 use super::random::Random;
@@ -90,11 +90,13 @@ enum Step {
     Install,
     /// The process ends and starts again.
     Restart,
+    /// A quorum is lost, and this node is made a cluster of its own.
+    Remake,
 }
 
 impl Step {
     fn draw(random: &mut Random) -> Self {
-        const WEIGHTS: [(Step, u64); 8] = [
+        const WEIGHTS: [(Step, u64); 9] = [
             (Step::Append, 16),
             (Step::Replace, 4),
             (Step::Vote, 3),
@@ -103,6 +105,7 @@ impl Step {
             (Step::Compact, 4),
             (Step::Install, 2),
             (Step::Restart, 1),
+            (Step::Remake, 1),
         ];
         let mut at = random.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
         for (step, weight) in WEIGHTS {
@@ -153,6 +156,8 @@ struct Node {
     hashes: Vec<u64>,
     /// Changes that no checkpoint covers yet.
     records: Vec<Record>,
+    /// Once a run: the removal of what the time before left is not recorded.
+    is_remade: bool,
 }
 
 impl Node {
@@ -171,6 +176,7 @@ impl Node {
             store,
             hashes,
             records: Vec::new(),
+            is_remade: false,
         };
         let mut directory = open(root, planted).unwrap();
         node.model.node_id = Some(directory.identity().node_id);
@@ -253,7 +259,6 @@ impl Node {
                 let entries = self.entries(from, 2);
                 self.write(Some(from), entries);
             }
-            Step::Replace => {}
             Step::Vote => {
                 let voted_for = Some(NodeId(1 + self.random.below(3)));
                 self.model.hard_state = HardState { term: self.model.hard_state.term.next(), voted_for };
@@ -284,6 +289,8 @@ impl Node {
                 drop(self.parts.take());
                 self.start();
             }
+            Step::Remake if !self.is_remade => self.remake(),
+            Step::Replace | Step::Remake => {}
         }
     }
 
@@ -303,6 +310,54 @@ impl Node {
         let parts = self.parts();
         parts.state.write(&records).unwrap();
         parts.state.commit(checkpoint).unwrap();
+    }
+
+    /// All that the log holds counts as committed, and goes into a new directory; then that takes the place of the old one.
+    fn remake(&mut self) {
+        self.is_remade = true;
+        drop(self.parts.take());
+        let options = options(self.planted);
+        let opened = DataDir::open_existing(&self.root, options).and_then(DataDir::into_parts);
+        let Opened { lock, wal, state, .. } = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.broken = Some(error.to_string()),
+        };
+        drop((wal, state));
+        let rest = self.model.entries_from(self.apply.applied().next()).to_vec();
+        self.apply(rest);
+        self.records.clear();
+        let before = self.model.last();
+        let term = self.model.hard_state.term.max(before.term).next();
+        let entry = Entry {
+            term,
+            index: before.index.next(),
+            time: LogTime(before.index.0),
+            payload: Payload::Configuration(Arc::default()),
+        };
+        let first = AppendEntries {
+            io: IoId(0),
+            truncate_from: None,
+            hard_state: HardState { term, voted_for: None },
+            commit_index: before.index,
+            entries: vec![entry.clone()],
+        };
+        let (node_id, cluster_id) = (self.model.node_id.unwrap(), ClusterId(CLUSTER.0 + 1));
+        let remake = Remake { node_id, name: "one".to_owned(), cluster_id, audit: Vec::new() };
+        let new = NewData::begin(&self.root, &lock, remake, options).unwrap();
+        let mut staging = new.stage().unwrap();
+        let live: Vec<Record> = self.apply.view().records().collect();
+        staging.write(&live).unwrap();
+        staging.seal().unwrap();
+        new.install(staging, self.apply.checkpoint(), &first).unwrap();
+        drop(lock);
+        // sled's empty directory went as a whole, by calls that are not recorded.
+        let emptied = self.root.join("data/state-1");
+        recorder::with(|recorder| recorder.into_iter().for_each(|recorder| recorder.unlinked(&emptied)));
+        self.model.hard_state = first.hard_state;
+        (self.model.before, self.model.checkpoint) = (before, before);
+        (self.model.dropped, self.model.commit_index) = (before.index, before.index);
+        self.model.entries = vec![entry];
+        self.start();
     }
 
     /// The cluster went on without this node; what it has uncommitted is void.

@@ -5,6 +5,7 @@
 //! <data-dir>/data.next/     the same, whole: as long as it is here, it is to become `data`
 //! <data-dir>/data.removed/  the removed node's data; only the newest is kept
 //! ```
+//! A recovery ([`super::Remake`]) puts its directory in the place of the old one in the same way, by other names.
 //!
 //! First the removal is recorded in the old data, so that whatever happens next, that node never runs again. Then the
 //! new directory, which remembers the cluster, takes its place; an opening finishes what a crash cut short.
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Lock, StorageError};
-use super::{Database, exists, prepare, read_identity, sync};
+use super::{Database, Identity, exists, prepare, read_identity, remade, sync};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
 /// Item of sled's tree `meta`.
@@ -50,48 +51,42 @@ pub fn set_aside(root: &Path, _lock: &Lock, removed_by: LogIndex) -> Result<Path
     database.put(TOMBSTONE, &tombstone)?;
     database.flush()?;
     drop(database);
-    replace(root, &data, &identity.name, tombstone)?;
-    Ok(aside(root))
+    replace(root, &identity.name, tombstone)?;
+    Ok(root.join("data.removed"))
 }
 
-fn aside(root: &Path) -> PathBuf {
-    root.join("data.removed")
-}
-
-fn next(root: &Path) -> PathBuf {
-    root.join("data.next")
-}
+/// What is to become `data`, and where `data` goes then.
+const REPLACEMENTS: [(&str, &str); 2] = [("data.next", "data.removed"), (remade::WHOLE, remade::BEFORE)];
 
 /// Puts a new node's directory in the place of `data`, whose tombstone is durable.
-pub(super) fn replace(
-    root: &Path,
-    data: &Path,
-    name: &str,
-    tombstone: Tombstone,
-) -> Result<(), StorageError> {
-    let new = prepare(root, name, Some(tombstone))?;
-    rename(&new, &next(root))?;
+pub(super) fn replace(root: &Path, name: &str, tombstone: Tombstone) -> Result<(), StorageError> {
+    let identity = Identity { retired: Some(tombstone), ..Identity::new(root, name)? };
+    let new = prepare(root, &identity, &[])?;
+    rename(&new, &root.join("data.next"))?;
     sync(root)?;
-    finish(root, data)
+    finish(root)
 }
 
 /// Finishes what a crash cut short.
-pub(super) fn finish(root: &Path, data: &Path) -> Result<(), StorageError> {
-    let (next, aside) = (next(root), aside(root));
-    if !exists(&next)? {
-        return Ok(());
-    }
-    if exists(data)? {
-        if exists(&aside)? {
-            fs::remove_dir_all(&aside).map_err(StorageError::disk("remove", &aside))?;
+pub(super) fn finish(root: &Path) -> Result<(), StorageError> {
+    let data = root.join("data");
+    for (next, aside) in REPLACEMENTS.map(|(next, aside)| (root.join(next), root.join(aside))) {
+        if !exists(&next)? {
+            continue;
         }
-        rename(data, &aside)?;
+        if exists(&data)? {
+            if exists(&aside)? {
+                fs::remove_dir_all(&aside).map_err(StorageError::disk("remove", &aside))?;
+            }
+            rename(&data, &aside)?;
+            sync(root)?;
+        }
+        rename(&next, &data)?;
         sync(root)?;
     }
-    rename(&next, data)?;
-    sync(root)
+    Ok(())
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
     fs::rename(from, to).map_err(StorageError::disk("rename", from))
 }

@@ -1,5 +1,7 @@
 //! Whose directory it is, and that nothing but what was promised comes out of a damaged one.
 
+mod remade;
+
 use bytes::Bytes;
 
 use super::*;
