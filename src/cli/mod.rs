@@ -12,9 +12,11 @@ mod member;
 mod output;
 mod plant;
 mod print;
+mod recover;
 mod scenario;
 mod serve;
 mod sim;
+mod snapshot;
 mod status;
 
 use std::process::ExitCode;
@@ -22,7 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Flags};
-use crate::server::ServerError;
+use crate::server::{RefoundError, ServerError};
 use crate::storage::StorageError;
 
 /// A key-value store replicated by Raft
@@ -55,6 +57,11 @@ enum Command {
     Member(Box<member::Member>),
     /// Have another member lead
     TransferLeader(Box<member::TransferLeader>),
+    /// Save the state to a file, look at such a file, make a new cluster of it
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    /// Make a new cluster of the one node that is left after a majority was lost
+    Recover(recover::Recover),
     /// Put load on a cluster and measure it
     Bench(Box<bench::Args>),
     /// Search the deterministic simulator for seeds that break a rule
@@ -81,6 +88,9 @@ enum CliError {
     /// The settings of a node are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A cluster could not be made of what there is.
+    #[error(transparent)]
+    Refound(#[from] RefoundError),
     /// A node ended with an error.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -92,6 +102,7 @@ impl CliError {
             Self::Failed(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::Storage(error) => error.exit_code(),
+            Self::Refound(error) => error.exit_code(),
             Self::Server(error) => error.exit_code(),
         }
     }
@@ -113,6 +124,8 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Member(args) => member::run(*args),
         Command::TransferLeader(args) => member::transfer(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => sim::sim(&args),
         Command::Scenario(args) => scenario::run(&args),

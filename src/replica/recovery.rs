@@ -1,5 +1,7 @@
 //! From what is on disk to a replica that is ready to run: the checkpoint, then the log.
 
+mod survivor;
+
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::snapshot::Shelf;
@@ -13,6 +15,8 @@ use crate::storage::{Checkpoint, Fit, StateStore, StorageError, check_fit};
 use crate::types::{Instant, LogIndex, LogPosition, NodeId};
 
 type Configurations = Vec<(LogIndex, Arc<Configuration>)>;
+
+pub use survivor::{Survivor, survivor};
 
 /// Entries are read from the log in pieces of this size.
 const PIECE_BYTES: usize = 4 << 20;

@@ -12,6 +12,7 @@ mod administration;
 mod bootstrap_store;
 mod listen;
 mod recovery;
+mod refounding;
 mod signals;
 
 use std::collections::BTreeMap;
@@ -44,6 +45,8 @@ use crate::transport::{
     PeerService, Peers, PeersContext, StillLeads, bootstrap,
 };
 use crate::types::{ClusterId, LogIndex, NodeId};
+
+pub use refounding::{Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, restore, survey};
 
 use addresses::Addresses;
 use administration::Administration;

@@ -225,6 +225,18 @@ fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     }
 }
 
+/// What the other members say of themselves, by name, of those that answer at one of their first two addresses.
+pub async fn who_answers(
+    local: &Local,
+    cluster: &InitialCluster,
+    resolver: &Resolver,
+    settings: &Settings,
+) -> BTreeMap<String, HelloAnswer> {
+    let mut answers = ask_all(local, cluster, false, resolver, 0, settings).await;
+    answers.extend(ask_all(local, cluster, false, resolver, 1, settings).await);
+    answers
+}
+
 /// Asks every other expected member at the same time, at its `attempt`th address. Those that do not answer in time are
 /// left out.
 async fn ask_all(

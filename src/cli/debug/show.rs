@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::cli::output::Text;
+use crate::cli::output::{Text, utc};
 use crate::kv::{Command, Condition, Operation};
 use crate::raft::{Configuration, EntryKind, HardState, Payload};
 use crate::storage::inspect::Report;
 use crate::storage::wal::{Inspected, LogRecord, StoredEntry};
+use crate::storage::{AuditRecord, Cause};
 use crate::types::{ClusterId, LogIndex, NodeId, Revision, Term};
 
 /// Bytes of a key or value shown to people.
@@ -288,6 +289,8 @@ pub(super) struct Verified {
     /// Null before the node belongs to a cluster.
     log: Option<Summary>,
     checkpoint: Checkpoint,
+    /// What was done to the data other than by a running node, the oldest first.
+    audit: Vec<AuditRecord>,
 }
 
 #[derive(Serialize)]
@@ -320,6 +323,7 @@ impl Verified {
                 outcomes: report.outcomes,
                 unfinished_generations: report.others.clone(),
             },
+            audit: report.audit.clone(),
         }
     }
 
@@ -338,10 +342,29 @@ impl Verified {
             "identity    node {} named {}, {cluster}\nlog         {log}\n\
              checkpoint  up to entry {applied_index}, revision {revision}; all of its {rows} rows and {outcomes} \
              remembered outcomes hold (generation {generation}{others})\n\
-             No damage found.\n",
-            self.node_id, self.name
+             {}No damage found.\n",
+            self.node_id,
+            self.name,
+            self.audit.iter().map(audit).collect::<String>()
         )
     }
+}
+
+fn audit(record: &AuditRecord) -> String {
+    let cause = match record.cause {
+        Cause::Recovered => "recovered",
+        Cause::Restored => "restored",
+    };
+    let dropped = record.dropped.iter().map(|(id, name)| format!("{name} ({id})"));
+    let dropped = dropped.collect::<Vec<_>>().join(", ");
+    format!(
+        "audit       {}: {cause} from cluster {} at {} as cluster {}, without its members {}\n",
+        utc(record.unix_ms),
+        record.old_cluster_id,
+        record.last,
+        record.cluster_id,
+        if dropped.is_empty() { "(none)" } else { &dropped }
+    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,131 @@
+//! `kuberaft recover`: the dialogue. Nothing is changed before it is said what will be, and agreed to.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CliError, print};
+use crate::config::InitialCluster;
+use crate::membership::InitialMember;
+use crate::server::{Recovery, survey};
+use crate::types::NodeId;
+
+const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \
+     back, start them instead. If several nodes are left, run this on each without --yes, and go on with the one whose \
+     log ends at the highest term, then index; empty the directories of the others, and they join it.";
+
+/// The flags of `recover`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = WHEN)]
+pub(super) struct Recover {
+    /// The data directory of the node that is left; the node must not be running
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+
+    /// Do it although a majority of the voters answers
+    #[arg(long)]
+    force: bool,
+
+    /// Where to ask for the other members, besides the addresses that the node knows
+    #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster")]
+    initial_cluster: Option<InitialCluster>,
+}
+
+/// Says what would be lost, asks, and does it.
+pub(super) fn run(args: &Recover) -> Result<(), CliError> {
+    let peers = args.initial_cluster.as_ref().map(InitialCluster::peers).unwrap_or_default();
+    let listed = peers
+        .iter()
+        .map(|peer| InitialMember { name: peer.name.to_string(), address: peer.address.to_string() });
+    let recovery = survey(&args.data_dir, listed.collect())?;
+    print::text(&describe(&recovery));
+    if recovery.has_quorum && !args.force {
+        return Err(CliError::Failed(
+            "nothing was changed: with this node, a majority of the voters is there, so no recovery is needed. Start \
+             this node again; or give it an empty directory, and it joins. --force goes on nevertheless: then two \
+             clusters have the same data, and writes to one are unknown to the other"
+                .to_owned(),
+        ));
+    }
+    if !args.yes && !is_agreed()? {
+        return Err(CliError::Failed("nothing was changed".to_owned()));
+    }
+    let (cluster_id, name) = (recovery.cluster_id, recovery.identity.name.clone());
+    let done = recovery.carry_out()?;
+    let data_dir = args.data_dir.display();
+    let before = done.before.map(|path| format!("What was there before is kept in {}.\n", path.display()));
+    print::text(&format!(
+        "\nDone: this node is the only voter of cluster {cluster_id}.\n{}Next: kuberaft serve --name {name} --data-dir \
+         {data_dir}, with its other flags as before.\nThen start the others with empty directories: they join, and \
+         become voters once they have caught up.\n",
+        before.unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// Asks on a terminal.
+fn is_agreed() -> Result<bool, CliError> {
+    if !io::stdin().is_terminal() {
+        return Err(CliError::Failed(
+            "nothing was changed: there is no terminal to ask on; --yes goes on without asking".to_owned(),
+        ));
+    }
+    print::text("\nGo on? Type yes: ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(|error| CliError::Failed(error.to_string()))?;
+    Ok(answer.trim() == "yes")
+}
+
+/// What is there, what becomes of it, what may be lost.
+fn describe(recovery: &Recovery) -> String {
+    let Recovery { identity, old_cluster_id, cluster_id, survivor, plan, alive, .. } = recovery;
+    let last = survivor.snapshot.position;
+    let unknown = last.index.0.saturating_sub(survivor.commit_index.0);
+    let mut text = format!(
+        "This is node {} ({}) of cluster {old_cluster_id}.\n\
+         It holds entries up to index {} of term {}, revision {}, {} keys.\n",
+        identity.name,
+        identity.node_id,
+        last.index,
+        last.term,
+        survivor.view.revision(),
+        survivor.view.len(),
+    );
+    let _ = match unknown {
+        0 => writeln!(text, "All of them are known to be committed."),
+        _ => writeln!(
+            text,
+            "Up to index {} they are known to be committed; the {unknown} above count as committed from now on, even \
+             if their writes were never acknowledged.",
+            survivor.commit_index
+        ),
+    };
+    text += "\nWhat is lost: writes that were acknowledged, and are not among these entries. If other nodes are left, go \
+             on with the one whose log ends at the highest term, then index.\n\n";
+    let _ = writeln!(
+        text,
+        "It becomes the only voter of a new cluster, {cluster_id}, by entry {} of term {}. Dropped for ever: {}.",
+        plan.position.index,
+        plan.position.term,
+        names(&plan.dropped)
+    );
+    if !alive.is_empty() {
+        let _ = writeln!(text, "\nWARNING: these members of the old cluster are running: {}.", names(alive));
+    }
+    text
+}
+
+fn names(members: &BTreeMap<NodeId, String>) -> String {
+    if members.is_empty() {
+        return "nobody".to_owned();
+    }
+    let members = members.iter().map(|(id, name)| format!("{name} ({id})"));
+    members.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,331 @@
+//! `kuberaft snapshot`: backups. `save` asks a running cluster, `inspect` and `restore` need none.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand, ValueEnum};
+use http_body_util::BodyExt;
+use serde::Serialize;
+
+use super::client::{ClientFlags, block_on};
+use super::output::utc;
+use super::{CliError, print};
+use crate::api::client::{Client, ClientError};
+use crate::config::{Address, Name};
+use crate::replica::snapshot::file::{About, FileError, Nowhere, Reader, Totals};
+use crate::server::{RefoundError, Restored, restore};
+
+/// How often progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// A node may pause its snapshot for so long, whatever the time limit of its first word is.
+const PIECE_TIMEOUT_MIN: Duration = Duration::from_secs(30);
+
+/// The commands below `snapshot`.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Snapshot {
+    /// Save the whole state, with every write acknowledged before, to a file; the cluster goes on meanwhile
+    Save(Save),
+    /// Verify every byte of a file and show what it holds
+    Inspect(Inspect),
+    /// Make a new cluster of one node out of a file; further nodes join it
+    Restore(Restore),
+}
+
+/// The flags of `snapshot save`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Save {
+    /// File to write; if it is there, it is replaced once the new one is whole
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    #[command(flatten)]
+    client: ClientFlags,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// The flags of `snapshot inspect`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Inspect {
+    /// A file that `snapshot save` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// The flags of `snapshot restore`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Restore {
+    /// A file that `snapshot save` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Folder for the new node's data; must be empty or absent
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Name of the new node, the only voter of the new cluster at first
+    #[arg(long, value_name = "NAME")]
+    name: Name,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct Output {
+    /// Format of the answer: table or json [default: table on a terminal, otherwise json]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// What is told of a file.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    file: &'a Path,
+    file_bytes: u64,
+    #[serde(flatten)]
+    about: &'a About,
+    #[serde(flatten)]
+    totals: Totals,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored: Option<New>,
+}
+
+/// What was made of a file.
+#[derive(Debug, Serialize)]
+struct New {
+    cluster_id: String,
+    node_id: String,
+    name: String,
+    data_dir: PathBuf,
+}
+
+/// Does what `snapshot` is asked for.
+pub(super) fn run(args: &Snapshot) -> Result<(), CliError> {
+    match args {
+        Snapshot::Save(args) => save(args),
+        Snapshot::Inspect(args) => inspect(args),
+        Snapshot::Restore(args) => restore_file(args),
+    }
+}
+
+fn save(args: &Save) -> Result<(), CliError> {
+    if args.file.is_dir() || args.file.file_name().is_none() {
+        return Err(CliError::Usage(format!("{} is no name for a file", args.file.display())));
+    }
+    let partial = Partial::create(&args.file)?;
+    let partial = block_on(download(&args.client, partial))?;
+    let (about, totals) = read(&partial.path, |reader| {
+        while reader.next_chunk()?.is_some() {}
+        Ok(())
+    })
+    .map_err(|error| CliError::Failed(format!("the snapshot {error}; nothing was saved")))?;
+    partial.publish(&args.file)?;
+    report(&args.file, &about, totals, None, args.output)
+}
+
+/// The first endpoint that hands out a snapshot is the one.
+async fn download(flags: &ClientFlags, mut partial: Partial) -> Result<Partial, CliError> {
+    let mut refusals = Vec::new();
+    for address in &flags.endpoints.addresses {
+        match tokio::time::timeout(flags.timeout.0, ask(address)).await {
+            Ok(Ok(body)) => {
+                let timeout = flags.timeout.0.max(PIECE_TIMEOUT_MIN);
+                return receive(body, &mut partial, timeout).await.map(|()| partial);
+            }
+            Ok(Err(error)) => refusals.push(format!("{address}: {error}")),
+            Err(_) => refusals.push(format!("{address}: no answer in {:?}", flags.timeout.0)),
+        }
+    }
+    Err(CliError::Failed(format!(
+        "no node gives a snapshot; give others with --endpoints\n  {}",
+        refusals.join("\n  ")
+    )))
+}
+
+async fn ask(address: &Address) -> Result<hyper::body::Incoming, ClientError> {
+    let mut client = Client::connect(&address.to_string()).await?;
+    Ok(client.snapshot().await?.into_body())
+}
+
+async fn receive(
+    mut body: hyper::body::Incoming,
+    partial: &mut Partial,
+    timeout: Duration,
+) -> Result<(), CliError> {
+    let broken = |why: String| CliError::Failed(format!("the snapshot broke off: {why}; nothing was saved"));
+    let mut progress = Progress::new();
+    loop {
+        let piece = tokio::time::timeout(timeout, body.frame()).await;
+        let piece = piece.map_err(|_| broken(format!("nothing came for {timeout:?}")))?;
+        let Some(piece) = piece else { break };
+        let piece = piece.map_err(|error| broken(error.to_string()))?;
+        if let Ok(bytes) = piece.into_data() {
+            partial.write(&bytes)?;
+            progress.add(bytes.len());
+        }
+    }
+    progress.end();
+    Ok(())
+}
+
+/// A file that is being written, beside the one it is to be. Removed when dropped, unless published.
+struct Partial {
+    path: PathBuf,
+    file: File,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<Self, CliError> {
+        let mut name = OsString::from(".");
+        name.push(target.file_name().unwrap_or_default());
+        name.push(format!(".partial-{}", std::process::id()));
+        let path = target.with_file_name(name);
+        let file = File::create(&path).map_err(|error| failed("create", &path, &error))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.file.write_all(bytes).map_err(|error| failed("write", &self.path, &error))
+    }
+
+    /// Gives it its name once it is on the disk.
+    fn publish(self, target: &Path) -> Result<(), CliError> {
+        self.file.sync_all().map_err(|error| failed("flush", &self.path, &error))?;
+        fs::rename(&self.path, target).map_err(|error| failed("rename", &self.path, &error))?;
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| failed("flush", parent, &error))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Once published it has another name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> CliError {
+    CliError::Failed(format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// Shows on a terminal how much has come.
+struct Progress {
+    is_shown: bool,
+    bytes: u64,
+    shown: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { is_shown: io::stderr().is_terminal(), bytes: 0, shown: Instant::now() }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.is_shown && self.shown.elapsed() >= PROGRESS_INTERVAL {
+            self.shown = Instant::now();
+            eprint!("\r{} MiB", self.bytes >> 20);
+        }
+    }
+
+    fn end(&self) {
+        if self.is_shown {
+            eprint!("\r\u{1b}[K");
+        }
+    }
+}
+
+fn inspect(args: &Inspect) -> Result<(), CliError> {
+    let read = read(&args.file, |reader| reader.restore(Nowhere).map(drop));
+    let (about, totals) = read.map_err(|error| RefoundError::File { path: args.file.clone(), error })?;
+    report(&args.file, &about, totals, None, args.output)
+}
+
+/// Opens a snapshot and reads it to its end.
+fn read(
+    path: &Path,
+    to_end: impl FnOnce(&mut Reader<BufReader<File>>) -> Result<(), FileError>,
+) -> Result<(About, Totals), FileError> {
+    let file = File::open(path).map_err(FileError::Io)?;
+    let mut reader = Reader::open(BufReader::with_capacity(1 << 20, file))?;
+    to_end(&mut reader)?;
+    Ok((reader.about().clone(), reader.totals()))
+}
+
+fn restore_file(args: &Restore) -> Result<(), CliError> {
+    let Restored { about, totals, cluster_id, node_id } =
+        restore(&args.file, &args.data_dir, args.name.as_str())?;
+    let new = New {
+        cluster_id: cluster_id.to_string(),
+        node_id: node_id.to_string(),
+        name: args.name.to_string(),
+        data_dir: args.data_dir.clone(),
+    };
+    report(&args.file, &about, totals, Some(new), args.output)
+}
+
+fn report(
+    file: &Path,
+    about: &About,
+    totals: Totals,
+    restored: Option<New>,
+    output: Output,
+) -> Result<(), CliError> {
+    let file_bytes = fs::metadata(file).map_err(|error| failed("look at", file, &error))?.len();
+    let report = Report { file, file_bytes, about, totals, restored };
+    let terminal = if io::stdout().is_terminal() { Format::Table } else { Format::Json };
+    match output.format.unwrap_or(terminal) {
+        Format::Table => print::text(&table(&report)),
+        Format::Json => print::json(&report),
+    }
+    Ok(())
+}
+
+fn table(report: &Report) -> String {
+    let Report { file, file_bytes, about, totals, restored } = report;
+    let members: Vec<&str> =
+        about.configuration.members().into_values().map(|member| member.name.as_str()).collect();
+    let rows = [
+        ("FILE", format!("{} ({file_bytes} bytes, whole)", file.display())),
+        (
+            "TAKEN",
+            format!("{} by node {}, version {}", utc(about.taken_unix_ms), about.node_id, about.version),
+        ),
+        ("CLUSTER", format!("{} of {}", about.cluster_id, members.join(", "))),
+        ("ENTRY", about.position.to_string()),
+        ("REVISION", about.revision.to_string()),
+        ("KEYS", about.keys.to_string()),
+        ("OUTCOMES", totals.records.saturating_sub(about.keys).to_string()),
+        ("DIGEST", about.state_hash.clone()),
+    ];
+    let mut text: String =
+        rows.iter().flat_map(|(name, value)| [format!("{name:<9} "), value.clone(), "\n".into()]).collect();
+    if let Some(New { cluster_id, node_id, name, data_dir }) = restored {
+        let data_dir = data_dir.display();
+        let _ = write!(
+            text,
+            "\nRestored to {data_dir}: node {node_id}, the only voter of the new cluster {cluster_id}.\n\
+             Next: kuberaft serve --name {name} --data-dir {data_dir}\n\
+             Other nodes join it with empty directories; with --initial-cluster, list this node among them.\n"
+        );
+    }
+    text
+}

@@ -1,0 +1,285 @@
+//! A new cluster out of what one directory or one backup holds, while no node runs: `kuberaft recover` and
+//! `kuberaft snapshot restore`. What that means is decided in [`membership`](crate::membership); how it survives a crash,
+//! in [`NewData`].
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::addresses::Addresses;
+use crate::membership::{
+    InitialCluster, InitialClusterError, InitialMember, Local, Origin, Refounding, WasRemoved, refound,
+};
+use crate::raft::{Configuration, Snapshot};
+use crate::replica::recovery::{Disk, Survivor, survivor};
+use crate::replica::snapshot::file::{About, FileError, Reader, Totals};
+use crate::storage::wal::Options;
+use crate::storage::{
+    AuditRecord, Cause, Checkpoint, DataDir, Identity, Lock, NewData, Opened, Remake, Staging, StorageError,
+    claim_empty,
+};
+use crate::transport::{self, PeerDirectory, who_answers};
+use crate::types::{ClusterId, LogPosition, NodeId, Revision};
+
+/// Records are written to the new state so many at a time.
+const RECORDS_AT_ONCE: usize = 1024;
+
+/// Why no cluster was made.
+#[derive(Debug, thiserror::Error)]
+pub enum RefoundError {
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The backup.
+    #[error("snapshot {} {error}", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: FileError,
+    },
+    /// There is nothing that a cluster could be made of.
+    #[error("{} holds nothing to recover: {what}", path.display())]
+    Nothing {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        what: &'static str,
+    },
+    /// The node is no member.
+    #[error(transparent)]
+    WasRemoved(#[from] WasRemoved),
+    /// The members' list makes no sense.
+    #[error(transparent)]
+    Members(#[from] InitialClusterError),
+    /// The operating system refused something.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+impl RefoundError {
+    /// As of [`StorageError::exit_code`]; 5 for a node that was removed, otherwise 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Storage(error) | Self::File { error: FileError::Storage(error), .. } => error.exit_code(),
+            Self::WasRemoved(_) => 5,
+            Self::File { .. } | Self::Nothing { .. } | Self::Members(_) | Self::System(_) => 1,
+        }
+    }
+}
+
+/// What `recover` would do: everything is known, nothing is changed yet. Holds the directory's lock.
+pub struct Recovery {
+    root: PathBuf,
+    lock: Lock,
+    /// Whose data it is.
+    pub identity: Identity,
+    /// The cluster that it is of.
+    pub old_cluster_id: ClusterId,
+    /// The cluster that it will be of.
+    pub cluster_id: ClusterId,
+    /// What it holds.
+    pub survivor: Survivor,
+    /// What becomes of the members.
+    pub plan: Refounding,
+    /// Other members of the old cluster that answer, by id, with their names.
+    pub alive: BTreeMap<NodeId, String>,
+    /// Those and this node are a majority: the cluster needs no recovery.
+    pub has_quorum: bool,
+    audit: Vec<AuditRecord>,
+}
+
+/// What `recover` did.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Where the data is as it was before.
+    pub before: Option<PathBuf>,
+}
+
+/// Looks at the directory `root`, whose node must not be running, and asks the other members whether they live: at the
+/// addresses that the configuration has, and at those of `listed`.
+///
+/// # Errors
+/// [`RefoundError`]; [`StorageError::Locked`] while a node runs on the directory.
+pub fn survey(root: &Path, listed: Vec<InitialMember>) -> Result<Recovery, RefoundError> {
+    let data = DataDir::open_existing(root, Options::default())?;
+    let nothing = |what| RefoundError::Nothing { path: root.to_owned(), what };
+    let old_cluster_id =
+        data.identity().cluster_id.ok_or_else(|| nothing("its node belongs to no cluster yet"))?;
+    let audit = data.audit()?;
+    let Opened { lock, identity, wal, recovered: found, state } = data.into_parts()?;
+    let survivor = survivor(Disk { node_id: identity.node_id, wal, found, state })?;
+    let Snapshot { position, time, configuration, .. } = &survivor.snapshot;
+    if position.index.0 == 0 || configuration.members().is_empty() {
+        return Err(nothing("its node was added to a cluster, and nothing of it has arrived yet"));
+    }
+    let plan = refound(&Origin {
+        node_id: identity.node_id,
+        name: identity.name.clone(),
+        configuration: (**configuration).clone(),
+        last: *position,
+        term: survivor.hard_state.term,
+        time: *time,
+    })?;
+    let alive = ask(&identity, old_cluster_id, configuration, listed)?;
+    let has_quorum = configuration.has_quorum(|id| id == identity.node_id || alive.contains_key(&id));
+    let cluster_id = new_cluster_id()?;
+    let root = root.to_owned();
+    Ok(Recovery {
+        root,
+        lock,
+        identity,
+        old_cluster_id,
+        cluster_id,
+        survivor,
+        plan,
+        alive,
+        has_quorum,
+        audit,
+    })
+}
+
+/// The other members of the cluster that answer.
+fn ask(
+    identity: &Identity,
+    cluster_id: ClusterId,
+    configuration: &Configuration,
+    mut members: Vec<InitialMember>,
+) -> Result<BTreeMap<NodeId, String>, RefoundError> {
+    for member in configuration.members().into_values() {
+        if let Some(address) = &member.peer_addr
+            && !members.iter().any(|other| other.name == member.name || other.address == *address)
+        {
+            members.push(InitialMember { name: member.name.clone(), address: address.clone() });
+        }
+    }
+    if members.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let listed = InitialCluster::new(members)?;
+    let addresses = Addresses::new(listed.clone(), PeerDirectory::default());
+    addresses.configure(configuration);
+    let local = Local {
+        node_id: identity.node_id,
+        name: identity.name.clone(),
+        client_addr: String::new(),
+        peer_addr: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let settings = transport::Settings::default();
+    let answers = runtime.block_on(who_answers(&local, &listed, &addresses.resolver(), &settings));
+    let of_cluster = answers.into_values().filter(|answer| {
+        answer.cluster_id == Some(cluster_id) && configuration.member(answer.node_id).is_some()
+    });
+    Ok(of_cluster.map(|answer| (answer.node_id, answer.name)).collect())
+}
+
+impl Recovery {
+    /// Does it.
+    ///
+    /// # Errors
+    /// As any write, whereupon the directory is as it was.
+    pub fn carry_out(self) -> Result<Recovered, RefoundError> {
+        let Self { root, lock, identity, old_cluster_id, cluster_id, survivor, plan, mut audit, .. } = self;
+        audit.push(record(Cause::Recovered, old_cluster_id, cluster_id, survivor.snapshot.position, &plan)?);
+        let remake = Remake { node_id: identity.node_id, name: identity.name, cluster_id, audit };
+        let new = NewData::begin(&root, &lock, remake, Options::default())?;
+        let mut staging = new.stage()?;
+        let mut batch = Vec::with_capacity(RECORDS_AT_ONCE);
+        for record in survivor.view.records() {
+            batch.push(record);
+            if batch.len() == RECORDS_AT_ONCE {
+                staging.write(&batch)?;
+                batch.clear();
+            }
+        }
+        staging.write(&batch)?;
+        staging.seal()?;
+        let checkpoint = checkpoint(survivor.snapshot, survivor.view.revision());
+        let before = new.install(staging, checkpoint, &plan.record())?;
+        Ok(Recovered { before })
+    }
+}
+
+/// What `snapshot restore` did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// What the file said of itself.
+    pub about: About,
+    /// What it held.
+    pub totals: Totals,
+    /// The new cluster.
+    pub cluster_id: ClusterId,
+    /// Its only voter.
+    pub node_id: NodeId,
+}
+
+/// Makes the directory `root`, which must be empty, the data of a new node `name`: the only voter of a new cluster whose
+/// state is that of the snapshot `file`.
+///
+/// # Errors
+/// [`RefoundError`]; the directory is as it was then.
+pub fn restore(file: &Path, root: &Path, name: &str) -> Result<Restored, RefoundError> {
+    let failed = |error| RefoundError::File { path: file.to_owned(), error };
+    let from = File::open(file).map_err(|error| failed(FileError::Io(error)))?;
+    let mut reader = Reader::open(BufReader::with_capacity(1 << 20, from)).map_err(failed)?;
+    let about = reader.about().clone();
+    let (node_id, cluster_id) = (NodeId(random()?), new_cluster_id()?);
+    let plan = refound(&Origin {
+        node_id,
+        name: name.to_owned(),
+        configuration: about.configuration.clone(),
+        last: about.position,
+        term: about.position.term,
+        time: about.time,
+    })?;
+    let lock = claim_empty(root)?;
+    let audit = vec![record(Cause::Restored, about.cluster_id, cluster_id, about.position, &plan)?];
+    let remake = Remake { node_id, name: name.to_owned(), cluster_id, audit };
+    let new = NewData::begin(root, &lock, remake, Options::default())?;
+    let content = reader.restore(new.stage()?).map_err(failed)?;
+    let checkpoint = checkpoint(content.snapshot, content.store.revision());
+    new.install(content.staging, checkpoint, &plan.record())?;
+    Ok(Restored { about, totals: reader.totals(), cluster_id, node_id })
+}
+
+fn checkpoint(snapshot: Snapshot, revision: Revision) -> Checkpoint {
+    let Snapshot { position, time, configuration, configuration_index } = snapshot;
+    Checkpoint { applied: position, time, revision, configuration, configuration_index, installed: true }
+}
+
+fn record(
+    cause: Cause,
+    old_cluster_id: ClusterId,
+    cluster_id: ClusterId,
+    last: LogPosition,
+    plan: &Refounding,
+) -> Result<AuditRecord, RefoundError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+    Ok(AuditRecord {
+        unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cause,
+        old_cluster_id,
+        cluster_id,
+        last,
+        dropped: plan.dropped.iter().map(|(id, name)| (*id, name.clone())).collect(),
+    })
+}
+
+fn random() -> io::Result<u64> {
+    getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Zero stands for no cluster.
+fn new_cluster_id() -> io::Result<ClusterId> {
+    loop {
+        match random()? {
+            0 => {}
+            id => return Ok(ClusterId(id)),
+        }
+    }
+}
