@@ -1,6 +1,7 @@
 //! The real program as real processes: killed, paused, stopped, fed with damage and nonsense, under load, and
 //! what its clients saw judged by the linearizability checker.
 
+mod backup;
 mod cluster;
 mod damage;
 mod emptied;
@@ -14,6 +15,7 @@ mod members;
 mod once;
 mod pause;
 mod quorum;
+mod recover;
 mod snapshots;
 mod start;
 mod stop;
