@@ -6,5 +6,6 @@
     reason = "all of this is test code; clippy sees only what stands in a test function"
 )]
 
+mod parity;
 mod process;
 mod tidy;

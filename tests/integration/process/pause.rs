@@ -82,3 +82,18 @@ fn a_follower_down_for_longer_than_the_cache_holds_catches_up_from_the_leaders_d
     let _alone = alone();
     check_catching_up(Node::kill, Node::start);
 }
+
+#[test]
+fn a_leader_tells_that_a_peer_is_lost_and_found_again() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let follower = cluster.other(leader);
+    cluster.nodes[follower].pause();
+    let told = |cluster: &Cluster, what: &str| {
+        until(what, || cluster.nodes[leader].log().contains(what).then_some(()));
+    };
+    told(&cluster, "peer does not answer");
+    cluster.nodes[follower].go_on();
+    told(&cluster, "peer answers again");
+}
