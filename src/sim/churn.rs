@@ -243,12 +243,9 @@ impl Cluster {
         let old = self.machines[node].id;
         self.provision(node);
         let new = self.machines[node].id;
-        match self.churn.random.below(4) {
-            0 => change.remove.push(old),
-            _ => {
-                change.add.push(new_member(new, false));
-                change.remove.push(old);
-            }
+        change.remove.push(old);
+        if self.churn.random.chance(750) {
+            change.add.push(new_member(new, false));
         }
         Some(())
     }
@@ -337,7 +334,8 @@ impl Cluster {
             let learner = configuration.learners.get(&self.machines[*node].id);
             learner.is_some_and(|learner| !learner.stays_learner)
         };
-        !status.change_in_progress && !(self.setup.raft.promotion && running.iter().any(waits))
+        let is_open = status.change_in_progress || self.setup.raft.promotion && running.iter().any(waits);
+        !is_open
     }
 }
 

@@ -56,6 +56,7 @@ impl Invariants {
     }
 
     /// The newest committed configuration, and those behind it in any log: each may come into force, or is.
+    #[must_use]
     pub fn open_configurations(&self) -> Vec<Arc<Configuration>> {
         let committed = self.members.committed.as_ref().map_or(LogIndex(0), |(index, _)| *index);
         let logs = self.nodes.iter().flat_map(|node| [&node.memory, &node.durable]);
@@ -85,9 +86,12 @@ impl Invariants {
         };
         let told = in_force[1].map_or_else(
             || "no voters".to_owned(),
-            |(_, configuration)| match configuration.is_joint() {
-                false => of(&configuration.voters),
-                true => format!("{} and {}", of(&configuration.outgoing), of(&configuration.voters)),
+            |(_, configuration)| {
+                if configuration.is_joint() {
+                    format!("{} and {}", of(&configuration.outgoing), of(&configuration.voters))
+                } else {
+                    of(&configuration.voters)
+                }
             },
         );
         let what = format!("n{} commits {index}@{} in term {term}, durable on {told}", node + 1, mark.term);

@@ -159,16 +159,12 @@ impl Invariants {
             let what = format!("n{}'s log begins behind {before}, which is not committed", node + 1);
             return broken("state-machine safety", what);
         }
-        let log = match found.begins_anew {
-            Some(index) => self.agreed_log(index, hard_state),
-            None => {
-                let mut log = self.agreed_log(before, hard_state);
-                let rest = MarkedLog::of(found.entries, hard_state);
-                log.marks.extend(rest.marks);
-                log.configurations.extend(rest.configurations);
-                log
-            }
-        };
+        let mut log = self.agreed_log(found.begins_anew.unwrap_or(before), hard_state);
+        if found.begins_anew.is_none() {
+            let rest = MarkedLog::of(found.entries, hard_state);
+            log.marks.extend(rest.marks);
+            log.configurations.extend(rest.configurations);
+        }
         self.lost_nothing(node, &log, found.begins_anew.is_some())?;
         if let Some(at) = (0..place(applied.next()))
             .find(|at| self.agreed.get(*at).map(|agreed| agreed.mark) != log.marks.get(*at).copied())
