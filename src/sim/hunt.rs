@@ -66,6 +66,15 @@ mod tests {
             Plant::TruncationNotWritten,
             Plant::NoFlush,
             Plant::UnboundedWrites,
+            Plant::JointOneMajority,
+            Plant::LeaveJointEarly,
+            Plant::ChangeBeforeNoop,
+            Plant::PromoteBeforeCatchUp,
+            Plant::TransferWithoutLogCheck,
+            Plant::RemovedRejoins,
+            Plant::WipedDiskSameId,
+            Plant::ForgetOutcomes,
+            Plant::SnapshotDropsConfiguration,
         ] {
             let plan = |seed| Plan {
                 seed,
