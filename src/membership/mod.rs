@@ -13,6 +13,9 @@ mod formation;
 mod initial_cluster;
 mod join;
 mod refounding;
+mod reconcile;
+pub mod rollout;
+mod workload;
 
 pub use admin::{AdminError, AdminReason, AdminRequest, is_done};
 pub use formation::{
@@ -24,3 +27,5 @@ pub use join::{
     ClusterView, JoinStep, MEMBERS_MAX, on_join, on_join_without_leader, removed_by, silent_before_replaced,
 };
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
+pub use reconcile::{Reconciliation, reconcile};
+pub use workload::{CAUGHT_UP_ENTRIES, Health, Pod, Workload};

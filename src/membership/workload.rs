@@ -1,0 +1,140 @@
+//! A StatefulSet and its pods, as far as membership depends on them.
+
+use crate::types::NodeId;
+
+/// A StatefulSet, as read afresh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name; its pods are called `<name>-<ordinal>`.
+    pub name: String,
+    /// Tells it from another one that had the name before.
+    pub uid: String,
+    /// `spec.replicas`.
+    pub replicas: u32,
+    /// `spec.ordinals.start`.
+    pub first_ordinal: u32,
+    /// It has a deletion timestamp.
+    pub is_deleted: bool,
+    /// Its controller has seen the newest spec, so the revision below is that of the newest template.
+    pub is_observed: bool,
+    /// `status.updateRevision`: the revision of the newest template.
+    pub update_revision: String,
+}
+
+/// One pod of the StatefulSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name, which is its member's name.
+    pub name: String,
+    /// Tells it from an earlier pod of the name.
+    pub uid: String,
+    /// The template's revision that it was made from.
+    pub revision: String,
+    /// Ready, and not being deleted.
+    pub is_ready: bool,
+    /// It has a deletion timestamp.
+    pub is_terminating: bool,
+    /// The Kubernetes node that it runs on; empty before it is scheduled.
+    pub node: String,
+}
+
+/// A member as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Which.
+    pub id: NodeId,
+    /// Heard within an election timeout; the leader itself is.
+    pub in_touch: bool,
+    /// Entries that it has not acknowledged.
+    pub lag_entries: u64,
+}
+
+/// A member that lags by more than this is not caught up.
+pub const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
+impl Health {
+    /// Whether it can take part in commits at once.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.in_touch && self.lag_entries <= CAUGHT_UP_ENTRIES
+    }
+}
+
+impl Workload {
+    /// The ordinal of the pod of this name; `None` if it is no pod of this StatefulSet.
+    #[must_use]
+    pub fn ordinal(&self, pod: &str) -> Option<u32> {
+        let digits = pod.strip_prefix(&self.name)?.strip_prefix('-')?;
+        let ordinal: u32 = digits.parse().ok()?;
+        // Not "01" or "+1".
+        (ordinal.to_string() == digits).then_some(ordinal)
+    }
+
+    /// The name of the pod of this ordinal.
+    #[must_use]
+    pub fn pod(&self, ordinal: u32) -> String {
+        format!("{}-{ordinal}", self.name)
+    }
+
+    /// The names of all pods that there should be.
+    #[must_use]
+    pub fn pods(&self) -> Vec<String> {
+        (self.first_ordinal..self.first_ordinal + self.replicas).map(|ordinal| self.pod(ordinal)).collect()
+    }
+
+    /// Whether there should be a pod of this name.
+    #[must_use]
+    pub fn wants(&self, pod: &str) -> bool {
+        let end = self.first_ordinal + self.replicas;
+        self.ordinal(pod).is_some_and(|ordinal| ordinal >= self.first_ordinal && ordinal < end)
+    }
+
+    /// Whether the pod of this name, owned by the StatefulSet of `owner_uid`, stops because the StatefulSet was
+    /// scaled down, and so shall leave the cluster. Only a sure sign counts: at zero replicas the cluster only sleeps,
+    /// and one that is deleted keeps its members.
+    #[must_use]
+    pub fn is_scaled_below(&self, pod: &str, owner_uid: &str) -> bool {
+        !self.is_deleted
+            && self.uid == owner_uid
+            && self.replicas > 0
+            && self.ordinal(pod).is_some_and(|ordinal| ordinal >= self.first_ordinal + self.replicas)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(replicas: u32) -> Workload {
+        Workload { name: "kv".into(), uid: "u".into(), replicas, first_ordinal: 2, ..Workload::default() }
+    }
+
+    #[test]
+    fn names_and_ordinals() {
+        let three = workload(3);
+        assert_eq!(three.pods(), ["kv-2", "kv-3", "kv-4"]);
+        for (name, ordinal) in [
+            ("kv-2", Some(2)),
+            ("kv-10", Some(10)),
+            ("kv-02", None),
+            ("kv-", None),
+            ("kvx-1", None),
+            ("kv", None),
+        ] {
+            assert_eq!(three.ordinal(name), ordinal, "{name}");
+        }
+        assert!(
+            three.wants("kv-4") && !three.wants("kv-5") && !three.wants("kv-1") && !three.wants("other-3")
+        );
+    }
+
+    #[test]
+    fn only_a_sure_sign_is_a_scale_down() {
+        let three = workload(3);
+        assert!(three.is_scaled_below("kv-5", "u"));
+        assert!(!three.is_scaled_below("kv-4", "u"), "still wanted");
+        assert!(!three.is_scaled_below("kv-5", "older"), "of an earlier StatefulSet");
+        assert!(!workload(0).is_scaled_below("kv-5", "u"), "hibernation");
+        assert!(!Workload { is_deleted: true, ..three }.is_scaled_below("kv-5", "u"), "deletion");
+    }
+}
