@@ -17,6 +17,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod driver;
+pub mod k8s;
 pub mod kv;
 pub mod membership;
 pub mod metrics;

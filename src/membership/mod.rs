@@ -13,6 +13,7 @@ mod formation;
 mod initial_cluster;
 mod join;
 mod refounding;
+pub mod latch;
 mod reconcile;
 pub mod rollout;
 mod workload;

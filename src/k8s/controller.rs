@@ -1,0 +1,229 @@
+//! The leader's work in Kubernetes: members follow the StatefulSet, pods follow their template, the label follows the
+//! leader. Runs on every member and acts only where this node leads; the StatefulSet is read afresh before each step.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::events::{Announcement, Announcer};
+use super::{Kube, KubeError};
+use crate::membership::latch::Latch;
+use crate::membership::rollout::{self, Rollout};
+use crate::membership::{Health, Pod, Reconciliation, Workload, reconcile};
+use crate::raft::{Change, Configuration};
+use crate::types::{ClusterId, NodeId};
+
+/// Time between looks while nothing happens.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Time between looks while something is under way.
+const BUSY_INTERVAL: Duration = Duration::from_secs(1);
+/// The label is asserted again this often.
+const LABEL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The cluster as this node sees it, and what may be asked of it.
+pub trait Cluster: Send + Sync + 'static {
+    /// Its id.
+    fn cluster_id(&self) -> ClusterId;
+    /// This node.
+    fn node_id(&self) -> NodeId;
+    /// The members and their health, where this node leads.
+    fn led(&self) -> Option<(Configuration, Vec<Health>)>;
+    /// Changes the members.
+    fn change(&self, change: Change) -> impl Future<Output = Result<(), String>> + Send;
+    /// Hands leadership to this member.
+    fn hand_over(&self, to: NodeId) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// Runs the leader's work.
+pub struct Controller<C> {
+    kube: Kube,
+    cluster: C,
+    announcer: Announcer,
+    /// What was last said to be waited for.
+    waiting: String,
+    leads: bool,
+    label_due: Instant,
+}
+
+impl<C: Cluster> Controller<C> {
+    /// Nothing happens before [`Controller::run`].
+    #[must_use]
+    pub fn new(kube: Kube, cluster: C) -> Self {
+        let announcer = Announcer::new(&kube);
+        Self { kube, cluster, announcer, waiting: String::new(), leads: false, label_due: Instant::now() }
+    }
+
+    /// Runs until dropped. `wake` is notified when leadership changed; the StatefulSet's changes wake it, too.
+    pub async fn run(mut self, wake: Arc<Notify>) {
+        if let Err(error) = self.kube.label_own_pod("follower").await {
+            tracing::debug!(%error, "the pod's role label cannot be set");
+        }
+        let selector = format!("metadata.name={}", self.kube.settings().stateful_set);
+        let config = watcher::Config::default().fields(&selector);
+        let mut changes = pin!(watcher(self.kube.stateful_sets(), config).default_backoff());
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = wake.notified() => {}
+                Some(_) = changes.next() => {}
+            }
+            let busy = match self.look().await {
+                Ok(busy) => busy,
+                Err(error) => {
+                    tracing::debug!(%error, "looking at the StatefulSet failed; trying again");
+                    true
+                }
+            };
+            next = Instant::now() + if busy { BUSY_INTERVAL } else { LOOK_INTERVAL };
+        }
+    }
+
+    /// One look, and at most one step. Returns whether to look again soon.
+    async fn look(&mut self) -> Result<bool, KubeError> {
+        let Some((configuration, health)) = self.cluster.led() else {
+            self.leads = false;
+            return Ok(false);
+        };
+        if !std::mem::replace(&mut self.leads, true) {
+            self.label_due = Instant::now();
+            self.announce("LeaderElected", "this member leads the cluster".into(), false).await;
+        }
+        let Some(workload) = self.kube.workload().await? else { return Ok(false) };
+        if Instant::now() >= self.label_due {
+            self.kube.take_leader_label(&workload).await?;
+            self.label_due = Instant::now() + LABEL_INTERVAL;
+        }
+        self.keep_latch().await;
+        if workload.replicas > self.kube.settings().members_max {
+            let note = format!(
+                "{} replicas are wanted, but only {} members may join (maxMembers)",
+                workload.replicas,
+                self.kube.settings().members_max
+            );
+            self.announce("TooManyReplicas", note, true).await;
+        }
+        if let Some(busy) = self.scale(&configuration, &health, &workload).await {
+            return Ok(busy);
+        }
+        let pods = self.kube.pods_named(&workload.pods()).await?;
+        self.warn_of_one_node(&configuration, &pods).await;
+        self.roll_out(&configuration, &health, &workload, &pods).await
+    }
+
+    /// A leader writes its cluster's id into an empty latch.
+    async fn keep_latch(&self) {
+        if self.kube.latch().await == Latch::Empty {
+            self.kube.fill_latch(self.cluster.cluster_id()).await;
+        }
+    }
+
+    async fn scale(
+        &mut self,
+        configuration: &Configuration,
+        health: &[Health],
+        workload: &Workload,
+    ) -> Option<bool> {
+        match reconcile(self.cluster.node_id(), configuration, health, workload) {
+            Reconciliation::Settled => None,
+            Reconciliation::Wait { why } => {
+                self.wait("ScaleDownWaits", why).await;
+                Some(true)
+            }
+            Reconciliation::HandOver(to) => {
+                self.report("hand over before leaving", self.cluster.hand_over(to).await);
+                Some(true)
+            }
+            Reconciliation::Remove(change) => {
+                let members = configuration.members();
+                let names: Vec<_> = change.remove.iter().map(|id| members[id].name.clone()).collect();
+                match self.cluster.change(change).await {
+                    Ok(()) => {
+                        let note = format!(
+                            "removed {}: {} replicas are wanted",
+                            names.join(", "),
+                            workload.replicas
+                        );
+                        self.announce("MembersRemoved", note, false).await;
+                    }
+                    Err(error) => self.report("remove members", Err(error)),
+                }
+                Some(true)
+            }
+        }
+    }
+
+    async fn roll_out(
+        &mut self,
+        configuration: &Configuration,
+        health: &[Health],
+        workload: &Workload,
+        pods: &[Pod],
+    ) -> Result<bool, KubeError> {
+        match rollout::next(self.cluster.node_id(), configuration, health, workload, pods) {
+            Rollout::Done => {
+                self.waiting.clear();
+                Ok(false)
+            }
+            Rollout::Wait { why } => {
+                self.wait("RolloutWaits", why).await;
+                Ok(true)
+            }
+            Rollout::Evict { pod, uid } => {
+                match self.kube.evict(&pod, &uid).await {
+                    Ok(()) => {
+                        self.announce("PodEvicted", format!("{pod} gets the newest template"), false).await;
+                    }
+                    Err(error) if matches!(error.code(), Some(404 | 409 | 429)) => {
+                        self.wait("RolloutWaits", format!("{pod} cannot be evicted yet: {error}")).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+                Ok(true)
+            }
+            Rollout::HandOver(to) => {
+                self.report("hand over for the rollout", self.cluster.hand_over(to).await);
+                Ok(true)
+            }
+        }
+    }
+
+    /// A majority on one Kubernetes node is lost with it.
+    async fn warn_of_one_node(&mut self, configuration: &Configuration, pods: &[Pod]) {
+        let voters = configuration.voters.values();
+        let nodes: Vec<&str> = voters
+            .filter_map(|voter| pods.iter().find(|pod| pod.name == voter.name))
+            .map(|pod| pod.node.as_str())
+            .filter(|node| !node.is_empty())
+            .collect();
+        let most = nodes.iter().map(|node| nodes.iter().filter(|other| *other == node).count()).max();
+        if configuration.voters.len() > 2 && most.is_some_and(|most| most > configuration.voters.len() / 2) {
+            let note = "a majority of the voters runs on one node: losing it stops the cluster".into();
+            self.announce("MajorityOnOneNode", note, true).await;
+        }
+    }
+
+    fn report(&self, what: &'static str, result: Result<(), String>) {
+        if let Err(error) = result {
+            tracing::info!(what, error, "not done; trying again");
+        }
+    }
+
+    /// Says what is waited for, once.
+    async fn wait(&mut self, reason: &'static str, why: String) {
+        if self.waiting != why {
+            tracing::info!(reason, "{why}");
+            self.announce(reason, why.clone(), true).await;
+            self.waiting = why;
+        }
+    }
+
+    async fn announce(&self, reason: &'static str, note: String, is_warning: bool) {
+        self.announcer.announce(&Announcement { reason, note, is_warning }).await;
+    }
+}

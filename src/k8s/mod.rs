@@ -1,0 +1,112 @@
+//! Kubernetes: where the other pods are, what their StatefulSet wants, which cluster was formed, and what people see.
+//!
+//! Raft never depends on the API server. What is read here are hints and wishes; while the API is away, the cluster
+//! goes on serving with what was known. Decisions are made in [`membership`](crate::membership); this module reads,
+//! writes and tries again.
+
+mod addresses;
+mod controller;
+mod events;
+mod latch;
+mod role_label;
+mod settings;
+mod workload;
+
+pub use addresses::Addresses;
+pub use controller::{Cluster, Controller};
+pub use events::{Announcement, Announcer};
+pub use settings::Settings;
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+
+/// Longest wait for one answer of the API server.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Who the changes to labels and ConfigMaps are said to come from.
+const FIELD_MANAGER: &str = "kuberaft";
+
+/// The API server did not answer, or not with what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    /// No configuration to reach an API server with.
+    #[error("this process does not run in Kubernetes, or without a service account: {0}")]
+    Config(String),
+    /// The API server refused, or could not be reached.
+    #[error("the Kubernetes API: {0}")]
+    Api(#[from] Box<kube::Error>),
+    /// No answer in time.
+    #[error("the Kubernetes API did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl From<kube::Error> for KubeError {
+    fn from(error: kube::Error) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
+impl KubeError {
+    /// The HTTP status that the API server refused with.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api(error) => match &**error {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::Config(_) | Self::Timeout => None,
+        }
+    }
+}
+
+/// The API server, as this pod may use it.
+#[derive(Clone)]
+pub struct Kube {
+    client: Client,
+    settings: Settings,
+}
+
+impl Kube {
+    /// Uses the service account of this pod, or the user's kubeconfig.
+    ///
+    /// # Errors
+    /// There is neither, or it cannot be used. Whether the server answers is not looked at.
+    pub async fn connect(settings: Settings) -> Result<Self, KubeError> {
+        let config = kube::Config::infer().await.map_err(|error| KubeError::Config(error.to_string()))?;
+        let client = Client::try_from(config)?;
+        Ok(Self { client, settings })
+    }
+
+    /// Names and limits.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    fn stateful_sets(&self) -> Api<StatefulSet> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    fn endpoint_slices(&self) -> Api<EndpointSlice> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+}
+
+/// Waits for one answer.
+async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, KubeError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(result) => Ok(result?),
+        Err(_elapsed) => Err(KubeError::Timeout),
+    }
+}

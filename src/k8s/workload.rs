@@ -1,0 +1,86 @@
+//! The StatefulSet and its pods, read afresh: a watch can be minutes behind and replays old states.
+
+use k8s_openapi::api::core::v1::Pod as KubePod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, EvictParams, Preconditions};
+
+use super::{Kube, KubeError, answer};
+use crate::membership::{Pod, Workload};
+
+/// Where the controller writes the revision of the template that a pod was made from.
+const REVISION: &str = "controller-revision-hash";
+
+impl Kube {
+    /// The StatefulSet as it is now; `None` if there is none.
+    ///
+    /// # Errors
+    /// The API server does not answer, or refuses.
+    pub async fn workload(&self) -> Result<Option<Workload>, KubeError> {
+        let name = &self.settings.stateful_set;
+        let Some(set) = answer(self.stateful_sets().get_opt(name)).await? else { return Ok(None) };
+        let spec = set.spec.as_ref();
+        let status = set.status.as_ref();
+        let number = |value: Option<i32>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
+        let ordinals = spec.and_then(|spec| spec.ordinals.as_ref());
+        Ok(Some(Workload {
+            name: name.clone(),
+            uid: set.uid().unwrap_or_default(),
+            // Left out, it is 1.
+            replicas: number(spec.map(|spec| spec.replicas.unwrap_or(1))),
+            first_ordinal: number(ordinals.and_then(|ordinals| ordinals.start)),
+            is_deleted: set.metadata.deletion_timestamp.is_some(),
+            is_observed: status.and_then(|status| status.observed_generation) == set.metadata.generation,
+            update_revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
+        }))
+    }
+
+    /// The uid of the StatefulSet that owns this pod.
+    ///
+    /// # Errors
+    /// As [`Kube::workload`].
+    pub async fn owner_uid(&self) -> Result<Option<String>, KubeError> {
+        let pod = answer(self.pods().get(&self.settings.pod)).await?;
+        let owner = pod.owner_references().iter().find(|owner| owner.kind == "StatefulSet");
+        Ok(owner.map(|owner| owner.uid.clone()))
+    }
+
+    /// The pods of these names that there are.
+    ///
+    /// # Errors
+    /// As [`Kube::workload`].
+    pub async fn pods_named(&self, names: &[String]) -> Result<Vec<Pod>, KubeError> {
+        let mut pods = Vec::with_capacity(names.len());
+        for name in names {
+            pods.extend(answer(self.pods().get_opt(name)).await?.as_ref().map(view));
+        }
+        Ok(pods)
+    }
+
+    /// Evicts the pod of this name if it is still the one of this uid; the disruption budget may refuse.
+    ///
+    /// # Errors
+    /// As [`Kube::workload`]; 429 if the budget does not allow it now.
+    pub async fn evict(&self, name: &str, uid: &str) -> Result<(), KubeError> {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let delete_options =
+            Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() });
+        let parameters = EvictParams { delete_options, ..EvictParams::default() };
+        answer(self.pods().evict(name, &parameters)).await.map(drop)
+    }
+}
+
+fn view(pod: &KubePod) -> Pod {
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let is_ready = conditions
+        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let is_terminating = pod.metadata.deletion_timestamp.is_some();
+    Pod {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        revision: pod.labels().get(REVISION).cloned().unwrap_or_default(),
+        is_ready: is_ready && !is_terminating,
+        is_terminating,
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,97 @@
+//! The latch: one record outside of the members' disks that says which cluster was formed, so that lost volumes never
+//! lead to a second one.
+
+use crate::types::ClusterId;
+
+/// What the latch says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latch {
+    /// It could not be read.
+    Unreachable,
+    /// There is none.
+    Missing,
+    /// No cluster was formed.
+    Empty,
+    /// This cluster was formed.
+    Filled(ClusterId),
+}
+
+/// What a member of a cluster does at its start about the latch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// It starts; there is nothing to write.
+    Start,
+    /// It starts; its leader writes the id into the latch.
+    StartAndFill,
+    /// It must not start: the latch belongs to another cluster.
+    Refuse(ClusterId),
+}
+
+/// Whether a node whose disk and whose peers' disks are all empty may form a cluster under the id `intended` (its own
+/// intent from before a crash, if any).
+///
+/// # Errors
+/// What is waited for, for people.
+pub fn may_form(latch: Latch, intended: Option<ClusterId>, name: &str) -> Result<(), String> {
+    match latch {
+        Latch::Empty => Ok(()),
+        Latch::Filled(id) if Some(id) == intended => Ok(()),
+        Latch::Filled(id) => Err(format!(
+            "ConfigMap {name} says that cluster {id} was formed, but no volume of it is here: bring its volumes back, \
+             or run `kuberaft recover` on one; delete the ConfigMap's data only if that cluster is lost for good"
+        )),
+        Latch::Missing => Err(format!(
+            "there is no ConfigMap {name}: the chart makes it; nodes do not form a cluster without it"
+        )),
+        Latch::Unreachable => Err(format!(
+            "the Kubernetes API does not answer: ConfigMap {name} must be read before a cluster is formed"
+        )),
+    }
+}
+
+/// What a node that belongs to cluster `own` does. Without an answer it starts: Raft never depends on the API server.
+#[must_use]
+pub fn wake(latch: Latch, own: ClusterId) -> Wake {
+    match latch {
+        Latch::Filled(id) if id != own => Wake::Refuse(id),
+        Latch::Filled(_) | Latch::Unreachable => Wake::Start,
+        Latch::Missing | Latch::Empty => Wake::StartAndFill,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: ClusterId = ClusterId(7);
+    const OTHER: ClusterId = ClusterId(8);
+
+    #[test]
+    fn only_an_empty_latch_lets_a_cluster_be_formed() {
+        assert_eq!(may_form(Latch::Empty, None, "kv-cluster"), Ok(()));
+        for latch in [Latch::Filled(OTHER), Latch::Missing, Latch::Unreachable] {
+            let why = may_form(latch, None, "kv-cluster").unwrap_err();
+            assert!(why.contains("kv-cluster"), "{why}");
+            assert!(may_form(latch, Some(OWN), "kv-cluster").is_err(), "{latch:?}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_forming_goes_on_under_its_own_id() {
+        assert_eq!(may_form(Latch::Filled(OWN), Some(OWN), "kv-cluster"), Ok(()));
+    }
+
+    #[test]
+    fn a_cluster_wakes_unless_the_latch_is_another_ones() {
+        let cases = [
+            (Latch::Filled(OWN), Wake::Start),
+            (Latch::Unreachable, Wake::Start),
+            (Latch::Missing, Wake::StartAndFill),
+            (Latch::Empty, Wake::StartAndFill),
+            (Latch::Filled(OTHER), Wake::Refuse(OTHER)),
+        ];
+        for (latch, expected) in cases {
+            assert_eq!(wake(latch, OWN), expected, "{latch:?}");
+        }
+    }
+}
