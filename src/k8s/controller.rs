@@ -136,7 +136,7 @@ impl<C: Cluster> Controller<C> {
                 Some(true)
             }
             Reconciliation::HandOver(to) => {
-                self.report("hand over before leaving", self.cluster.hand_over(to).await);
+                Self::report("hand over before leaving", self.cluster.hand_over(to).await);
                 Some(true)
             }
             Reconciliation::Remove(change) => {
@@ -151,7 +151,7 @@ impl<C: Cluster> Controller<C> {
                         );
                         self.announce("MembersRemoved", note, false).await;
                     }
-                    Err(error) => self.report("remove members", Err(error)),
+                    Err(error) => Self::report("remove members", Err(error)),
                 }
                 Some(true)
             }
@@ -187,7 +187,7 @@ impl<C: Cluster> Controller<C> {
                 Ok(true)
             }
             Rollout::HandOver(to) => {
-                self.report("hand over for the rollout", self.cluster.hand_over(to).await);
+                Self::report("hand over for the rollout", self.cluster.hand_over(to).await);
                 Ok(true)
             }
         }
@@ -208,7 +208,7 @@ impl<C: Cluster> Controller<C> {
         }
     }
 
-    fn report(&self, what: &'static str, result: Result<(), String>) {
+    fn report(what: &'static str, result: Result<(), String>) {
         if let Err(error) = result {
             tracing::info!(what, error, "not done; trying again");
         }

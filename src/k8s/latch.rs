@@ -34,13 +34,13 @@ impl Kube {
         let id = map.data.as_ref().and_then(|data| data.get(KEY)).map(|text| text.trim());
         let latch = match id {
             None | Some("") => Latch::Empty,
-            Some(text) => match text.parse() {
-                Ok(id) => Latch::Filled(id),
-                Err(_) => {
+            Some(text) => text.parse().map_or_else(
+                |_| {
                     tracing::error!(config_map = name, text, "the latch holds no cluster id; it was edited");
                     Latch::Unreachable
-                }
-            },
+                },
+                Latch::Filled,
+            ),
         };
         Ok((latch, map.metadata.resource_version))
     }
@@ -49,10 +49,7 @@ impl Kube {
     /// whoever wrote it.
     pub async fn fill_latch(&self, id: ClusterId) -> Latch {
         loop {
-            let (latch, version) = match self.read_latch().await {
-                Ok(read) => read,
-                Err(_) => return Latch::Unreachable,
-            };
+            let Ok((latch, version)) = self.read_latch().await else { return Latch::Unreachable };
             if latch != Latch::Empty {
                 return latch;
             }
