@@ -81,6 +81,7 @@ metrics! {
     kv_keys: IntGauge = "kuberaft_kv_keys", "Keys in the store";
     http_requests_total: IntCounterVec = "kuberaft_http_requests_total", "HTTP requests by route and status code", ["route", "code"];
     http_request_duration_seconds: HistogramVec = "kuberaft_http_request_duration_seconds", "HTTP requests, until the response is ready", ["route"];
+    cluster_info: IntGaugeVec = "kuberaft_cluster_info", "Always 1; the cluster that this node belongs to", ["cluster_id"];
     build_info: IntGaugeVec = "kuberaft_build_info", "Always 1; what runs", ["version", "revision"];
 }
 

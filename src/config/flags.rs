@@ -1,6 +1,7 @@
 //! The flags of `serve`, as clap reads them. The environment and the file are turned into the same flags (see
 //! `layers.rs`), so that each has one name, one type, one check and one default, here.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -37,7 +38,7 @@ pub struct Flags {
     #[arg(long, value_enum, value_name = "HOW", hide_possible_values = true, help_heading = "Cluster")]
     pub(super) join: Option<Join>,
 
-    /// How the other members are found: static, by --initial-cluster
+    /// How the other members are found: static, by --initial-cluster; kube, by the StatefulSet that this pod belongs to
     #[arg(
         long,
         value_enum,
@@ -225,6 +226,30 @@ pub struct Flags {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Storage")]
     pub(super) log_segment_bytes: Size,
 
+    /// The pod's namespace
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]
+    pub(super) kube_namespace: Option<String>,
+
+    /// The StatefulSet that the pod, which --name names, belongs to
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]
+    pub(super) kube_statefulset: Option<String>,
+
+    /// The headless Service of its pods
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]
+    pub(super) kube_service: Option<String>,
+
+    /// The ConfigMap that says which cluster was formed; it must exist
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]
+    pub(super) kube_latch: Option<String>,
+
+    /// Most pods that become members
+    #[arg(long, value_name = "COUNT", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=9), hide_short_help = true, help_heading = "Kubernetes")]
+    pub(super) kube_max_members: u32,
+
+    /// The pod's address, which others are told unless --advertise-client-addr is given
+    #[arg(long, value_name = "IP", hide_short_help = true, help_heading = "Kubernetes")]
+    pub(super) pod_ip: Option<IpAddr>,
+
     /// Threads that serve clients and peers; consensus, log and state have their own
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Process")]
     pub(super) worker_threads: u16,
@@ -255,6 +280,8 @@ pub enum Discovery {
     /// By the list in --initial-cluster
     #[default]
     Static,
+    /// By a StatefulSet
+    Kube,
 }
 
 /// What a node without data does when its peers have a cluster.

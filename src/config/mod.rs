@@ -4,6 +4,7 @@
 
 mod cluster;
 mod flags;
+mod kubernetes;
 mod layers;
 mod units;
 
@@ -15,6 +16,7 @@ pub use cluster::{Address, ClusterError, InitialCluster, MEMBERS_MAX, Name, Peer
 pub use flags::{Discovery, Flags, Join, LogFormat};
 pub use units::{Size, Span, UnitError};
 
+use crate::k8s;
 use crate::raft;
 
 /// Everything `serve` needs to know, checked.
@@ -60,6 +62,8 @@ pub struct Config {
     pub worker_threads: usize,
     /// How to log.
     pub log: Log,
+    /// Names and limits of a pod whose StatefulSet says who the members are; `initial_cluster` then holds itself alone.
+    pub kubernetes: Option<k8s::Settings>,
     /// The process that this one must not outlive.
     pub exit_with_parent: Option<u32>,
 }
@@ -127,6 +131,22 @@ pub enum ConfigError {
         name: Name,
         /// Those listed.
         members: String,
+    },
+    /// A pod must say who it is.
+    #[error("--discovery kube needs --{0}; the chart gives it")]
+    KubeFlagMissing(&'static str),
+    /// In Kubernetes the StatefulSet lists the members.
+    #[error(
+        "--discovery kube and --initial-cluster exclude each other: the StatefulSet says who the members are"
+    )]
+    KubeInitialCluster,
+    /// No pod of the StatefulSet.
+    #[error("--name {name} is no pod of StatefulSet {stateful_set}: expected {stateful_set}-<ordinal>")]
+    KubeName {
+        /// As given.
+        name: Name,
+        /// As given.
+        stateful_set: String,
     },
     /// Others would have to dial port 0.
     #[error(
@@ -216,8 +236,8 @@ impl Config {
 
     fn check(flags: Flags) -> Result<Self, ConfigError> {
         let name = node_name(&flags)?;
-        let Discovery::Static = flags.discovery;
-        let initial_cluster = members(&flags, &name)?;
+        let kubernetes = kubernetes::settings(&flags, &name)?;
+        let initial_cluster = members(&flags, &name, kubernetes.as_ref())?;
         check_addresses(&flags)?;
         check_durations(&flags)?;
         let raft = raft::Settings {
@@ -240,9 +260,15 @@ impl Config {
         }
         Ok(Self {
             join: flags.join,
-            advertise_peer_addr: advertised_to_peers(&flags, &name, &initial_cluster)?,
+            advertise_peer_addr: match &kubernetes {
+                // Peers look up the pod's name.
+                Some(_) => None,
+                None => advertised_to_peers(&flags, &name, &initial_cluster)?,
+            },
             data_dir: flags.data_dir.clone().unwrap_or_else(|| format!("./kuberaft-data/{name}").into()),
-            advertise_client_addr: advertised(&flags, &name, &initial_cluster),
+            advertise_client_addr: kubernetes::client_addr(&flags)
+                .or_else(|| advertised(&flags, &name, &initial_cluster)),
+            kubernetes,
             name,
             initial_cluster,
             client_addr: flags.client_addr,
@@ -272,12 +298,15 @@ fn node_name(flags: &Flags) -> Result<Name, ConfigError> {
     }
 }
 
-fn members(flags: &Flags, name: &Name) -> Result<InitialCluster, ConfigError> {
+fn members(flags: &Flags, name: &Name, pod: Option<&k8s::Settings>) -> Result<InitialCluster, ConfigError> {
     match &flags.initial_cluster {
         Some(cluster) if cluster.get(name).is_some() || flags.join.is_some() => Ok(cluster.clone()),
         Some(cluster) => Err(ConfigError::NotAMember { name: name.clone(), members: cluster.names() }),
         None if flags.peer_addr.port == 0 => Err(ConfigError::PeerPortZero(flags.peer_addr.clone())),
-        None => Ok(InitialCluster::single(name.clone(), flags.peer_addr.clone())),
+        None => Ok(pod.map_or_else(
+            || InitialCluster::single(name.clone(), flags.peer_addr.clone()),
+            |pod| kubernetes::own_entry(pod, name),
+        )),
     }
 }
 

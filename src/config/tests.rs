@@ -218,3 +218,32 @@ fn the_own_entry_may_differ_from_the_peer_address() {
 fn a_port_still_to_be_chosen_is_advertised_once_bound() {
     assert_eq!(load("--client-addr 127.0.0.1:0").unwrap().advertise_client_addr, None);
 }
+
+const POD: &str = "--discovery kube --name kv-1 --kube-namespace ns --kube-statefulset kv --kube-service kv-peers \
+    --kube-latch kv-cluster --client-addr 0.0.0.0:7001 --peer-addr 0.0.0.0:7000 --pod-ip 10.0.0.7";
+
+#[test]
+fn a_pod_knows_itself_and_its_stateful_set() {
+    let config = load(POD).unwrap();
+    let pod = config.kubernetes.unwrap();
+    assert_eq!((pod.namespace.as_str(), pod.stateful_set.as_str(), pod.members_max), ("ns", "kv", 9));
+    assert_eq!(config.initial_cluster.peers().len(), 1);
+    assert_eq!(config.initial_cluster.peers()[0].address.to_string(), "kv-1.kv-peers.ns.svc:7000");
+    assert_eq!(config.advertise_client_addr.unwrap().to_string(), "10.0.0.7:7001");
+    assert_eq!(config.advertise_peer_addr, None, "peers look up the name");
+    assert_eq!(load("").unwrap().kubernetes, None);
+}
+
+#[test]
+fn a_pod_that_does_not_know_itself_is_refused() {
+    let without = |flag: &str| {
+        let words: Vec<&str> = POD.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == flag).unwrap();
+        refusal(&[&words[..at], &words[at + 2..]].concat().join(" "))
+    };
+    for flag in ["--name", "--kube-namespace", "--kube-statefulset", "--kube-service", "--kube-latch"] {
+        assert!(without(flag).contains(&format!("needs {flag}")), "{flag}");
+    }
+    assert!(refusal(&format!("{POD} --initial-cluster kv-1/a:1")).contains("exclude each other"));
+    assert!(refusal(&format!("{POD} --name=kv-x")).contains("expected kv-<ordinal>"));
+}

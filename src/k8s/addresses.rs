@@ -29,14 +29,19 @@ impl Addresses {
         Self { settings, slices: Arc::default() }
     }
 
-    /// Where peers reach the pod of this name, `host:port`.
+    /// Where peers may reach the pod of this name, `host:port`, the best first.
     #[must_use]
-    pub fn peer(&self, pod: &str) -> String {
+    pub fn peer(&self, pod: &str) -> Vec<String> {
         let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
-        match slices.values().find_map(|pods| pods.get(pod)) {
-            Some(ip) => SocketAddr::new(*ip, self.settings.peer_port).to_string(),
-            None => format!("{}:{}", self.settings.host(pod), self.settings.peer_port),
-        }
+        let known = slices.values().find_map(|pods| pods.get(pod));
+        let known = known.map(|ip| SocketAddr::new(*ip, self.settings.peer_port).to_string());
+        known.into_iter().chain([self.by_name(pod)]).collect()
+    }
+
+    /// The address that DNS knows the pod by, `host:port`.
+    #[must_use]
+    pub fn by_name(&self, pod: &str) -> String {
+        format!("{}:{}", self.settings.host(pod), self.settings.peer_port)
     }
 
     /// Follows the slices until dropped. Survives a lost connection, an expired resource version and an API server
@@ -124,8 +129,8 @@ mod tests {
         let addresses = addresses();
         let named = pods(&slice(&[("kv-1", "10.0.0.7"), ("kv-2", "fd00::1")]));
         addresses.change(|known| drop(known.insert("one".into(), named)));
-        assert_eq!(addresses.peer("kv-1"), "10.0.0.7:7000");
-        assert_eq!(addresses.peer("kv-2"), "[fd00::1]:7000");
-        assert_eq!(addresses.peer("kv-3"), "kv-3.kv-peers.ns.svc:7000");
+        assert_eq!(addresses.peer("kv-1"), ["10.0.0.7:7000", "kv-1.kv-peers.ns.svc:7000"]);
+        assert_eq!(addresses.peer("kv-2")[0], "[fd00::1]:7000");
+        assert_eq!(addresses.peer("kv-3"), ["kv-3.kv-peers.ns.svc:7000"]);
     }
 }

@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::events::{Announcement, Announcer};
 use super::{Kube, KubeError};
+use crate::driver::{Change, Configuration};
 use crate::membership::latch::Latch;
 use crate::membership::rollout::{self, Rollout};
 use crate::membership::{Health, Pod, Reconciliation, Workload, reconcile};
-use crate::raft::{Change, Configuration};
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, LogIndex, NodeId};
 
 /// Time between looks while nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -32,11 +32,22 @@ pub trait Cluster: Send + Sync + 'static {
     /// This node.
     fn node_id(&self) -> NodeId;
     /// The members and their health, where this node leads.
-    fn led(&self) -> Option<(Configuration, Vec<Health>)>;
-    /// Changes the members.
-    fn change(&self, change: Change) -> impl Future<Output = Result<(), String>> + Send;
+    fn led(&self) -> Option<Led>;
+    /// Changes the members, unless they are others than those of this entry.
+    fn change(&self, change: Change, expected: LogIndex) -> impl Future<Output = Result<(), String>> + Send;
     /// Hands leadership to this member.
     fn hand_over(&self, to: NodeId) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// A cluster's members, as its leader sees them.
+#[derive(Clone, Debug)]
+pub struct Led {
+    /// Who they are.
+    pub configuration: Arc<Configuration>,
+    /// The entry that says so.
+    pub index: LogIndex,
+    /// How they are, the leader included.
+    pub health: Vec<Health>,
 }
 
 /// Runs the leader's work.
@@ -86,7 +97,7 @@ impl<C: Cluster> Controller<C> {
 
     /// One look, and at most one step. Returns whether to look again soon.
     async fn look(&mut self) -> Result<bool, KubeError> {
-        let Some((configuration, health)) = self.cluster.led() else {
+        let Some(led) = self.cluster.led() else {
             self.leads = false;
             return Ok(false);
         };
@@ -108,12 +119,12 @@ impl<C: Cluster> Controller<C> {
             );
             self.announce("TooManyReplicas", note, true).await;
         }
-        if let Some(busy) = self.scale(&configuration, &health, &workload).await {
+        if let Some(busy) = self.scale(&led, &workload).await {
             return Ok(busy);
         }
         let pods = self.kube.pods_named(&workload.pods()).await?;
-        self.warn_of_one_node(&configuration, &pods).await;
-        self.roll_out(&configuration, &health, &workload, &pods).await
+        self.warn_of_one_node(&led.configuration, &pods).await;
+        self.roll_out(&led, &workload, &pods).await
     }
 
     /// A leader writes its cluster's id into an empty latch.
@@ -123,12 +134,8 @@ impl<C: Cluster> Controller<C> {
         }
     }
 
-    async fn scale(
-        &mut self,
-        configuration: &Configuration,
-        health: &[Health],
-        workload: &Workload,
-    ) -> Option<bool> {
+    async fn scale(&mut self, led: &Led, workload: &Workload) -> Option<bool> {
+        let Led { configuration, index, health } = led;
         match reconcile(self.cluster.node_id(), configuration, health, workload) {
             Reconciliation::Settled => None,
             Reconciliation::Wait { why } => {
@@ -142,7 +149,7 @@ impl<C: Cluster> Controller<C> {
             Reconciliation::Remove(change) => {
                 let members = configuration.members();
                 let names: Vec<_> = change.remove.iter().map(|id| members[id].name.clone()).collect();
-                match self.cluster.change(change).await {
+                match self.cluster.change(change, *index).await {
                     Ok(()) => {
                         let note = format!(
                             "removed {}: {} replicas are wanted",
@@ -158,14 +165,8 @@ impl<C: Cluster> Controller<C> {
         }
     }
 
-    async fn roll_out(
-        &mut self,
-        configuration: &Configuration,
-        health: &[Health],
-        workload: &Workload,
-        pods: &[Pod],
-    ) -> Result<bool, KubeError> {
-        match rollout::next(self.cluster.node_id(), configuration, health, workload, pods) {
+    async fn roll_out(&mut self, led: &Led, workload: &Workload, pods: &[Pod]) -> Result<bool, KubeError> {
+        match rollout::next(self.cluster.node_id(), &led.configuration, &led.health, workload, pods) {
             Rollout::Done => {
                 self.waiting.clear();
                 Ok(false)

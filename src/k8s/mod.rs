@@ -13,7 +13,7 @@ mod settings;
 mod workload;
 
 pub use addresses::Addresses;
-pub use controller::{Cluster, Controller};
+pub use controller::{Cluster, Controller, Led};
 pub use events::{Announcement, Announcer};
 pub use settings::Settings;
 

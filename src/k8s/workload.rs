@@ -44,6 +44,19 @@ impl Kube {
         Ok(owner.map(|owner| owner.uid.clone()))
     }
 
+    /// Whether this pod stops for good, as its StatefulSet was scaled down. Without a sure sign it does not.
+    pub async fn is_scaled_below(&self) -> bool {
+        let found = tokio::try_join!(self.workload(), self.owner_uid());
+        match found {
+            Ok((Some(workload), Some(owner))) => workload.is_scaled_below(&self.settings.pod, &owner),
+            Ok(_) => false,
+            Err(error) => {
+                tracing::debug!(%error, "the StatefulSet cannot be read; this is taken for a plain stop");
+                false
+            }
+        }
+    }
+
     /// The pods of these names that there are.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Where peers are: what the configuration says, then the list that this node was started with, then what the peers
-//! say of themselves.
+//! say of themselves. In Kubernetes a member's name is its pod's, and the pods' addresses alone count.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::k8s;
 use crate::membership::{InitialCluster, InitialMember};
-use crate::raft::Configuration;
+use crate::raft::{Configuration, Member};
 use crate::transport::{PeerDirectory, Resolver};
 
 /// The addresses that are known. Clones share them.
@@ -17,17 +18,26 @@ struct Known {
     /// By name.
     configured: RwLock<BTreeMap<String, String>>,
     introduced: PeerDirectory,
+    pods: Option<k8s::Addresses>,
 }
 
 impl Addresses {
-    pub(super) fn new(listed: InitialCluster, introduced: PeerDirectory) -> Self {
-        Self(Arc::new(Known { listed, configured: RwLock::default(), introduced }))
+    pub(super) fn new(
+        listed: InitialCluster,
+        introduced: PeerDirectory,
+        pods: Option<k8s::Addresses>,
+    ) -> Self {
+        Self(Arc::new(Known { listed, configured: RwLock::default(), introduced, pods }))
     }
 
     /// Takes over what a configuration says.
     pub(super) fn configure(&self, configuration: &Configuration) {
         let members = configuration.members().into_values();
-        let told = members.filter_map(|member| Some((member.name.clone(), member.peer_addr.clone()?)));
+        let address = |member: &Member| match &self.0.pods {
+            Some(pods) => Some(pods.by_name(&member.name)),
+            None => member.peer_addr.clone(),
+        };
+        let told = members.filter_map(|member| Some((member.name.clone(), address(member)?)));
         *self.0.configured.write().unwrap_or_else(PoisonError::into_inner) = told.collect();
     }
 
@@ -56,6 +66,9 @@ impl Addresses {
 
 impl Known {
     fn candidates(&self, name: &str) -> Vec<String> {
+        if let Some(pods) = &self.pods {
+            return pods.peer(name);
+        }
         let configured = self.configured.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let listed = self.listed.address(name).map(str::to_owned);
         let mut candidates: Vec<String> = Vec::new();
@@ -71,14 +84,13 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Member;
     use crate::types::NodeId;
 
     #[test]
     fn the_configuration_comes_first_and_the_list_second() {
         let member = |name: &str| InitialMember { name: name.into(), address: format!("listed-{name}:1") };
         let listed = InitialCluster::new(vec![member("a"), member("b")]).unwrap();
-        let addresses = Addresses::new(listed, PeerDirectory::default());
+        let addresses = Addresses::new(listed, PeerDirectory::default(), None);
         let resolver = addresses.resolver();
         assert_eq!(resolver("a"), ["listed-a:1"]);
         assert!(resolver("c").is_empty());

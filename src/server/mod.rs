@@ -10,6 +10,8 @@
 mod addresses;
 mod administration;
 mod bootstrap_store;
+mod error;
+mod kubernetes;
 mod listen;
 mod recovery;
 mod refounding;
@@ -19,7 +21,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,10 +29,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::api::{self, Api};
-use crate::config::{Address, Config, Join};
+use crate::config::{Config, Join};
 use crate::driver::{self, Failure, Handle, Inbox, Running};
 use crate::membership::{
-    Formed, InitialCluster, InitialClusterError, InitialMember, JoinPolicy, Local, silent_before_replaced,
+    Formed, InitialCluster, InitialMember, JoinPolicy, Local, Standing, silent_before_replaced,
 };
 use crate::metrics::Metrics;
 use crate::raft::Configuration;
@@ -39,18 +41,20 @@ use crate::storage::files::OsFiles;
 use crate::storage::space::free_bytes;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
-use crate::storage::{DataDir, Lock, StorageError, set_aside};
+use crate::storage::{DataDir, Lock, set_aside};
 use crate::transport::{
-    self, Administrator, BootstrapError, Elsewhere, Entrance, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo,
-    PeerService, Peers, PeersContext, StillLeads, bootstrap,
+    self, Administrator, Elsewhere, Entrance, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo, PeerService,
+    Peers, PeersContext, StillLeads, Surroundings, bootstrap,
 };
-use crate::types::{ClusterId, LogIndex, NodeId};
+use crate::types::{LogIndex, NodeId};
 
 pub use refounding::{Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, restore, survey};
 
 use addresses::Addresses;
 use administration::Administration;
 use bootstrap_store::{BootstrapRecords, standing};
+pub use error::ServerError;
+use kubernetes::Kubernetes;
 use listen::Listeners;
 use signals::Signals;
 
@@ -58,72 +62,8 @@ use signals::Signals;
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// A leader that stops waits so many election timeouts at most for another to take over.
 const HAND_OVER_ELECTION_TIMEOUTS: u32 = 4;
-
-/// Why a node ended other than by being told to.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {flag} {address}: {error}{hint}")]
-    Listen {
-        /// The flag that gave the address.
-        flag: &'static str,
-        /// The address.
-        address: Address,
-        /// What the system said.
-        error: io::Error,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// The operating system refused something that a process needs.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-    /// The list of members.
-    #[error(transparent)]
-    InitialCluster(#[from] InitialClusterError),
-    /// The data directory.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The way into a cluster.
-    #[error(transparent)]
-    Bootstrap(#[from] BootstrapError),
-    /// The replica.
-    #[error(transparent)]
-    Replica(#[from] Failure),
-    /// The data directory is of one cluster, the members that this node was told of are of another.
-    #[error(
-        "data directory {} belongs to cluster {own}, but a majority of --initial-cluster to cluster {other}: \
-         give this node its own directory, or an empty one", path.display()
-    )]
-    OtherCluster {
-        /// The data directory.
-        path: PathBuf,
-        /// Its cluster.
-        own: ClusterId,
-        /// The others'.
-        other: ClusterId,
-    },
-    /// A part of the server ended by itself.
-    #[error("{0} ended unexpectedly")]
-    Ended(&'static str),
-}
-
-impl ServerError {
-    /// The process's exit code: 1 failed, 3 data directory damaged, 4 disk failed, 5 refused identity.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Storage(error) => error.exit_code(),
-            Self::Replica(failure) => failure.exit_code(),
-            Self::Bootstrap(BootstrapError::Store(_)) => 4,
-            Self::OtherCluster { .. } | Self::Bootstrap(BootstrapError::NameInUse(_)) => 5,
-            Self::Listen { .. }
-            | Self::System(_)
-            | Self::InitialCluster(_)
-            | Self::Bootstrap(_)
-            | Self::Ended(_) => 1,
-        }
-    }
-}
+/// Pause between two looks, while a pod stops, whether it was scaled down.
+const SCALE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs one node until SIGTERM or SIGINT. A second signal ends it at once: like a crash, which loses nothing that was
 /// acknowledged.
@@ -188,6 +128,7 @@ struct Joined {
     addresses: Addresses,
     /// Serves the peer port.
     peers: JoinHandle<()>,
+    kubernetes: Option<Kubernetes>,
 }
 
 impl Server {
@@ -266,11 +207,14 @@ impl Server {
     }
 
     /// Ends in order: clients are sent elsewhere, another node leads, what is under way is finished.
-    async fn stop(self, joined: Joined, listeners: Listeners) -> Result<(), ServerError> {
+    async fn stop(self, mut joined: Joined, listeners: Listeners) -> Result<(), ServerError> {
         self.api.set_waiting(Some("this node is stopping".into()));
         let until = tokio::time::Instant::now() + self.config.shutdown_delay;
         hand_over(&joined.handle, &self.config).await;
-        tokio::time::sleep_until(until).await;
+        if let Some(index) = joined.removed_before(until).await? {
+            drop(listeners);
+            return self.leave(joined, index).await;
+        }
         drop(listeners);
         let peers_stop = self.peers_stop.clone();
         self.finish_requests().await;
@@ -333,6 +277,13 @@ impl Server {
         let data = self.open_data_dir().await?;
         let (node_id, standing) = standing(&data);
         self.api.identify(node_id);
+        let mut kubernetes = match &self.config.kubernetes {
+            Some(settings) => Some(Kubernetes::connect(settings).await?),
+            None => None,
+        };
+        if let (Some(kubernetes), Standing::Member(formed)) = (&kubernetes, &standing) {
+            kubernetes.may_wake(formed.cluster_id).await?;
+        }
         let name = self.config.name.to_string();
         let peer_addr = self.config.advertise_peer_addr.as_ref().map(ToString::to_string);
         let local = Local { node_id, name, client_addr: self.client_addr.clone(), peer_addr };
@@ -349,8 +300,15 @@ impl Server {
                 }
             }
         });
-        let addresses = Addresses::new(initial_cluster(&self.config)?, self.directory.clone());
-        let formed = self.enter_cluster(&service, &addresses, &settings).await?;
+        let listed = initial_cluster(&self.config)?;
+        let surroundings = match &kubernetes {
+            Some(kubernetes) => kubernetes.surroundings(),
+            None => Arc::new(listed.clone()),
+        };
+        let pods = kubernetes.as_ref().map(Kubernetes::addresses);
+        let addresses = Addresses::new(listed, self.directory.clone(), pods);
+        let formed = self.enter_cluster(&service, surroundings, &addresses, &settings).await?;
+        self.metrics.cluster_info.with_label_values(&[&formed.cluster_id.to_string()]).set(1);
         self.api.set_waiting(Some("reading the log".into()));
         let data = records.take().ok_or(ServerError::Ended("the bootstrap"))?;
         let raft = self.config.raft.clone();
@@ -358,11 +316,46 @@ impl Server {
             spawn_blocking(move || recovery::recover(data, raft)).await.map_err(io::Error::other)??;
         let (running, handle) =
             self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings)?;
-        Ok(Joined { running, lock, handle, local, addresses, peers })
+        if let Some(kubernetes) = &mut kubernetes {
+            kubernetes.control(&handle);
+        }
+        Ok(Joined { running, lock, handle, local, addresses, peers, kubernetes })
     }
 }
 
 impl Joined {
+    /// Waits until `until`, and for as long as this pod is one of too many: as a member it is needed until those that
+    /// stay have removed it. Returns the entry that did so.
+    async fn removed_before(&mut self, until: tokio::time::Instant) -> Result<Option<LogIndex>, ServerError> {
+        let Some(kubernetes) = &self.kubernetes else {
+            tokio::time::sleep_until(until).await;
+            return Ok(None);
+        };
+        let mut elsewhere = pin!(watch_elsewhere(&self.handle, &self.local, &self.addresses));
+        let mut reported = false;
+        loop {
+            let is_leaving = kubernetes.is_scaled_below().await;
+            if !is_leaving && tokio::time::Instant::now() >= until {
+                return Ok(None);
+            }
+            if is_leaving && !std::mem::replace(&mut reported, true) {
+                tracing::info!("the StatefulSet was scaled down: waiting to be removed from the cluster");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SCALE_INTERVAL) => {}
+                failure = self.running.failed() => match failure {
+                    Some(Failure::Removed { index }) => return Ok(Some(index)),
+                    Some(failure) => return Err(failure.into()),
+                    None => return Err(ServerError::Ended("the replica")),
+                },
+                found = &mut elsewhere => return Ok(match found {
+                    Elsewhere::Removed(index) => Some(index),
+                    Elsewhere::OtherCluster(_) => None,
+                }),
+            }
+        }
+    }
+
     /// Ends the replica with its last flush, then the peer port. Nothing else uses the data directory then.
     async fn stop(self, peers_stop: &watch::Sender<bool>) -> Result<Lock, ServerError> {
         // Blocks until the threads have flushed.
@@ -383,11 +376,12 @@ impl Server {
     async fn enter_cluster(
         &self,
         service: &PeerService,
+        surroundings: Arc<dyn Surroundings>,
         addresses: &Addresses,
         settings: &transport::Settings,
     ) -> Result<Formed, ServerError> {
         let entrance = Entrance {
-            cluster: addresses.listed().clone(),
+            surroundings,
             policy: match self.config.join {
                 None | Some(Join::Auto) => JoinPolicy::Auto,
                 Some(Join::Always) => JoinPolicy::Always,

@@ -2,6 +2,8 @@
 //! [`membership`](crate::membership) decides, and asks again.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +24,9 @@ use crate::types::{ClusterId, LogIndex};
 
 /// Pause between two rounds of questions whether the members are in another cluster.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pause before the surroundings are asked again that expect nobody.
+const SURROUNDINGS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause before a refused request to join is repeated.
 const JOIN_INTERVAL: Duration = Duration::from_millis(300);
@@ -60,11 +65,50 @@ pub enum BootstrapError {
     NameInUse(AdminError),
 }
 
+/// Who is expected, and who else has a say before a cluster is formed. Asked afresh in every round.
+pub trait Surroundings: Send + Sync {
+    /// The founders, or members to ask; this node is among them, unless it shall only join.
+    ///
+    /// # Errors
+    /// Nobody is to be asked now; says what is waited for.
+    fn expected(&self) -> Answer<'_, InitialCluster>;
+
+    /// Before an intent to form a cluster becomes durable.
+    ///
+    /// # Errors
+    /// Not now, or never; says what is waited for.
+    fn may_intend(&self) -> Answer<'_, ()>;
+
+    /// Before anyone is told of the cluster that this node forms under this id.
+    ///
+    /// # Errors
+    /// As [`Surroundings::may_intend`].
+    fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()>;
+}
+
+/// An answer of the surroundings, or what is waited for.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
+
+/// A list that never changes; nobody else has a say.
+impl Surroundings for InitialCluster {
+    fn expected(&self) -> Answer<'_, InitialCluster> {
+        Box::pin(async { Ok(self.clone()) })
+    }
+
+    fn may_intend(&self) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn may_form(&self, _: ClusterId) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
 /// How a node comes into a cluster.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Entrance {
     /// The founders, or members to ask.
-    pub cluster: InitialCluster,
+    pub surroundings: Arc<dyn Surroundings>,
     /// What to do if they have a cluster already.
     pub policy: JoinPolicy,
     /// For how long another node of this name must have answered without a break, until this one gives up.
@@ -83,36 +127,55 @@ pub async fn bootstrap(
     resolver: &Resolver,
     settings: &Settings,
 ) -> Result<Formed, BootstrapError> {
-    let Entrance { cluster, policy, name_in_use_max } = entrance;
+    let Entrance { surroundings, policy, name_in_use_max } = entrance;
     let mut outcome = service.outcome();
     let mut name_in_use = None;
-    let is_former = cluster.first() == service.local().name;
     loop {
         match &*outcome.borrow_and_update() {
             Outcome::Pending => {}
             Outcome::Member(formed) => return Ok(formed.clone()),
             Outcome::Failed(error) => return Err(BootstrapError::Store(error.clone())),
         }
-        let answers = tokio::select! {
-            answers = ask_all(service.local(), cluster, is_former, resolver, 0, settings) => answers,
+        let round = async {
+            let cluster = surroundings.expected().await?;
+            let is_former = cluster.first() == service.local().name;
+            let answers = ask_all(service.local(), &cluster, is_former, resolver, 0, settings).await;
+            Ok::<_, String>((cluster, answers))
+        };
+        let (cluster, answers) = tokio::select! {
+            round = round => match round {
+                Ok(round) => round,
+                Err(why) => {
+                    service.set_reason(&why);
+                    wait(SURROUNDINGS_INTERVAL, &mut outcome).await;
+                    continue;
+                }
+            },
             _ = outcome.changed() => continue,
         };
         let standing = service.standing().await;
-        let why = match decide(service.local(), &standing, *policy, cluster, &answers) {
+        let why = match decide(service.local(), &standing, *policy, &cluster, &answers) {
             Decision::Wait { why } | Decision::StayOut { why } => Some(why),
-            Decision::Intend(configuration) => {
-                let cluster_id = new_cluster_id()?;
-                tracing::info!(%cluster_id, voters = configuration.voters.len(), "forming a cluster");
-                service.intend(Intent { cluster_id, configuration }).await;
-                None
-            }
-            Decision::Form(invitations) => {
-                invite(service.local(), &standing, invitations, resolver, settings).await
-            }
-            Decision::Formed => {
-                service.complete().await;
-                None
-            }
+            Decision::Intend(configuration) => match surroundings.may_intend().await {
+                Ok(()) => {
+                    let cluster_id = new_cluster_id()?;
+                    tracing::info!(%cluster_id, voters = configuration.voters.len(), "forming a cluster");
+                    service.intend(Intent { cluster_id, configuration }).await;
+                    None
+                }
+                Err(why) => Some(why),
+            },
+            Decision::Form(invitations) => match may_form(&**surroundings, &standing).await {
+                Ok(()) => invite(service.local(), &standing, invitations, resolver, settings).await,
+                Err(why) => Some(why),
+            },
+            Decision::Formed => match may_form(&**surroundings, &standing).await {
+                Ok(()) => {
+                    service.complete().await;
+                    None
+                }
+                Err(why) => Some(why),
+            },
             Decision::Join { cluster_id, peers } => {
                 let joined = tokio::select! {
                     joined = join(service.local(), cluster_id, &peers, resolver, settings) => joined,
@@ -141,6 +204,13 @@ pub async fn bootstrap(
         let Some(why) = why else { continue };
         service.set_reason(&why);
         wait(settings.bootstrap_interval, &mut outcome).await;
+    }
+}
+
+async fn may_form(surroundings: &dyn Surroundings, standing: &Standing) -> Result<(), String> {
+    match standing {
+        Standing::Intent(intent) => surroundings.may_form(intent.cluster_id).await,
+        Standing::Empty | Standing::Member(_) | Standing::Retired(_) => Ok(()),
     }
 }
 

@@ -25,7 +25,8 @@ mod snapshot_service;
 
 pub use administration::{AdminFuture, AdminOutcome, Administrator};
 pub use bootstrap::{
-    BootstrapError, BootstrapStore, Elsewhere, Entrance, StoreError, bootstrap, watch_elsewhere, who_answers,
+    Answer, BootstrapError, BootstrapStore, Elsewhere, Entrance, StoreError, Surroundings, bootstrap,
+    watch_elsewhere, who_answers,
 };
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
 pub use dial::Resolver;

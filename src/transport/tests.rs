@@ -130,7 +130,7 @@ impl Node {
         let members = NAMES.map(|name| InitialMember { name: name.into(), address: name.into() });
         let cluster = InitialCluster::new(members.into()).unwrap();
         let (policy, name_in_use_max) = (JoinPolicy::Wait, Duration::ZERO);
-        let entrance = Entrance { cluster, policy, name_in_use_max };
+        let entrance = Entrance { surroundings: Arc::new(cluster), policy, name_in_use_max };
         let (service, resolver) = (self.service.clone(), self.addresses.resolver());
         tokio::spawn(async move { bootstrap(&service, &entrance, &resolver, &settings()).await })
     }

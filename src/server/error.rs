@@ -1,0 +1,97 @@
+//! Why a node ended, and the exit code that says so.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::config::Address;
+use crate::driver::Failure;
+use crate::k8s::KubeError;
+use crate::membership::InitialClusterError;
+use crate::storage::StorageError;
+use crate::transport::BootstrapError;
+use crate::types::ClusterId;
+
+/// Why a node ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {flag} {address}: {error}{hint}")]
+    Listen {
+        /// The flag that gave the address.
+        flag: &'static str,
+        /// The address.
+        address: Address,
+        /// What the system said.
+        error: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The operating system refused something that a process needs.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The list of members.
+    #[error(transparent)]
+    InitialCluster(#[from] InitialClusterError),
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The way into a cluster.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The replica.
+    #[error(transparent)]
+    Replica(#[from] Failure),
+    /// The data directory is of one cluster, the members that this node was told of are of another.
+    #[error(
+        "data directory {} belongs to cluster {own}, but a majority of --initial-cluster to cluster {other}: \
+         give this node its own directory, or an empty one", path.display()
+    )]
+    OtherCluster {
+        /// The data directory.
+        path: PathBuf,
+        /// Its cluster.
+        own: ClusterId,
+        /// The others'.
+        other: ClusterId,
+    },
+    /// A pod that cannot even try to talk to its API server.
+    #[error(transparent)]
+    Kubernetes(#[from] KubeError),
+    /// The pod's volume is of one cluster, the StatefulSet's latch says another.
+    #[error(
+        "the volume of this pod belongs to cluster {own}, but ConfigMap {config_map} says that cluster {other} was formed \
+         here: give the pod a volume of that cluster, or an empty one"
+    )]
+    Latch {
+        /// The volume's.
+        own: ClusterId,
+        /// The latch's.
+        other: ClusterId,
+        /// Where it says so.
+        config_map: String,
+    },
+    /// A part of the server ended by itself.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+impl ServerError {
+    /// The process's exit code: 1 failed, 3 data directory damaged, 4 disk failed, 5 refused identity.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Storage(error) => error.exit_code(),
+            Self::Replica(failure) => failure.exit_code(),
+            Self::Bootstrap(BootstrapError::Store(_)) => 4,
+            Self::OtherCluster { .. }
+            | Self::Latch { .. }
+            | Self::Bootstrap(BootstrapError::NameInUse(_)) => 5,
+            Self::Listen { .. }
+            | Self::System(_)
+            | Self::InitialCluster(_)
+            | Self::Bootstrap(_)
+            | Self::Kubernetes(_)
+            | Self::Ended(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A node as a pod: whom it expects, what the latch says, and the leader's work beside its replica.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::ServerError;
+use crate::driver::{Change, Handle, NextEvent, Observation, RoleName};
+use crate::k8s::{Addresses, Announcement, Announcer, Cluster, Controller, Kube, Led, Settings};
+use crate::membership::latch::{self, Latch, Wake};
+use crate::membership::{Health, InitialCluster, InitialMember, Workload};
+use crate::transport::{Answer, Surroundings};
+use crate::types::{ClusterId, LogIndex, NodeId};
+
+/// How long a change of members or leaders is waited for.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The Kubernetes that this node runs in.
+pub(super) struct Kubernetes {
+    kube: Kube,
+    addresses: Addresses,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Kubernetes {
+    /// Begins to follow the peers' addresses. Whether the API server answers is not waited for.
+    pub(super) async fn connect(settings: &Settings) -> Result<Self, ServerError> {
+        let kube = Kube::connect(settings.clone()).await?;
+        let addresses = Addresses::new(settings.clone());
+        let tasks = vec![tokio::spawn(addresses.clone().follow(kube.clone()))];
+        Ok(Self { kube, addresses, tasks })
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
+    pub(super) fn surroundings(&self) -> Arc<dyn Surroundings> {
+        Arc::new(StatefulSet { kube: self.kube.clone(), addresses: self.addresses.clone() })
+    }
+
+    /// A cluster wakes only where the latch is its own, empty, or out of reach.
+    pub(super) async fn may_wake(&self, own: ClusterId) -> Result<(), ServerError> {
+        let Wake::Refuse(other) = latch::wake(self.kube.latch().await, own) else { return Ok(()) };
+        let error = ServerError::Latch { own, other, config_map: self.kube.settings().latch.clone() };
+        let note = error.to_string();
+        let announcement = Announcement { reason: "OtherCluster", note, is_warning: true };
+        Announcer::new(&self.kube).announce(&announcement).await;
+        Err(error)
+    }
+
+    /// Begins the leader's work, which goes on until this is dropped.
+    pub(super) fn control(&mut self, handle: &Handle) {
+        let wake = Arc::new(Notify::new());
+        let controller = Controller::new(self.kube.clone(), Replica(handle.clone()));
+        self.tasks.push(tokio::spawn(controller.run(Arc::clone(&wake))));
+        self.tasks.push(tokio::spawn(wake_on_changes(handle.clone(), wake)));
+    }
+
+    /// Whether the pod stops since its StatefulSet was scaled down, by a fresh look.
+    pub(super) async fn is_scaled_below(&self) -> bool {
+        self.kube.is_scaled_below().await
+    }
+}
+
+impl Drop for Kubernetes {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Lets the controller look at once when leadership or the members have changed.
+async fn wake_on_changes(handle: Handle, wake: Arc<Notify>) {
+    let mut events = handle.events(None);
+    loop {
+        match events.next().await {
+            NextEvent::Event(event) => {
+                let is_news = matches!(
+                    event.observation,
+                    Observation::LeaderChanged { .. }
+                        | Observation::RoleChanged { .. }
+                        | Observation::ConfigurationChanged { .. }
+                );
+                if is_news {
+                    wake.notify_one();
+                }
+            }
+            NextEvent::Missed(_) => wake.notify_one(),
+            NextEvent::End => return,
+        }
+    }
+}
+
+/// The pods of a StatefulSet are the expected members.
+struct StatefulSet {
+    kube: Kube,
+    addresses: Addresses,
+}
+
+impl StatefulSet {
+    /// The wanted pods, as far as they may become members.
+    fn members(&self, workload: &Workload) -> Result<InitialCluster, String> {
+        let Settings { pod, members_max, stateful_set, .. } = self.kube.settings();
+        if !workload.wants(pod) {
+            return Err(format!(
+                "StatefulSet {stateful_set} wants {} replicas, so pod {pod} does not ask to join",
+                workload.replicas
+            ));
+        }
+        let mut names = workload.pods();
+        names.truncate(*members_max as usize);
+        if !names.contains(pod) {
+            return Err(format!(
+                "a cluster has at most {members_max} members (maxMembers), so pod {pod} does not ask to join"
+            ));
+        }
+        let member = |name: String| InitialMember { address: self.addresses.by_name(&name), name };
+        InitialCluster::new(names.into_iter().map(member).collect()).map_err(|error| error.to_string())
+    }
+
+    fn may_form(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
+        latch::may_form(latch, intended, &self.kube.settings().latch)
+    }
+}
+
+impl Surroundings for StatefulSet {
+    fn expected(&self) -> Answer<'_, InitialCluster> {
+        Box::pin(async {
+            let name = &self.kube.settings().stateful_set;
+            match self.kube.workload().await {
+                Ok(Some(workload)) if workload.is_deleted => {
+                    Err(format!("StatefulSet {name} is being deleted"))
+                }
+                Ok(Some(workload)) => self.members(&workload),
+                Ok(None) => Err(format!("there is no StatefulSet {name}")),
+                Err(error) => Err(format!("StatefulSet {name} must be read first: {error}")),
+            }
+        })
+    }
+
+    fn may_intend(&self) -> Answer<'_, ()> {
+        Box::pin(async { self.may_form(self.kube.latch().await, None) })
+    }
+
+    fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match self.kube.fill_latch(cluster_id).await {
+                Latch::Empty => Err("the latch could not be filled; trying again".into()),
+                latch => StatefulSet::may_form(self, latch, Some(cluster_id)),
+            }
+        })
+    }
+}
+
+/// A replica, to the controller.
+struct Replica(Handle);
+
+impl Cluster for Replica {
+    fn cluster_id(&self) -> ClusterId {
+        self.0.status().cluster_id
+    }
+
+    fn node_id(&self) -> NodeId {
+        self.0.status().node_id
+    }
+
+    fn led(&self) -> Option<Led> {
+        let status = self.0.status();
+        if status.role != RoleName::Leader {
+            return None;
+        }
+        let lag = |durable: LogIndex| status.last_log_index.0.saturating_sub(durable.0);
+        let health = |id: NodeId| match status.peers.iter().find(|peer| peer.id == id) {
+            Some(peer) => Health { id, in_touch: peer.active, lag_entries: lag(peer.match_index) },
+            // A new leader has not heard of the others yet.
+            None => Health { id, in_touch: id == status.node_id, lag_entries: 0 },
+        };
+        let health = status.configuration.members().into_keys().map(health).collect();
+        Some(Led { health, configuration: status.configuration, index: status.configuration_index })
+    }
+
+    async fn change(&self, change: Change, expected: LogIndex) -> Result<(), String> {
+        let done = self.0.change_members(change, Some(expected), CHANGE_TIMEOUT).await;
+        done.map(drop).map_err(|refusal| refusal.to_string())
+    }
+
+    async fn hand_over(&self, to: NodeId) -> Result<(), String> {
+        let done = self.0.transfer_leadership(Some(to), CHANGE_TIMEOUT).await;
+        done.map(drop).map_err(|refusal| refusal.to_string())
+    }
+}
