@@ -32,9 +32,13 @@ fn follow_parent(parent: u32) -> Result<(), CliError> {
     }
 }
 
+/// Libraries whose errors this program reports itself, unless --log-level names them.
+const OWN_ERRORS_ONLY: &str = "kube_client=off";
+
 fn init_logging(log: &Log) {
     // Checked with the other settings, so the fallback is never met.
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = format!("{OWN_ERRORS_ONLY},{}", log.level);
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // Colours are for people; in a file they are noise.
     let subscriber = subscriber.with_ansi(io::stderr().is_terminal());

@@ -22,6 +22,8 @@ use crate::types::{ClusterId, LogIndex, NodeId};
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time between looks while something is under way.
 const BUSY_INTERVAL: Duration = Duration::from_secs(1);
+/// Reason of the Event that says what a rollout waits for.
+const ROLLOUT_WAITS: &str = "RolloutWaits";
 /// The label is asserted again this often.
 const LABEL_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -58,6 +60,8 @@ pub struct Controller<C> {
     /// What was last said to be waited for.
     waiting: String,
     leads: bool,
+    /// The API server did not answer at the latest look.
+    is_api_away: bool,
     label_due: Instant,
 }
 
@@ -66,7 +70,8 @@ impl<C: Cluster> Controller<C> {
     #[must_use]
     pub fn new(kube: Kube, cluster: C) -> Self {
         let announcer = Announcer::new(&kube);
-        Self { kube, cluster, announcer, waiting: String::new(), leads: false, label_due: Instant::now() }
+        let (waiting, label_due) = (String::new(), Instant::now());
+        Self { kube, cluster, announcer, waiting, leads: false, is_api_away: false, label_due }
     }
 
     /// Runs until dropped. `wake` is notified when leadership changed; the StatefulSet's changes wake it, too.
@@ -84,13 +89,12 @@ impl<C: Cluster> Controller<C> {
                 () = wake.notified() => {}
                 Some(_) = changes.next() => {}
             }
-            let busy = match self.look().await {
-                Ok(busy) => busy,
-                Err(error) => {
-                    tracing::debug!(%error, "looking at the StatefulSet failed; trying again");
-                    true
+            let busy = self.look().await.unwrap_or_else(|error| {
+                if !std::mem::replace(&mut self.is_api_away, true) {
+                    tracing::warn!(%error, "scaling, rollouts and labels wait for the Kubernetes API");
                 }
-            };
+                true
+            });
             next = Instant::now() + if busy { BUSY_INTERVAL } else { LOOK_INTERVAL };
         }
     }
@@ -106,6 +110,9 @@ impl<C: Cluster> Controller<C> {
             self.announce("LeaderElected", "this member leads the cluster".into(), false).await;
         }
         let Some(workload) = self.kube.workload().await? else { return Ok(false) };
+        if std::mem::take(&mut self.is_api_away) {
+            tracing::info!("the Kubernetes API answers again");
+        }
         if Instant::now() >= self.label_due {
             self.kube.take_leader_label(&workload).await?;
             self.label_due = Instant::now() + LABEL_INTERVAL;
@@ -172,7 +179,7 @@ impl<C: Cluster> Controller<C> {
                 Ok(false)
             }
             Rollout::Wait { why } => {
-                self.wait("RolloutWaits", why).await;
+                self.wait(ROLLOUT_WAITS, why).await;
                 Ok(true)
             }
             Rollout::Evict { pod, uid } => {
@@ -181,7 +188,7 @@ impl<C: Cluster> Controller<C> {
                         self.announce("PodEvicted", format!("{pod} gets the newest template"), false).await;
                     }
                     Err(error) if matches!(error.code(), Some(404 | 409 | 429)) => {
-                        self.wait("RolloutWaits", format!("{pod} cannot be evicted yet: {error}")).await;
+                        self.wait(ROLLOUT_WAITS, format!("{pod} cannot be evicted yet: {error}")).await;
                     }
                     Err(error) => return Err(error),
                 }
@@ -219,7 +226,8 @@ impl<C: Cluster> Controller<C> {
     async fn wait(&mut self, reason: &'static str, why: String) {
         if self.waiting != why {
             tracing::info!(reason, "{why}");
-            self.announce(reason, why.clone(), true).await;
+            // A rollout waits at each of its steps.
+            self.announce(reason, why.clone(), reason != ROLLOUT_WAITS).await;
             self.waiting = why;
         }
     }

@@ -26,7 +26,7 @@ use kube::{Api, Client};
 
 /// Longest wait for one answer of the API server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Who the changes to labels and ConfigMaps are said to come from.
+/// Who changes of labels and of the latch are said to come from.
 const FIELD_MANAGER: &str = "kuberaft";
 
 /// The API server did not answer, or not with what was asked for.

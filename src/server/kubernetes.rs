@@ -101,28 +101,35 @@ struct StatefulSet {
     addresses: Addresses,
 }
 
-impl StatefulSet {
-    /// The wanted pods, as far as they may become members.
-    fn members(&self, workload: &Workload) -> Result<InitialCluster, String> {
-        let Settings { pod, members_max, stateful_set, .. } = self.kube.settings();
-        if !workload.wants(pod) {
-            return Err(format!(
-                "StatefulSet {stateful_set} wants {} replicas, so pod {pod} does not ask to join",
-                workload.replicas
-            ));
-        }
-        let mut names = workload.pods();
-        names.truncate(*members_max as usize);
-        if !names.contains(pod) {
-            return Err(format!(
-                "a cluster has at most {members_max} members (maxMembers), so pod {pod} does not ask to join"
-            ));
-        }
-        let member = |name: String| InitialMember { address: self.addresses.by_name(&name), name };
-        InitialCluster::new(names.into_iter().map(member).collect()).map_err(|error| error.to_string())
+/// The wanted pods, as far as they may become members. This pod is among them, or else says why not.
+fn members(
+    settings: &Settings,
+    addresses: &Addresses,
+    workload: &Workload,
+) -> Result<InitialCluster, String> {
+    let Settings { pod, members_max, stateful_set, .. } = settings;
+    if workload.is_deleted {
+        return Err(format!("StatefulSet {stateful_set} is being deleted"));
     }
+    if !workload.wants(pod) {
+        return Err(format!(
+            "StatefulSet {stateful_set} wants {} replicas, so pod {pod} does not ask to join",
+            workload.replicas
+        ));
+    }
+    let mut names = workload.pods();
+    names.truncate(*members_max as usize);
+    if !names.contains(pod) {
+        return Err(format!(
+            "a cluster has at most {members_max} members (maxMembers), so pod {pod} does not ask to join"
+        ));
+    }
+    let member = |name: String| InitialMember { address: addresses.by_name(&name), name };
+    InitialCluster::new(names.into_iter().map(member).collect()).map_err(|error| error.to_string())
+}
 
-    fn may_form(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
+impl StatefulSet {
+    fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
         latch::may_form(latch, intended, &self.kube.settings().latch)
     }
 }
@@ -132,10 +139,7 @@ impl Surroundings for StatefulSet {
         Box::pin(async {
             let name = &self.kube.settings().stateful_set;
             match self.kube.workload().await {
-                Ok(Some(workload)) if workload.is_deleted => {
-                    Err(format!("StatefulSet {name} is being deleted"))
-                }
-                Ok(Some(workload)) => self.members(&workload),
+                Ok(Some(workload)) => members(self.kube.settings(), &self.addresses, &workload),
                 Ok(None) => Err(format!("there is no StatefulSet {name}")),
                 Err(error) => Err(format!("StatefulSet {name} must be read first: {error}")),
             }
@@ -143,14 +147,14 @@ impl Surroundings for StatefulSet {
     }
 
     fn may_intend(&self) -> Answer<'_, ()> {
-        Box::pin(async { self.may_form(self.kube.latch().await, None) })
+        Box::pin(async { self.latch_allows(self.kube.latch().await, None) })
     }
 
     fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()> {
         Box::pin(async move {
             match self.kube.fill_latch(cluster_id).await {
                 Latch::Empty => Err("the latch could not be filled; trying again".into()),
-                latch => StatefulSet::may_form(self, latch, Some(cluster_id)),
+                latch => self.latch_allows(latch, Some(cluster_id)),
             }
         })
     }
@@ -191,5 +195,41 @@ impl Cluster for Replica {
     async fn hand_over(&self, to: NodeId) -> Result<(), String> {
         let done = self.0.transfer_leadership(Some(to), CHANGE_TIMEOUT).await;
         done.map(drop).map_err(|refusal| refusal.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(pod: &str, replicas: u32, members_max: u32) -> Result<Vec<String>, String> {
+        let settings = Settings {
+            namespace: "ns".into(),
+            pod: pod.into(),
+            stateful_set: "kv".into(),
+            service: "kv-peers".into(),
+            latch: "kv-cluster".into(),
+            members_max,
+            peer_port: 7000,
+        };
+        let workload = Workload { name: "kv".into(), replicas, ..Workload::default() };
+        let cluster = members(&settings, &Addresses::new(settings.clone()), &workload)?;
+        Ok(cluster.members().iter().map(|member| format!("{}/{}", member.name, member.address)).collect())
+    }
+
+    #[test]
+    fn the_wanted_pods_are_expected_and_the_first_one_forms() {
+        assert_eq!(
+            expected("kv-1", 2, 9).unwrap(),
+            ["kv-0/kv-0.kv-peers.ns.svc:7000", "kv-1/kv-1.kv-peers.ns.svc:7000"]
+        );
+        assert_eq!(expected("kv-0", 12, 9).unwrap().len(), 9);
+    }
+
+    #[test]
+    fn a_pod_too_many_expects_nobody() {
+        assert!(expected("kv-3", 3, 9).unwrap_err().contains("wants 3 replicas"));
+        assert!(expected("kv-0", 0, 9).unwrap_err().contains("wants 0 replicas"));
+        assert!(expected("kv-9", 12, 9).unwrap_err().contains("at most 9 members"));
     }
 }

@@ -136,14 +136,8 @@ pub async fn bootstrap(
             Outcome::Member(formed) => return Ok(formed.clone()),
             Outcome::Failed(error) => return Err(BootstrapError::Store(error.clone())),
         }
-        let round = async {
-            let cluster = surroundings.expected().await?;
-            let is_former = cluster.first() == service.local().name;
-            let answers = ask_all(service.local(), &cluster, is_former, resolver, 0, settings).await;
-            Ok::<_, String>((cluster, answers))
-        };
         let (cluster, answers) = tokio::select! {
-            round = round => match round {
+            round = ask_expected(service.local(), &**surroundings, resolver, settings) => match round {
                 Ok(round) => round,
                 Err(why) => {
                     service.set_reason(&why);
@@ -156,15 +150,7 @@ pub async fn bootstrap(
         let standing = service.standing().await;
         let why = match decide(service.local(), &standing, *policy, &cluster, &answers) {
             Decision::Wait { why } | Decision::StayOut { why } => Some(why),
-            Decision::Intend(configuration) => match surroundings.may_intend().await {
-                Ok(()) => {
-                    let cluster_id = new_cluster_id()?;
-                    tracing::info!(%cluster_id, voters = configuration.voters.len(), "forming a cluster");
-                    service.intend(Intent { cluster_id, configuration }).await;
-                    None
-                }
-                Err(why) => Some(why),
-            },
+            Decision::Intend(configuration) => intend(service, &**surroundings, configuration).await?,
             Decision::Form(invitations) => match may_form(&**surroundings, &standing).await {
                 Ok(()) => invite(service.local(), &standing, invitations, resolver, settings).await,
                 Err(why) => Some(why),
@@ -205,6 +191,21 @@ pub async fn bootstrap(
         service.set_reason(&why);
         wait(settings.bootstrap_interval, &mut outcome).await;
     }
+}
+
+/// Makes the intent to form a cluster durable; returns why that must wait.
+async fn intend(
+    service: &PeerService,
+    surroundings: &dyn Surroundings,
+    configuration: Configuration,
+) -> Result<Option<String>, BootstrapError> {
+    if let Err(why) = surroundings.may_intend().await {
+        return Ok(Some(why));
+    }
+    let cluster_id = new_cluster_id()?;
+    tracing::info!(%cluster_id, voters = configuration.voters.len(), "forming a cluster");
+    service.intend(Intent { cluster_id, configuration }).await;
+    Ok(None)
 }
 
 async fn may_form(surroundings: &dyn Surroundings, standing: &Standing) -> Result<(), String> {
@@ -305,6 +306,19 @@ pub async fn who_answers(
     let mut answers = ask_all(local, cluster, false, resolver, 0, settings).await;
     answers.extend(ask_all(local, cluster, false, resolver, 1, settings).await);
     answers
+}
+
+/// One round of questions: who is expected now, and what they answer.
+async fn ask_expected(
+    local: &Local,
+    surroundings: &dyn Surroundings,
+    resolver: &Resolver,
+    settings: &Settings,
+) -> Result<(InitialCluster, BTreeMap<String, HelloAnswer>), String> {
+    let cluster = surroundings.expected().await?;
+    let is_former = cluster.first() == local.name;
+    let answers = ask_all(local, &cluster, is_former, resolver, 0, settings).await;
+    Ok((cluster, answers))
 }
 
 /// Asks every other expected member at the same time, at its `attempt`th address. Those that do not answer in time are

@@ -1,6 +1,7 @@
 //! Real sockets on loopback: forming a cluster, streams between peers, and hostile input.
 
 mod snapshots;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
