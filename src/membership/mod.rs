@@ -12,9 +12,9 @@ mod admin;
 mod formation;
 mod initial_cluster;
 mod join;
-mod refounding;
 pub mod latch;
 mod reconcile;
+mod refounding;
 pub mod rollout;
 mod workload;
 
@@ -27,6 +27,6 @@ pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
 pub use join::{
     ClusterView, JoinStep, MEMBERS_MAX, on_join, on_join_without_leader, removed_by, silent_before_replaced,
 };
-pub use refounding::{Origin, Refounding, WasRemoved, refound};
 pub use reconcile::{Reconciliation, reconcile};
+pub use refounding::{Origin, Refounding, WasRemoved, refound};
 pub use workload::{CAUGHT_UP_ENTRIES, Health, Pod, Workload};

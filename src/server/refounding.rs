@@ -160,7 +160,7 @@ fn ask(
         return Ok(BTreeMap::new());
     }
     let listed = InitialCluster::new(members)?;
-    let addresses = Addresses::new(listed.clone(), PeerDirectory::default());
+    let addresses = Addresses::new(listed.clone(), PeerDirectory::default(), None);
     addresses.configure(configuration);
     let local = Local {
         node_id: identity.node_id,

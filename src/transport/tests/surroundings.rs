@@ -14,7 +14,7 @@ struct Reluctant {
 }
 
 impl Reluctant {
-    fn step<T: Clone + Send>(&self, step: u8, answer: T, why: &str) -> Answer<'_, T> {
+    fn step<T: Send + 'static>(&self, step: u8, answer: T, why: &str) -> Answer<'_, T> {
         let answer = if *self.agrees.borrow() >= step { Ok(answer) } else { Err(why.to_owned()) };
         Box::pin(std::future::ready(answer))
     }
