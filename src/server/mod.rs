@@ -195,9 +195,16 @@ impl Server {
             },
         };
         if let Some(index) = removed {
+            let mut leave = pin!(self.leave(joined, index));
             return tokio::select! {
-                done = self.leave(joined, index) => done.map(|()| Ended::Removed(listeners)),
-                signal = signals.next() => Ok(at_once(signal)),
+                done = &mut leave => done.map(|()| Ended::Removed(listeners)),
+                signal = signals.next() => {
+                    tracing::info!(signal, "stopping once the data is set aside");
+                    tokio::select! {
+                        done = &mut leave => done.map(|()| Ended::Told),
+                        signal = signals.next() => Ok(at_once(signal)),
+                    }
+                }
             };
         }
         tokio::select! {
