@@ -193,7 +193,8 @@ fn what_cannot_work_together_is_refused() {
     check("--request-bytes-max 1GiB", "above 3MiB");
     check("--key-bytes-max 0", "--key-bytes-max must be above zero");
     check("--log-level kuberaft=loud", "--log-level `kuberaft=loud` is not understood");
-    check("--discovery kube", "possible values: static");
+    check("--discovery dns", "possible values: static, kube");
+    check("--discovery kube", "--discovery kube needs --name");
     check("--frobnicate", "unexpected argument '--frobnicate'");
     check("--name 1 --name 2", "cannot be used multiple times");
     check("stray", "unexpected argument 'stray'");
@@ -245,5 +246,5 @@ fn a_pod_that_does_not_know_itself_is_refused() {
         assert!(without(flag).contains(&format!("needs {flag}")), "{flag}");
     }
     assert!(refusal(&format!("{POD} --initial-cluster kv-1/a:1")).contains("exclude each other"));
-    assert!(refusal(&format!("{POD} --name=kv-x")).contains("expected kv-<ordinal>"));
+    assert!(refusal(&POD.replace("kv-1", "kv-x")).contains("expected kv-<ordinal>"));
 }
