@@ -81,7 +81,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         let mut listeners = Listeners::bind(config).await?;
         loop {
             let server = Server::start(config.clone(), &listeners)?;
-            match server.run_until(listeners, &mut signals).await? {
+            match Box::pin(server.run_until(listeners, &mut signals)).await? {
                 Ended::Removed(again) => listeners = again,
                 ended => return Ok(ended),
             }
