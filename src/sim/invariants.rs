@@ -334,12 +334,13 @@ impl Invariants {
         Ok(())
     }
 
-    /// A core's turn is over.
+    /// A core's turn is over. While `log_waits`, what it has for its log is not handed over yet: what it commits is
+    /// judged when it is, against that log.
     ///
     /// # Errors
     /// A term or commit index that went back; a commit against an earlier one, of what no majority holds, or by a
     /// leader of an earlier term's entries alone; a leader that lacks committed entries.
-    pub fn turned(&mut self, node: usize, status: &Status) -> Checked {
+    pub fn turned(&mut self, node: usize, status: &Status, log_waits: bool) -> Checked {
         let this = &mut self.nodes[node];
         if status.term < this.term || status.commit_index < this.commit {
             let what = format!(
@@ -352,11 +353,14 @@ impl Invariants {
             );
             return broken("monotonic", what);
         }
-        let old = std::mem::replace(&mut this.commit, status.commit_index);
+        let old = this.commit;
+        if !log_waits {
+            this.commit = status.commit_index;
+        }
         let became_leader = status.role == RoleName::Leader
             && (this.role != Some(RoleName::Leader) || this.term != status.term);
         (this.role, this.term) = (Some(status.role), status.term);
-        if status.commit_index > old {
+        if status.commit_index > old && !log_waits {
             self.committing(node, old, status)?;
         }
         self.changing(node)?;

@@ -302,6 +302,11 @@ impl Process {
         steps as u64
     }
 
+    /// Whether the core has something for its log that waits for room.
+    pub(super) fn log_waits(&self) -> bool {
+        !self.out.log.is_empty()
+    }
+
     fn output(&mut self, steps: u64) -> Turn {
         let CoreOutput {
             log,

@@ -98,7 +98,8 @@ impl Cluster {
             let (index, term) = (status.commit_index, status.term);
             self.trace.note(now, [22, index.0, term.0], || Happening::Committed { node, index, term });
         }
-        let checked = self.invariants.turned(node, &status);
+        let log_waits = self.process(node).log_waits();
+        let checked = self.invariants.turned(node, &status, log_waits);
         self.check(checked);
         if status.role == RoleName::Leader {
             let peers = self.process(node).core.raft().peers(local);
