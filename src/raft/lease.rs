@@ -69,7 +69,7 @@ impl Raft {
     }
 
     /// Whether this node certainly leads at this moment: a quorum ignores all other candidates.
-    fn has_lease(&self, now: Instant) -> bool {
+    pub(crate) fn has_lease(&self, now: Instant) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let has_promised = |id: NodeId| {
             id == self.id || leader.progress.get(&id).is_some_and(|progress| now < progress.lease_until)

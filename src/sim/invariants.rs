@@ -15,8 +15,10 @@
 //! | monotonic | term, commit index, applied index |
 //! | a restart loses nothing | a log opened again equals what was flushed, or that and the write under way |
 //! | one state | rows by revision, remembered outcomes by index, and digests of the whole state by applied index are equal on all nodes |
+//! | a lease ends before its leader's reign | who has a lease by its own clock leads the newest term that anybody won |
 //! | members | see `members` |
 
+mod leases;
 mod members;
 mod snapshots;
 mod state;

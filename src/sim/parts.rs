@@ -108,9 +108,27 @@ impl Cluster {
                 .leading(node, &peers, &self.setup.raft)
                 .and_then(|()| self.invariants.leads_with_disk(node, local, &status, &self.setup.raft));
             self.check(checked);
+            self.watch_leases();
         }
         self.pass_on(node, turn);
         self.wake(node);
+    }
+
+    /// A leader's turn is over: it may have won, or a lease may last longer.
+    fn watch_leases(&mut self) {
+        // Clocks that differ by more than the margin break this; that reads are stale then is for the checker.
+        if !self.setup.raft.lease_reads || self.setup.wild_clocks {
+            return;
+        }
+        for node in 0..self.machines.len() {
+            let machine = &self.machines[node];
+            let Some(process) = machine.process.as_ref().filter(|process| process.leads) else { continue };
+            let (raft, local) = (process.core.raft(), machine.clock.local(self.now));
+            if raft.has_lease(local) {
+                let checked = self.invariants.has_lease(node, raft.status(local).term);
+                self.check(checked);
+            }
+        }
     }
 
     /// Shows a turn's output to those who check and tell.
