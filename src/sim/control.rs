@@ -8,6 +8,7 @@ use super::cluster::Cluster;
 use super::disk::{Crash, Disk};
 use super::node::Standing;
 use crate::kv::Condition;
+use crate::raft::RoleName;
 use crate::types::Instant;
 
 impl Cluster {
@@ -72,6 +73,18 @@ impl Cluster {
         process.turn_at = None;
         self.on_turn(node);
         self.machines[node].holds_elections = held;
+    }
+
+    /// A node that stands for election, or asks whether it could, does so again at once: its clock jumps there. It has
+    /// heard no leader for an election timeout, so it promises nothing that this breaks.
+    pub fn stand_again(&mut self, node: usize) {
+        let (now, machine) = (self.now, &mut self.machines[node]);
+        let Some(process) = machine.process.as_ref().filter(|process| process.runs) else { return };
+        let (raft, local) = (process.core.raft(), machine.clock.local(now));
+        if matches!(raft.status(local).role, RoleName::PreCandidate | RoleName::Candidate) {
+            let wait = raft.next_deadline().since(local);
+            self.jump_clock(node, u64::try_from(wait.as_micros()).unwrap_or(u64::MAX / 2));
+        }
     }
 
     /// Whether a node starts elections only by [`Cluster::time_out`].

@@ -50,7 +50,8 @@ pub enum FaultKind {
     LostReplies,
     /// Nothing gets out of the leader any more, and what it hears is late.
     Mute,
-    /// A follower restarts at once while another one, cut off from the leader, stands for election.
+    /// A follower restarts at once, or hears no more of the leader, while another one, cut off from that, stands for
+    /// election.
     QuickRestart,
 }
 
@@ -97,6 +98,8 @@ enum Remedy {
     KeepReplies,
     Mute(usize),
     RestartQuickly { leader: usize, node: usize },
+    Forsake { leader: usize, out: usize },
+    StandAgain(usize),
 }
 
 /// The faults of one run.
@@ -304,19 +307,16 @@ impl Faults {
             if other != node {
                 cluster.network.set_slow(other, node, slow);
             }
-            if paces {
-                let (slow, fast) =
-                    if cluster.setup().wild_clocks { (500_000, 2_000_000) } else { (953_000, 1_047_000) };
-                cluster.set_clock_rate(other, if other == node { slow } else { fast });
-                self.later(cluster, timeout * 6, Remedy::ClockRate(other));
-            }
+        }
+        if paces {
+            self.pace_apart(cluster, node, timeout * 6);
         }
         self.later(cluster, slow + random.below(timeout), Remedy::Mute(node));
         self.later(cluster, timeout * 5, Remedy::Mend);
     }
 
-    /// One that knows of no leader waits for votes; whoever has promised the leader not to vote restarts, and is asked
-    /// first by the other. Nothing is written meanwhile, so that it would get the vote.
+    /// One that knows of no leader waits for votes; whoever has promised the leader not to vote restarts or hears no
+    /// more of it, and is asked by the other. Nothing is written meanwhile, so that it would get the vote.
     fn isolate_for_restart(&mut self, cluster: &mut Cluster, node: usize, random: &mut Random) {
         let Some(leader) = cluster.leader() else { return };
         let nodes = cluster.setup().nodes;
@@ -328,8 +328,32 @@ impl Faults {
         let timeout = election_timeout(cluster);
         let wait = random.between(timeout, timeout * 3);
         let node = (0..nodes).find(|other| *other != leader && *other != out).unwrap_or(node);
-        self.later(cluster, wait, Remedy::RestartQuickly { leader, node });
+        let has_leases = cluster.setup().raft.lease_reads;
+        let remedy = if has_leases && random.chance(600) {
+            self.pace_apart(cluster, leader, wait + timeout * 2);
+            Remedy::Forsake { leader, out }
+        } else {
+            Remedy::RestartQuickly { leader, node }
+        };
+        self.later(cluster, wait, remedy);
+        if has_leases {
+            // It asks often, so that it asks as soon as a promise is forgotten or over.
+            let gap = timeout / random.between(20, 60);
+            for at in (0..timeout * 6 / 5).step_by(usize::try_from(gap.max(1)).unwrap_or(1)) {
+                self.later(cluster, wait + at, Remedy::StandAgain(out));
+            }
+        }
         self.later(cluster, wait + timeout * 2, Remedy::Mend);
+    }
+
+    /// The leader's clock is slow for some time, and those of the others are fast.
+    fn pace_apart(&mut self, cluster: &mut Cluster, leader: usize, lasts: u64) {
+        let (slow, fast) =
+            if cluster.setup().wild_clocks { (500_000, 2_000_000) } else { (953_000, 1_047_000) };
+        for node in 0..cluster.setup().nodes {
+            cluster.set_clock_rate(node, if node == leader { slow } else { fast });
+            self.later(cluster, lasts, Remedy::ClockRate(node));
+        }
     }
 
     fn trouble_disk(&mut self, cluster: &mut Cluster, kind: FaultKind, node: usize, lasts: u64) {
@@ -396,6 +420,14 @@ impl Faults {
                     cluster.network.set_cut(node, other, true);
                 }
             }
+            Remedy::Forsake { leader, out } => {
+                cluster.tell(|| format!("nothing gets out of n{}, n{} asks for votes", leader + 1, out + 1));
+                for other in (0..cluster.setup().nodes).filter(|other| *other != leader) {
+                    cluster.network.set_cut(leader, other, true);
+                }
+                cluster.run_clients(true);
+            }
+            Remedy::StandAgain(node) => cluster.stand_again(node),
             Remedy::RestartQuickly { leader, node } => {
                 cluster.network.set_cut(leader, node, true);
                 cluster.crash(node, Crash::Killed, "told to");
