@@ -13,6 +13,21 @@ use crate::types::{Instant, LogIndex, NodeId};
 
 /// Time between updates of what is shown of each peer.
 const PEERS_INTERVAL: Duration = Duration::from_millis(200);
+const REFUSAL_REASONS: [RefusalReason; 6] = [
+    RefusalReason::NoLeader,
+    RefusalReason::NoQuorum,
+    RefusalReason::Overloaded,
+    RefusalReason::LeadershipLost,
+    RefusalReason::Timeout,
+    RefusalReason::SpaceLow,
+];
+const VOTE_ANSWERS: [VoteAnswer; 5] = [
+    VoteAnswer::Granted,
+    VoteAnswer::OldTerm,
+    VoteAnswer::VotedForAnother,
+    VoteAnswer::LogBehind,
+    VoteAnswer::LeaderAlive,
+];
 const ROLES: [RoleName; 4] =
     [RoleName::Follower, RoleName::PreCandidate, RoleName::Candidate, RoleName::Leader];
 
@@ -36,6 +51,7 @@ impl Observer {
         on_configuration: OnConfiguration,
         events: Events,
     ) -> Self {
+        show_counters_at_zero(&metrics);
         let queues = ["messages", "requests", "log", "apply"]
             .map(|queue| metrics.queue_length.with_label_values(&[queue]));
         Self {
@@ -83,14 +99,7 @@ impl Observer {
     }
 
     pub(super) fn count_failed_write(&self, refusal: Refusal) {
-        let reason = match refusal.reason {
-            RefusalReason::NoLeader => "no_leader",
-            RefusalReason::NoQuorum => "no_quorum",
-            RefusalReason::Overloaded => "overloaded",
-            RefusalReason::LeadershipLost => "leadership_lost",
-            RefusalReason::Timeout => "timeout",
-            RefusalReason::SpaceLow => "space_low",
-        };
+        let reason = refusal_reason(refusal.reason);
         self.metrics.raft_proposals_failed_total.with_label_values(&[reason]).inc();
     }
 
@@ -261,6 +270,31 @@ fn on_disk_trouble(observation: &Observation) {
             "the log lacks entries that this node acknowledged"
         ),
         _ => {}
+    }
+}
+
+/// A counter that appears with its first event hides that event from `rate` and `increase`.
+fn show_counters_at_zero(metrics: &Metrics) {
+    for reason in REFUSAL_REASONS {
+        metrics.raft_proposals_failed_total.with_label_values(&[refusal_reason(reason)]);
+    }
+    for answer in VOTE_ANSWERS {
+        metrics.raft_votes_total.with_label_values(&[vote_outcome(answer)]);
+        metrics.raft_prevotes_total.with_label_values(&[vote_outcome(answer)]);
+    }
+    for direction in ["sent", "received"] {
+        metrics.raft_snapshot_bytes_total.with_label_values(&[direction]);
+    }
+}
+
+fn refusal_reason(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::NoLeader => "no_leader",
+        RefusalReason::NoQuorum => "no_quorum",
+        RefusalReason::Overloaded => "overloaded",
+        RefusalReason::LeadershipLost => "leadership_lost",
+        RefusalReason::Timeout => "timeout",
+        RefusalReason::SpaceLow => "space_low",
     }
 }
 
