@@ -26,6 +26,11 @@ macro_rules! metrics {
             $( $(#[$doc])* #[doc = $help] pub $field: $kind, )+
         }
 
+        /// Name, kind, labels and meaning of each metric, in the order above.
+        #[cfg(test)]
+        const DESCRIPTIONS: &[(&str, &str, &[&str], &str)] =
+            &[$( ($name, stringify!($kind), &[$($($label),+)?], $help) ),+];
+
         impl Metrics {
             /// Registers every metric in a registry of its own.
             ///
@@ -77,6 +82,7 @@ metrics! {
     raft_voters: IntGauge = "kuberaft_raft_voters", "Voters of the latest configuration";
     raft_learners: IntGauge = "kuberaft_raft_learners", "Learners of the latest configuration";
     raft_failure_tolerance: IntGauge = "kuberaft_raft_failure_tolerance", "Voters that may fail before writes stop, as the leader sees it";
+    kube_majority_on_one_node: IntGauge = "kuberaft_kube_majority_on_one_node", "1 at a leader with a majority of its voters on one Kubernetes node";
     queue_length: IntGaugeVec = "kuberaft_queue_length", "Items waiting in a queue between threads", ["queue"];
     kv_keys: IntGauge = "kuberaft_kv_keys", "Keys in the store";
     http_requests_total: IntCounterVec = "kuberaft_http_requests_total", "HTTP requests by route and status code", ["route", "code"];
@@ -146,6 +152,8 @@ fn buckets(name: &str) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -154,6 +162,34 @@ mod tests {
         metrics.raft_elections_won_total.inc();
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         assert!(text.contains("kuberaft_raft_elections_won_total 1"), "{text}");
+    }
+
+    /// The row of `docs/metrics.md` for one metric.
+    fn row((name, kind, labels, help): &(&str, &str, &[&str], &str)) -> String {
+        let kind = if kind.contains("Counter") {
+            "counter"
+        } else if kind.contains("Gauge") {
+            "gauge"
+        } else {
+            "histogram"
+        };
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "))
+    }
+
+    #[test]
+    fn the_reference_lists_every_metric_and_no_other() {
+        let page = include_str!("../docs/metrics.md");
+        let listed: BTreeSet<_> =
+            page.lines().filter(|line| line.starts_with("| `kuberaft_")).map(str::to_owned).collect();
+        let wanted: BTreeSet<_> = DESCRIPTIONS.iter().map(row).collect();
+        let join =
+            |one: &BTreeSet<String>, other| one.difference(other).cloned().collect::<Vec<_>>().join("\n");
+        let (missing, extra) = (join(&wanted, &listed), join(&listed, &wanted));
+        assert!(
+            missing.is_empty() && extra.is_empty(),
+            "docs/metrics.md lacks:\n{missing}\nand should not have:\n{extra}"
+        );
     }
 
     #[test]

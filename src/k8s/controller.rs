@@ -15,7 +15,8 @@ use super::{Kube, KubeError};
 use crate::driver::{Change, Configuration};
 use crate::membership::latch::Latch;
 use crate::membership::rollout::{self, Rollout};
-use crate::membership::{Health, Pod, Reconciliation, Workload, reconcile};
+use crate::membership::{Health, Pod, Reconciliation, Workload, is_majority_on_one_node, reconcile};
+use crate::metrics::IntGauge;
 use crate::types::{ClusterId, LogIndex, NodeId};
 
 /// Time between looks while nothing happens.
@@ -60,18 +61,30 @@ pub struct Controller<C> {
     /// What was last said to be waited for.
     waiting: String,
     leads: bool,
+    /// Whether a majority of the voters was on one Kubernetes node at the latest look.
+    majority_on_one_node: IntGauge,
     /// The API server did not answer at the latest look.
     is_api_away: bool,
     label_due: Instant,
 }
 
 impl<C: Cluster> Controller<C> {
-    /// Nothing happens before [`Controller::run`].
+    /// Nothing happens before [`Controller::run`]. The gauge is 1 while this node leads and a majority of the voters
+    /// runs on one Kubernetes node.
     #[must_use]
-    pub fn new(kube: Kube, cluster: C) -> Self {
+    pub fn new(kube: Kube, cluster: C, majority_on_one_node: IntGauge) -> Self {
         let announcer = Announcer::new(&kube);
         let (waiting, label_due) = (String::new(), Instant::now());
-        Self { kube, cluster, announcer, waiting, leads: false, is_api_away: false, label_due }
+        Self {
+            kube,
+            cluster,
+            announcer,
+            waiting,
+            leads: false,
+            majority_on_one_node,
+            is_api_away: false,
+            label_due,
+        }
     }
 
     /// Runs until dropped. `wake` is notified when leadership changed; the StatefulSet's changes wake it, too.
@@ -103,6 +116,7 @@ impl<C: Cluster> Controller<C> {
     async fn look(&mut self) -> Result<bool, KubeError> {
         let Some(led) = self.cluster.led() else {
             self.leads = false;
+            self.majority_on_one_node.set(0);
             return Ok(false);
         };
         if !std::mem::replace(&mut self.leads, true) {
@@ -201,16 +215,12 @@ impl<C: Cluster> Controller<C> {
         }
     }
 
-    /// A majority on one Kubernetes node is lost with it.
+    /// A majority on one Kubernetes node is lost with it: a metric as long as it is so, an Event when it begins.
     async fn warn_of_one_node(&mut self, configuration: &Configuration, pods: &[Pod]) {
-        let voters = configuration.voters.values();
-        let nodes: Vec<&str> = voters
-            .filter_map(|voter| pods.iter().find(|pod| pod.name == voter.name))
-            .map(|pod| pod.node.as_str())
-            .filter(|node| !node.is_empty())
-            .collect();
-        let most = nodes.iter().map(|node| nodes.iter().filter(|other| *other == node).count()).max();
-        if configuration.voters.len() > 2 && most.is_some_and(|most| most > configuration.voters.len() / 2) {
+        let is_so = is_majority_on_one_node(configuration, pods);
+        let was_so = self.majority_on_one_node.get() == 1;
+        self.majority_on_one_node.set(i64::from(is_so));
+        if is_so && !was_so {
             let note = "a majority of the voters runs on one node: losing it stops the cluster".into();
             self.announce("MajorityOnOneNode", note, true).await;
         }

@@ -29,4 +29,4 @@ pub use join::{
 };
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
-pub use workload::{CAUGHT_UP_ENTRIES, Health, Pod, Workload};
+pub use workload::{CAUGHT_UP_ENTRIES, Health, Pod, Workload, is_majority_on_one_node};

@@ -1,5 +1,8 @@
 //! A StatefulSet and its pods, as far as membership depends on them.
 
+use std::collections::BTreeMap;
+
+use crate::raft::Configuration;
 use crate::types::NodeId;
 
 /// A StatefulSet, as read afresh.
@@ -60,6 +63,21 @@ impl Health {
     }
 }
 
+/// Whether the loss of one Kubernetes node takes a majority of the voters with it. Not asked of one or two voters, of
+/// which none may be lost anyway. Pods that are not scheduled are on no node.
+#[must_use]
+pub fn is_majority_on_one_node(configuration: &Configuration, pods: &[Pod]) -> bool {
+    let voters = configuration.voters.len();
+    let mut voters_by_node = BTreeMap::<&str, usize>::new();
+    for voter in configuration.voters.values() {
+        let pod = pods.iter().find(|pod| pod.name == voter.name && !pod.node.is_empty());
+        if let Some(pod) = pod {
+            *voters_by_node.entry(&pod.node).or_default() += 1;
+        }
+    }
+    voters > 2 && voters_by_node.values().any(|here| *here > voters / 2)
+}
+
 impl Workload {
     /// The ordinal of the pod of this name; `None` if it is no pod of this StatefulSet.
     #[must_use]
@@ -104,6 +122,7 @@ impl Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::Member;
 
     fn workload(replicas: u32) -> Workload {
         Workload { name: "kv".into(), uid: "u".into(), replicas, first_ordinal: 2, ..Workload::default() }
@@ -126,6 +145,38 @@ mod tests {
         assert!(
             three.wants("kv-4") && !three.wants("kv-5") && !three.wants("kv-1") && !three.wants("other-3")
         );
+    }
+
+    #[test]
+    fn a_majority_of_voters_on_one_node_is_seen() {
+        let member =
+            |number: u64| (NodeId(number), Member { name: format!("kv-{number}"), ..Member::default() });
+        let check = |voters: u64, learners: &[u64], nodes: &[&str], expected: bool| {
+            let configuration = Configuration {
+                voters: (0..voters).map(member).collect(),
+                learners: learners.iter().copied().map(member).collect(),
+                ..Configuration::default()
+            };
+            let pod = |(number, node): (usize, &&str)| Pod {
+                name: format!("kv-{number}"),
+                node: (*node).to_owned(),
+                ..Pod::default()
+            };
+            let pods: Vec<_> = nodes.iter().enumerate().map(pod).collect();
+            assert_eq!(is_majority_on_one_node(&configuration, &pods), expected, "{voters} {nodes:?}");
+        };
+        check(3, &[], &["a", "b", "c"], false);
+        check(3, &[], &["a", "b", "a"], true);
+        check(5, &[], &["a", "a", "b", "b", "c"], false);
+        check(5, &[], &["a", "a", "b", "a", "c"], true);
+        // Half of four is no majority, but two of three whose third pod is not there are.
+        check(4, &[], &["a", "a", "b", "c"], false);
+        check(3, &[], &["a", "a"], true);
+        // Neither what is not scheduled, nor learners, nor clusters that survive no loss.
+        check(3, &[], &["", "", "a"], false);
+        check(3, &[3, 4], &["a", "b", "c", "a", "a"], false);
+        check(2, &[], &["a", "a"], false);
+        check(1, &[], &["a"], false);
     }
 
     #[test]

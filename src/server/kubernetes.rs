@@ -11,6 +11,7 @@ use crate::driver::{Change, Handle, NextEvent, Observation, RoleName};
 use crate::k8s::{Addresses, Announcement, Announcer, Cluster, Controller, Kube, Led, Settings};
 use crate::membership::latch::{self, Latch, Wake};
 use crate::membership::{Health, InitialCluster, InitialMember, Workload};
+use crate::metrics::Metrics;
 use crate::transport::{Answer, Surroundings};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
@@ -52,9 +53,10 @@ impl Kubernetes {
     }
 
     /// Begins the leader's work, which goes on until this is dropped.
-    pub(super) fn control(&mut self, handle: &Handle) {
+    pub(super) fn control(&mut self, handle: &Handle, metrics: &Metrics) {
         let wake = Arc::new(Notify::new());
-        let controller = Controller::new(self.kube.clone(), Replica(handle.clone()));
+        let majority_on_one_node = metrics.kube_majority_on_one_node.clone();
+        let controller = Controller::new(self.kube.clone(), Replica(handle.clone()), majority_on_one_node);
         self.tasks.push(tokio::spawn(controller.run(Arc::clone(&wake))));
         self.tasks.push(tokio::spawn(wake_on_changes(handle.clone(), wake)));
     }

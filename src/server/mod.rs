@@ -324,7 +324,7 @@ impl Server {
         let (running, handle) =
             self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings)?;
         if let Some(kubernetes) = &mut kubernetes {
-            kubernetes.control(&handle);
+            kubernetes.control(&handle, &self.metrics);
         }
         Ok(Joined { running, lock, handle, local, addresses, peers, kubernetes })
     }
