@@ -12,8 +12,10 @@
 //! 8. [`api`]: clients over HTTP
 //! 9. [`metrics`], [`config`], [`server`], [`cli`]: the process
 //! 10. [`sim`]: histories and clusters that never were, to find faults
+//! 11. [`chaos`]: load on real clusters, judged, while faults are injected
 
 pub mod api;
+pub mod chaos;
 pub mod cli;
 pub mod config;
 pub mod driver;

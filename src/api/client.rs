@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::kv::{KV_PREFIX, X_CREATE_REVISION, X_REVISION, X_VERSION};
@@ -132,10 +133,22 @@ impl Client {
     /// [`ClientError::Endpoint`], [`ClientError::Connect`], [`ClientError::NotSent`].
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { endpoint: endpoint.into(), source };
-        let host = HeaderValue::from_str(endpoint).map_err(|_| ClientError::Endpoint(endpoint.into()))?;
         let stream = TcpStream::connect(endpoint).await.map_err(failed)?;
         // A request is one write; waiting for more of it would only delay it.
         stream.set_nodelay(true).map_err(failed)?;
+        Self::over(stream, endpoint).await
+    }
+
+    /// Uses a connection that somebody else made, be it TCP or something that carries its bytes. `endpoint` is what
+    /// the `Host` header says.
+    ///
+    /// # Errors
+    /// [`ClientError::Endpoint`], [`ClientError::NotSent`].
+    pub async fn over<S>(stream: S, endpoint: &str) -> Result<Self, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let host = HeaderValue::from_str(endpoint).map_err(|_| ClientError::Endpoint(endpoint.into()))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::NotSent)?;
         tokio::spawn(async move {
@@ -357,7 +370,7 @@ pub fn named(mut request: ClientRequest, key: &IdempotencyKey) -> Result<ClientR
 /// What [`Client::request`] returns.
 pub type Answered = Result<Response<Bytes>, ClientError>;
 
-pub(super) fn parse_get(answer: Answered) -> Result<Option<Found>, ClientError> {
+pub(crate) fn parse_get(answer: Answered) -> Result<Option<Found>, ClientError> {
     let response = match answer {
         Err(ClientError::Problem(problem)) if problem.code == "key_not_found" => return Ok(None),
         answer => answer?,
@@ -380,7 +393,7 @@ pub fn parse_put(answer: Answered) -> Result<Written, ClientError> {
     parse_json(&answer?)
 }
 
-pub(super) fn parse_delete(answer: Answered) -> Result<Revision, ClientError> {
+pub(crate) fn parse_delete(answer: Answered) -> Result<Revision, ClientError> {
     parse_json::<Deleted>(&answer?).map(|deleted| deleted.revision)
 }
 

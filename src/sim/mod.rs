@@ -29,7 +29,7 @@ mod marks;
 pub mod network;
 mod node;
 mod parts;
-mod random;
+pub(crate) mod random;
 mod requests;
 pub mod run;
 pub mod scenario;

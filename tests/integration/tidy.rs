@@ -28,6 +28,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("transport", &["replica", "raft", "membership", "types", "metrics"]),
     ("api", &["driver", "membership", "kv", "types", "metrics"]),
     ("k8s", &["driver", "membership", "kv", "types", "metrics"]),
+    ("chaos", &["api", "driver", "k8s", "membership", "sim", "kv", "types"]),
     ("config", &["*"]),
     ("server", &["*"]),
     ("cli", &["*"]),
