@@ -25,7 +25,7 @@ pub(super) struct Endpoints {
 }
 
 /// An address, also if written as a URL.
-fn parse(text: &str) -> Result<Address, String> {
+pub(super) fn parse(text: &str) -> Result<Address, String> {
     let text = text.trim();
     if text.starts_with("https://") {
         return Err("TLS is not supported yet: use http://host:port or host:port".to_owned());

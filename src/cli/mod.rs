@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // standard output is this module's purpose
 
 mod bench;
+mod chaos;
 mod client;
 mod debug;
 mod dev;
@@ -64,6 +65,8 @@ enum Command {
     Recover(recover::Recover),
     /// Put load on a cluster and measure it
     Bench(Box<bench::Args>),
+    /// Put load on a cluster while faults are injected, and judge what its clients saw
+    Chaos(Box<chaos::Chaos>),
     /// Search the deterministic simulator for seeds that break a rule
     Sim(Box<sim::Sim>),
     /// Play one of the scripted scenarios of Raft, told step by step
@@ -127,6 +130,7 @@ pub fn run() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Sim(args) => sim::sim(&args),
         Command::Scenario(args) => scenario::run(&args),
         Command::Debug(debug) => debug::run(&debug),
@@ -190,6 +194,8 @@ mod tests {
         check("kuberaft bench --rate 0", "above zero");
         check("kuberaft bench --read-percent 101", "101 is not in 0..=100");
         check("kuberaft debug verify", "<DIR>");
+        check("kuberaft chaos watch --pods kv", "--headless <HOST>");
+        check("kuberaft chaos watch --endpoints a=b", "expected host:port");
         let possible = crate::plant::Planted::POSSIBLE;
         let unknown = if possible { "the bugs are vote-not-persisted" } else { "--features planted-bugs" };
         check("kuberaft scenario election-1 --plant no-such-bug", unknown);
