@@ -79,9 +79,13 @@ impl MemberClient {
         }
         let known = self.member.take().filter(|used| members.contains(used));
         let member = known.unwrap_or_else(|| members.swap_remove(self.place % members.len()));
-        let connected = self.reach.connect(&member).await;
+        // Also if it does not answer in time: then the next one is another one.
         self.member = Some(member.clone());
-        let stream = connected.map_err(|source| ClientError::Connect { endpoint: member.clone(), source })?;
+        let stream = self
+            .reach
+            .connect(&member)
+            .await
+            .map_err(|source| ClientError::Connect { endpoint: member.clone(), source })?;
         Client::over(stream, &member).await
     }
 }

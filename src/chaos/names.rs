@@ -47,7 +47,7 @@ pub enum NamesError {
 pub struct Names {
     known: Arc<RwLock<Known>>,
     /// In the order of the list.
-    names: Vec<String>,
+    members: Vec<String>,
     /// Whether a name that does not resolve is no member now, rather than one that cannot be reached.
     come_and_go: bool,
     _looks: JoinSet<()>,
@@ -130,7 +130,7 @@ impl Names {
                 }
             });
         }
-        Ok(Self { known, names, come_and_go, _looks: looks })
+        Ok(Self { known, members: names, come_and_go, _looks: looks })
     }
 }
 
@@ -147,7 +147,7 @@ impl Reach for Names {
     fn members(&self) -> Vec<String> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let is_member = |name: &&String| !self.come_and_go || known.is_there(name);
-        self.names.iter().filter(is_member).cloned().collect()
+        self.members.iter().filter(is_member).cloned().collect()
     }
 
     fn connect<'a>(&'a self, member: &'a str) -> Connecting<'a> {

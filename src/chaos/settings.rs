@@ -44,7 +44,7 @@ impl LoadSettings {
             pulse_interval: Duration::from_millis(10),
             history_max: 10_000,
             readers: 16,
-            patience: Duration::from_secs(60),
+            patience: Duration::from_mins(1),
             seed: 1,
             keep: false,
         }

@@ -2,6 +2,7 @@
 //! what its clients saw judged by the linearizability checker.
 
 mod backup;
+mod chaos;
 mod cluster;
 mod damage;
 mod emptied;

@@ -45,18 +45,22 @@ enum Phase {
     Finished(Arc<FinalReport>),
 }
 
+/// The load is finished: there are no rounds any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IsFinished;
+
 impl Control {
     pub(super) fn new(load: Load) -> Self {
         Self { phase: Arc::new(RwLock::new(Phase::Load(load))), is_finished: watch::channel(false).0 }
     }
 
-    /// Ends the round that runs and begins another one, if it is given a name. `None` once all is finished.
-    pub(super) async fn mark(&self, round: Option<String>) -> Option<Option<RoundReport>> {
+    /// Ends the round that runs and begins another one, if it is given a name.
+    pub(super) async fn mark(&self, round: Option<String>) -> Result<Option<RoundReport>, IsFinished> {
         let control = self.clone();
         // Whoever asked may go away; the round must be ended in order nevertheless.
         to_its_end(async move {
             let phase = control.phase.read().await;
-            let Phase::Load(load) = &*phase else { return None };
+            let Phase::Load(load) = &*phase else { return Err(IsFinished) };
             let report = match &round {
                 Some(round) => load.begin(round).await,
                 None => load.end().await,
@@ -67,7 +71,7 @@ impl Control {
             if let Some(round) = &round {
                 eprintln!("round {round} begins");
             }
-            Some(report)
+            Ok(report)
         })
         .await
     }
@@ -167,11 +171,11 @@ fn round_name(text: &str) -> Result<String, &'static str> {
     Ok(name.into_owned())
 }
 
-fn marked(marked: Option<Option<RoundReport>>) -> Answer {
+fn marked(marked: Result<Option<RoundReport>, IsFinished>) -> Answer {
     match marked {
-        Some(Some(report)) => json(&report),
-        Some(None) => respond(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Bytes::new()),
-        None => text(StatusCode::CONFLICT, "the load is finished\n"),
+        Ok(Some(report)) => json(&report),
+        Ok(None) => respond(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", Bytes::new()),
+        Err(IsFinished) => text(StatusCode::CONFLICT, "the load is finished\n"),
     }
 }
 

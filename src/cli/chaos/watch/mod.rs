@@ -139,14 +139,12 @@ fn parse_member(text: &str) -> Result<Member, String> {
 
 impl Watch {
     fn settings(&self) -> Result<LoadSettings, CliError> {
-        let run = match &self.run {
-            Some(run) => run.clone(),
-            None => {
-                let drawn = getrandom::u32();
-                let drawn =
-                    drawn.map_err(|error| CliError::Failed(format!("cannot draw a name: {error}")))?;
-                format!("{drawn:08x}")
-            }
+        let run = if let Some(run) = &self.run {
+            run.clone()
+        } else {
+            let drawn = getrandom::u32();
+            let drawn = drawn.map_err(|error| CliError::Failed(format!("cannot draw a name: {error}")))?;
+            format!("{drawn:08x}")
         };
         Ok(LoadSettings {
             request_timeout: self.request_timeout.0,
@@ -163,22 +161,18 @@ impl Watch {
     }
 
     async fn members(&self) -> Result<Names, CliError> {
-        let names = match (&self.pods, &self.headless) {
-            (Some(pods), Some(headless)) => {
-                Names::pods(&PodNames {
-                    stateful_set: pods.clone(),
-                    headless: headless.clone(),
-                    port: self.pod_port,
-                    replicas_max: self.replicas_max,
-                })
-                .await
-            }
-            _ => {
-                let given = self.endpoints.clone();
-                let given = if given.is_empty() { local() } else { given };
-                let pair = |member: Member| (member.name, member.address.to_string());
-                Names::fixed(given.into_iter().map(pair).collect()).await
-            }
+        let names = if let (Some(pods), Some(headless)) = (&self.pods, &self.headless) {
+            let pods = PodNames {
+                stateful_set: pods.clone(),
+                headless: headless.clone(),
+                port: self.pod_port,
+                replicas_max: self.replicas_max,
+            };
+            Names::pods(&pods).await
+        } else {
+            let given = if self.endpoints.is_empty() { local() } else { self.endpoints.clone() };
+            let pair = |member: Member| (member.name, member.address.to_string());
+            Names::fixed(given.into_iter().map(pair).collect()).await
         };
         names.map_err(|error| CliError::Usage(error.to_string()))
     }
@@ -232,7 +226,8 @@ pub(super) fn run(args: &Watch) -> Result<(), CliError> {
             () = signals.next() => return Err(CliError::Failed("stopped before the load began".to_owned())),
         };
         let control = Control::new(load.map_err(|error| CliError::Failed(error.to_string()))?);
-        control.mark(Some(args.first_round.clone())).await;
+        // A load that has only begun is not finished.
+        let _ = control.mark(Some(args.first_round.clone())).await;
         if let Ok(address) = listener.local_addr() {
             eprintln!("load is running; rounds are marked at http://{address}/rounds");
         }
