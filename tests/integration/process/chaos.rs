@@ -91,7 +91,7 @@ fn a_watched_round_in_which_the_leader_is_killed_has_a_gap_and_nothing_lost() {
         cluster.nodes.iter().map(|node| format!("{}={}", node.name, node.client.address())).collect();
     let mut watch = Watch::start(&endpoints.join(","), &["--service", &cluster.addresses()[0]]);
     let grows = |cluster: &Cluster, leader: usize| {
-        let revision = || cluster.nodes[leader].status().map(|status| status.revision);
+        let revision = || cluster.nodes[leader].status().map(|status| status.revision.0);
         let begin = until("the leader tells its revision", revision);
         until("a hundred writes are applied", || revision().filter(|now| *now > begin + 100));
     };
