@@ -47,7 +47,9 @@ mod tests {
 
     fn longest(begin: u64, acknowledged: &[u64], end: u64) -> (u64, u128) {
         let mut gaps = Gaps::new(Instant(begin));
-        acknowledged.iter().for_each(|at| gaps.acknowledge(Instant(*at)));
+        for at in acknowledged {
+            gaps.acknowledge(Instant(*at));
+        }
         let gap = gaps.close(Instant(end));
         (gap.from.0, gap.length.as_micros())
     }

@@ -114,7 +114,9 @@ mod tests {
     #[test]
     fn numbers_are_kept_as_ranges() {
         let mut numbers = Numbers::default();
-        [0, 1, 2, 5, 6, 9].into_iter().for_each(|number| numbers.push(number));
+        for number in [0, 1, 2, 5, 6, 9] {
+            numbers.push(number);
+        }
         assert_eq!((numbers.0.len(), numbers.count()), (3, 6));
         assert_eq!(numbers.into_each().collect::<Vec<_>>(), [0, 1, 2, 5, 6, 9]);
     }

@@ -1,5 +1,6 @@
 //! Rounds of load, from begin to report.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +40,10 @@ pub enum ChaosError {
 pub(super) struct Clock(std::time::Instant);
 
 impl Clock {
+    pub(super) fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
     pub(super) fn now(self) -> Instant {
         Instant::default().after(self.0.elapsed())
     }
@@ -49,6 +54,8 @@ pub(super) struct Shared {
     pub(super) settings: LoadSettings,
     pub(super) clock: Clock,
     pub(super) speller: Speller,
+    /// Keys that were read back or deleted, over all rounds.
+    pub(super) swept: Arc<AtomicU64>,
     reach: Arc<dyn Reach>,
     service: Option<Arc<dyn Reach>>,
 }
@@ -102,8 +109,8 @@ impl Load {
             return Err(ChaosError::Settings(fault));
         }
         let speller = Speller::new(&settings.run);
-        let clock = Clock(std::time::Instant::now());
-        let shared = Arc::new(Shared { settings, clock, speller, reach, service });
+        let clock = Clock::start();
+        let shared = Arc::new(Shared { settings, clock, speller, swept: Arc::default(), reach, service });
         let deadline = Moment::now() + shared.settings.patience;
         let mut client = shared.member_client(0);
         let put = Call::Put { value: Bytes::from_static(b"1"), condition: Condition::Always };
@@ -136,6 +143,12 @@ impl Load {
     #[must_use]
     pub fn reports(&self) -> Vec<RoundReport> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many keys were read back or deleted so far, for showing progress while [`Load::finish`] is at it.
+    #[must_use]
+    pub fn swept(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.swept)
     }
 
     /// Ends the round that runs, if any, reads every acknowledged key of every round once more, and deletes all keys

@@ -124,3 +124,51 @@ async fn exchange(
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::chaos::scripted::{Does, NO_LEADER, Scripted, WRITTEN};
+    use crate::driver::Outcome;
+    use crate::kv::Condition;
+    use crate::types::Revision;
+
+    const REQUEST_TIMEOUT: Duration = Duration::from_millis(200);
+
+    fn put() -> Call {
+        Call::Put { value: Bytes::from_static(b"1"), condition: Condition::Always }
+    }
+
+    #[tokio::test]
+    async fn after_each_failure_the_next_member_is_asked_and_nothing_is_sent_twice() {
+        let members = [
+            ("a", Does::Refuse),
+            ("b", Does::Nothing),
+            ("c", Does::Break),
+            ("d", Does::Answer(NO_LEADER)),
+            ("e", Does::Answer(WRITTEN)),
+        ];
+        let reach = Arc::new(Scripted::new(&members));
+        let mut client = MemberClient::new(reach.clone(), REQUEST_TIMEOUT, 0);
+        let mut outcomes = Vec::new();
+        for _ in 0..4 {
+            outcomes.push(client.perform("k", &put()).await.unwrap_err().outcome());
+        }
+        assert_eq!(outcomes, [Outcome::NotApplied, Outcome::Unknown, Outcome::Unknown, Outcome::NotApplied]);
+        for _ in 0..2 {
+            let written = Answer::Written { mod_revision: Some(Revision(7)) };
+            assert_eq!(client.perform("k", &put()).await.unwrap(), written);
+        }
+        assert_eq!(*reach.connected.lock().unwrap(), ["a", "b", "c", "d", "e"], "each once");
+    }
+
+    #[tokio::test]
+    async fn without_any_member_nothing_is_sent() {
+        let mut client = MemberClient::new(Arc::new(Scripted::new(&[])), REQUEST_TIMEOUT, 0);
+        let error = client.perform("k", &put()).await.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert!(error.to_string().contains("no address of any member is known"), "{error}");
+    }
+}

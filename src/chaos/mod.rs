@@ -25,6 +25,9 @@ mod settings;
 mod sweep;
 mod tally;
 
+#[cfg(test)]
+mod scripted;
+
 pub use load::{ChaosError, Load};
 pub use names::{Names, NamesError, PodNames};
 pub use reach::{Connecting, Duplex, Reach, Stream};

@@ -243,11 +243,50 @@ async fn read_back(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chaos::scripted::{Does, NO_LEADER, Scripted};
 
     #[test]
     fn the_budget_of_a_chapter_is_shared_and_ends() {
         let budget = AtomicUsize::new(2);
         assert_eq!([take_one(&budget), take_one(&budget), take_one(&budget)], [true, true, false]);
+    }
+
+    /// What a client of a member that does this has recorded after 20 operations.
+    async fn recorded(does: Does) -> Seen {
+        let reach = Arc::new(Scripted::new(&[("a", does)]));
+        let mut register = Register {
+            id: 0,
+            client: MemberClient::new(reach, Duration::from_millis(20), 0),
+            clock: Clock::start(),
+            interval: Duration::from_millis(1),
+            random: Random::new(1, 0),
+            keys: vec!["k".to_owned()],
+            seen: BTreeMap::new(),
+            written: 0,
+            budget: Arc::new(AtomicUsize::new(20)),
+            seen_by_client: Seen::default(),
+        };
+        for _ in 0..20 {
+            register.step().await;
+        }
+        register.seen_by_client
+    }
+
+    #[tokio::test]
+    async fn writes_of_unknown_outcome_stay_open_and_what_had_no_effect_is_not_recorded() {
+        for does in [Does::Nothing, Does::Break] {
+            let seen = recorded(does).await;
+            let unknown: u64 = seen.tally.unknown.values().sum();
+            assert!(unknown > 0 && seen.operations.len() as u64 == unknown, "{:?}", seen.tally);
+            assert!(seen.operations.iter().all(|made| made.returned.is_none() && made.call != Call::Get));
+            let reads: u64 = seen.tally.failed.values().sum();
+            assert_eq!((seen.count, seen.acknowledged), (unknown + reads, 0));
+        }
+        for (does, code) in [(Does::Refuse, "connect"), (Does::Answer(NO_LEADER), "no_leader")] {
+            let seen = recorded(does).await;
+            assert!(seen.operations.is_empty() && seen.tally.unknown.is_empty(), "{:?}", seen.tally);
+            assert_eq!(seen.tally.failed.get(code), Some(&20), "{:?}", seen.tally);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Goes through many keys with several connections: reads what was acknowledged, deletes what was written.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,6 +104,7 @@ async fn sweep(
                         Err(_) => sleep(RETRY_PAUSE).await,
                     }
                 }
+                shared.swept.fetch_add(1, Ordering::Relaxed);
                 note((&key, &expected), answer.as_ref());
             }
         });

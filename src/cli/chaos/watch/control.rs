@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +28,8 @@ use crate::chaos::{FinalReport, Load, RoundReport, table};
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long whoever asked to finish may take to read the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is said how far finishing is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest name of a round in bytes.
 const NAME_BYTES_MAX: usize = 200;
 
@@ -88,7 +92,17 @@ impl Control {
                 unreachable!("the lock is held from the begin of finishing to its end");
             };
             eprintln!("finishing: every acknowledged write is read once more");
-            let report = Arc::new(load.finish().await);
+            let swept = load.swept();
+            let before = swept.load(Ordering::Relaxed);
+            let mut finishing = pin!(load.finish());
+            let report = loop {
+                tokio::select! {
+                    report = &mut finishing => break Arc::new(report),
+                    () = sleep(PROGRESS_INTERVAL) => {
+                        eprintln!("  {} keys are read or deleted", swept.load(Ordering::Relaxed) - before);
+                    }
+                }
+            };
             *phase = Phase::Finished(Arc::clone(&report));
             control.is_finished.send_replace(true);
             report

@@ -37,7 +37,7 @@ pub(super) struct Watch {
     #[arg(long, value_name = "STATEFULSET", requires = "headless", conflicts_with = "endpoints")]
     pods: Option<String>,
 
-    /// With --pods: host name of the headless Service, for example kv-kuberaft-headless.NAMESPACE.svc
+    /// With --pods: host name of the headless Service, for example kv-kuberaft-peers.NAMESPACE.svc
     #[arg(long, value_name = "HOST", requires = "pods")]
     headless: Option<String>,
 
