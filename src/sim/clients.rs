@@ -38,6 +38,8 @@ pub struct Workload {
     pub deletes: u32,
     /// Of a thousand writes, how many carry an idempotency key and are asked again while nobody knows their outcome.
     pub named: u32,
+    /// Of a thousand answered writes, how many are read at once from another node, as whoever is told of them would.
+    pub looked_at: u32,
     /// Longest value in bytes.
     pub value_bytes: u64,
     /// How long a node may take.
@@ -100,6 +102,8 @@ struct Client {
     node: usize,
     /// The last revision of each key it saw, for conditions.
     seen: BTreeMap<Bytes, Revision>,
+    /// The key that it wrote last and will read next.
+    looks_at: Option<Bytes>,
     /// Its last question was answered.
     is_answered: bool,
     /// Questions answered since the last look.
@@ -128,6 +132,7 @@ impl Clients {
             asking: None,
             node: 0,
             seen: BTreeMap::new(),
+            looks_at: None,
             is_answered: true,
             served: 0,
         };
@@ -185,8 +190,8 @@ impl Clients {
     }
 
     /// When a client asks next, as a time to wait.
-    pub(super) fn think(&mut self) -> u64 {
-        self.random.around(self.workload.think)
+    pub(super) fn think(&mut self, client: usize) -> u64 {
+        if self.all[client].looks_at.is_some() { 0 } else { self.random.around(self.workload.think) }
     }
 
     /// Draws a question and whom to ask.
@@ -197,6 +202,10 @@ impl Clients {
         // Who was not answered tries its luck elsewhere.
         if random.chance(if this.is_answered { 200 } else { 500 }) {
             this.node = random.index(nodes);
+        }
+        if let Some(key) = this.looks_at.take() {
+            let node = random.index(nodes);
+            return (Question { key, call: Call::Get, stale: false, name: None }, node);
         }
         let key = Bytes::from(format!("k{}", random.below(keys)));
         if random.chance(reads) {
@@ -288,6 +297,9 @@ impl Clients {
         }
         client.is_answered = matches!(ending, Ending::Answered(_));
         client.served += u64::from(client.is_answered);
+        if matches!(ending, Ending::Answered(Answer::Written { .. })) {
+            client.looks_at = self.random.chance(self.workload.looked_at).then(|| key.clone());
+        }
         let returned = match ending {
             Ending::Answered(answer) => Some(Returned { at: now, answer: answer.clone() }),
             Ending::NotApplied => return,

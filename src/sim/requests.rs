@@ -14,7 +14,7 @@ const GRACE: u64 = 500_000;
 
 impl Cluster {
     pub(super) fn think(&mut self, client: usize) {
-        let wait = self.clients.think();
+        let wait = self.clients.think(client);
         self.add_in(wait, Event::Think { client });
     }
 

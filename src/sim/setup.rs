@@ -75,6 +75,7 @@ impl Setup {
                 conditional: 200,
                 deletes: 100,
                 named: 200,
+                looked_at: 200,
                 value_bytes: 1024,
                 timeout: Duration::from_secs(2),
             },
@@ -104,6 +105,7 @@ impl Setup {
             conditional: random.pick(&[0, 200, 500]),
             deletes: random.pick(&[0, 100, 300]),
             named: random.pick(&[0, 200, 1000]),
+            looked_at: random.pick(&[0, 300, 1000]),
             value_bytes: random.pick(&[64, 512, 2048, 20_000]),
             timeout: Duration::from_millis(random.pick(&[300, 1000, 3000])),
         };
