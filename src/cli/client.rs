@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::CliError;
 use super::endpoints::Endpoints;
@@ -98,4 +99,20 @@ fn check_timeout(timeout: Duration) -> Result<(), CliError> {
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| CliError::Failed(format!("cannot start a runtime: {error}")))?.block_on(work)
+}
+
+/// The same work, given up on SIGINT or SIGTERM, so that what it holds is dropped and cleans up. Also in a container,
+/// where the first process ends by no signal that it does not listen to.
+pub(super) async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let listen =
+        |kind| signal(kind).map_err(|error| CliError::Failed(format!("cannot listen for signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let signal = tokio::select! {
+        done = work => return done,
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    Err(CliError::Failed(format!("interrupted by {signal}")))
 }

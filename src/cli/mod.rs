@@ -189,6 +189,12 @@ mod tests {
         check("kuberaft get a --endpoints nowhere", "expected host:port");
         check("kuberaft get a --timeout 5", "a duration is a whole number and a unit");
         check("kuberaft status -o xml", "[possible values: table, json]");
+        check("kuberaft status --statefulset kv", "--wait");
+        check("kuberaft snapshot save", "<FILE>");
+        check("kuberaft snapshot save a --dir b", "cannot be used with");
+        check("kuberaft snapshot save a --keep 3", "cannot be used with");
+        check("kuberaft snapshot save --keep 3", "--dir <DIR>");
+        check("kuberaft snapshot save --dir a --keep 0", "0 is not in 1..");
         check("kuberaft dev --nodes 8", "8 is not in 1..=7");
         check("kuberaft bench --clients 0", "0 is not in 1..");
         check("kuberaft bench --rate 0", "above zero");

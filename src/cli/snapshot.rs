@@ -1,17 +1,19 @@
 //! `kuberaft snapshot`: backups. `save` asks a running cluster, `inspect` and `restore` need none.
 
+mod folder;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueEnum};
 use http_body_util::BodyExt;
 use serde::Serialize;
 
-use super::client::{ClientFlags, block_on};
+use super::client::{ClientFlags, block_on, unless_interrupted};
 use super::output::utc;
 use super::{CliError, print};
 use crate::api::client::{Client, ClientError};
@@ -29,6 +31,8 @@ const PIECE_TIMEOUT_MIN: Duration = Duration::from_secs(30);
 pub(super) enum Snapshot {
     /// Save the whole state, with every write acknowledged before, to a file; the cluster goes on meanwhile
     Save(Save),
+    /// Show the backups in a folder, the newest first
+    List(List),
     /// Verify every byte of a file and show what it holds
     Inspect(Inspect),
     /// Make a new cluster of one node out of a file; further nodes join it
@@ -39,8 +43,16 @@ pub(super) enum Snapshot {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Save {
     /// File to write; if it is there, it is replaced once the new one is whole
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "dir", conflicts_with = "dir")]
+    file: Option<PathBuf>,
+
+    /// Folder to write to, under a name of the cluster's id and the time: kuberaft-ID-20260131T120000Z.snapshot
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// Afterwards remove the oldest backups of this cluster in the folder, so that this many are left [default: all]
+    #[arg(long, value_name = "COUNT", requires = "dir", conflicts_with = "file", value_parser = clap::value_parser!(u16).range(1..))]
+    keep: Option<u16>,
 
     #[command(flatten)]
     client: ClientFlags,
@@ -49,10 +61,21 @@ pub(super) struct Save {
     output: Output,
 }
 
+/// The flags of `snapshot list`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct List {
+    /// A folder that `snapshot save --dir` writes to
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+
+    #[command(flatten)]
+    output: Output,
+}
+
 /// The flags of `snapshot inspect`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Inspect {
-    /// A file that `snapshot save` wrote
+    /// A file that `snapshot save` wrote, or a folder: its newest backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -63,7 +86,7 @@ pub(super) struct Inspect {
 /// The flags of `snapshot restore`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Restore {
-    /// A file that `snapshot save` wrote
+    /// A file that `snapshot save` wrote, or a folder: its newest backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -92,6 +115,13 @@ enum Format {
     Json,
 }
 
+impl Output {
+    fn format(self) -> Format {
+        let terminal = if io::stdout().is_terminal() { Format::Table } else { Format::Json };
+        self.format.unwrap_or(terminal)
+    }
+}
+
 /// What is told of a file.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -103,6 +133,20 @@ struct Report<'a> {
     totals: Totals,
     #[serde(skip_serializing_if = "Option::is_none")]
     restored: Option<New>,
+    /// Older backups that were removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    removed: Vec<PathBuf>,
+}
+
+/// One backup of a folder; its first bytes are read, not all.
+#[derive(Debug, Serialize)]
+struct Listed {
+    file: PathBuf,
+    file_bytes: u64,
+    #[serde(flatten)]
+    about: Option<About>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// What was made of a file.
@@ -118,24 +162,65 @@ struct New {
 pub(super) fn run(args: &Snapshot) -> Result<(), CliError> {
     match args {
         Snapshot::Save(args) => save(args),
+        Snapshot::List(args) => list(args),
         Snapshot::Inspect(args) => inspect(args),
         Snapshot::Restore(args) => restore_file(args),
     }
 }
 
 fn save(args: &Save) -> Result<(), CliError> {
-    if args.file.is_dir() || args.file.file_name().is_none() {
-        return Err(CliError::Usage(format!("{} is no name for a file", args.file.display())));
-    }
-    let partial = Partial::create(&args.file)?;
-    let partial = block_on(download(&args.client, partial))?;
+    let partial = match (&args.file, &args.dir) {
+        (Some(file), _) if file.is_dir() || file.file_name().is_none() => {
+            let file = file.display();
+            return Err(CliError::Usage(format!("{file} is no name for a file; for a folder, give --dir")));
+        }
+        (Some(file), _) => Partial::create(file)?,
+        (None, Some(dir)) => folder::begin(dir)?,
+        (None, None) => return Err(CliError::Usage("give a file, or a folder with --dir".to_owned())),
+    };
+    let partial = block_on(unless_interrupted(download(&args.client, partial)))?;
     let (about, totals) = read(&partial.path, |reader| {
         while reader.next_chunk()?.is_some() {}
         Ok(())
     })
     .map_err(|error| CliError::Failed(format!("the snapshot {error}; nothing was saved")))?;
-    partial.publish(&args.file)?;
-    report(&args.file, &about, totals, None, args.output)
+    let in_folder = args.dir.as_ref().map(|dir| dir.join(folder::name(&about)));
+    let target = args.file.clone().or(in_folder).expect("one of the two is given, as looked at above");
+    partial.publish(&target)?;
+    let removed = match (&args.dir, args.keep) {
+        (Some(dir), Some(keep)) => {
+            folder::prune(dir, about.cluster_id, &target, keep.into()).map_err(|error| {
+                CliError::Failed(format!("{} was saved, but an older one stays: {error}", target.display()))
+            })?
+        }
+        _ => Vec::new(),
+    };
+    report(&Report { removed, ..Report::new(&target, &about, totals)? }, args.output);
+    Ok(())
+}
+
+fn list(args: &List) -> Result<(), CliError> {
+    let look = |backup: folder::Backup| {
+        let file_bytes = fs::metadata(&backup.path).map_or(0, |metadata| metadata.len());
+        let (about, error) = match read(&backup.path, |_| Ok(())) {
+            Ok((about, _)) => (Some(about), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Listed { file: backup.path, file_bytes, about, error }
+    };
+    let listed: Vec<Listed> = folder::list(&args.dir)?.into_iter().map(look).collect();
+    let lines = listed.iter().map(|Listed { file, file_bytes, about, error }| match about {
+        Some(about) => {
+            let (taken, revision, keys) = (utc(about.taken_unix_ms), about.revision, about.keys);
+            format!("{}  {taken}  {file_bytes} bytes  revision {revision}  {keys} keys\n", file.display())
+        }
+        None => format!("{}  {}\n", file.display(), error.as_deref().unwrap_or_default()),
+    });
+    match args.output.format() {
+        Format::Table => print::text(&lines.collect::<String>()),
+        Format::Json => print::json(&listed),
+    }
+    Ok(())
 }
 
 /// The first endpoint that hands out a snapshot is the one.
@@ -190,12 +275,19 @@ struct Partial {
 }
 
 impl Partial {
+    /// Between the name that the file is to have and what tells writers apart.
+    const MARK: &str = ".partial-";
+
     fn create(target: &Path) -> Result<Self, CliError> {
+        // In a container every process has the number 1.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let mut name = OsString::from(".");
         name.push(target.file_name().unwrap_or_default());
-        name.push(format!(".partial-{}", std::process::id()));
+        name.push(format!("{}{}-{now}", Self::MARK, std::process::id()));
         let path = target.with_file_name(name);
-        let file = File::create(&path).map_err(|error| failed("create", &path, &error))?;
+        let file = File::create_new(&path).map_err(|error| failed("create", &path, &error))?;
+        // Says that it is being written. Where files cannot be locked, what is left behind stays there.
+        let _ = file.try_lock();
         Ok(Self { path, file })
     }
 
@@ -254,9 +346,11 @@ impl Progress {
 }
 
 fn inspect(args: &Inspect) -> Result<(), CliError> {
-    let read = read(&args.file, |reader| reader.restore(Nowhere).map(drop));
-    let (about, totals) = read.map_err(|error| RefoundError::File { path: args.file.clone(), error })?;
-    report(&args.file, &about, totals, None, args.output)
+    let file = folder::newest(&args.file)?;
+    let read = read(&file, |reader| reader.restore(Nowhere).map(drop));
+    let (about, totals) = read.map_err(|error| RefoundError::File { path: file.clone(), error })?;
+    report(&Report::new(&file, &about, totals)?, args.output);
+    Ok(())
 }
 
 /// Opens a snapshot and reads it to its end.
@@ -271,36 +365,34 @@ fn read(
 }
 
 fn restore_file(args: &Restore) -> Result<(), CliError> {
-    let Restored { about, totals, cluster_id, node_id } =
-        restore(&args.file, &args.data_dir, args.name.as_str())?;
+    let file = folder::newest(&args.file)?;
+    let Restored { about, totals, cluster_id, node_id } = restore(&file, &args.data_dir, args.name.as_str())?;
     let new = New {
         cluster_id: cluster_id.to_string(),
         node_id: node_id.to_string(),
         name: args.name.to_string(),
         data_dir: args.data_dir.clone(),
     };
-    report(&args.file, &about, totals, Some(new), args.output)
-}
-
-fn report(
-    file: &Path,
-    about: &About,
-    totals: Totals,
-    restored: Option<New>,
-    output: Output,
-) -> Result<(), CliError> {
-    let file_bytes = fs::metadata(file).map_err(|error| failed("look at", file, &error))?.len();
-    let report = Report { file, file_bytes, about, totals, restored };
-    let terminal = if io::stdout().is_terminal() { Format::Table } else { Format::Json };
-    match output.format.unwrap_or(terminal) {
-        Format::Table => print::text(&table(&report)),
-        Format::Json => print::json(&report),
-    }
+    report(&Report { restored: Some(new), ..Report::new(&file, &about, totals)? }, args.output);
     Ok(())
 }
 
+impl<'a> Report<'a> {
+    fn new(file: &'a Path, about: &'a About, totals: Totals) -> Result<Self, CliError> {
+        let file_bytes = fs::metadata(file).map_err(|error| failed("look at", file, &error))?.len();
+        Ok(Self { file, file_bytes, about, totals, restored: None, removed: Vec::new() })
+    }
+}
+
+fn report(report: &Report, output: Output) {
+    match output.format() {
+        Format::Table => print::text(&table(report)),
+        Format::Json => print::json(report),
+    }
+}
+
 fn table(report: &Report) -> String {
-    let Report { file, file_bytes, about, totals, restored } = report;
+    let Report { file, file_bytes, about, totals, restored, removed } = report;
     let members: Vec<&str> =
         about.configuration.members().into_values().map(|member| member.name.as_str()).collect();
     let rows = [
@@ -318,6 +410,9 @@ fn table(report: &Report) -> String {
     ];
     let mut text: String =
         rows.iter().flat_map(|(name, value)| [format!("{name:<9} "), value.clone(), "\n".into()]).collect();
+    for file in removed {
+        let _ = writeln!(text, "REMOVED   {}", file.display());
+    }
     if let Some(New { cluster_id, node_id, name, data_dir }) = restored {
         let data_dir = data_dir.display();
         let _ = write!(

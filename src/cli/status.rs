@@ -2,22 +2,37 @@
 
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
-use super::client::{ClientFlags, block_on};
+use super::client::{ClientFlags, block_on, unless_interrupted};
 use super::{CliError, print};
 use crate::api::StatusReport;
 use crate::api::client::{Client, ClientError};
-use crate::config::Address;
+use crate::config::{Address, Span};
+use crate::k8s::{Progress, Rollout};
+
+/// How often is looked while waiting.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The flags of `status`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
     client: ClientFlags,
+
+    /// Wait for so long until every endpoint is ready to serve; what is waited for is told on standard error
+    #[arg(long, value_name = "DURATION")]
+    wait: Option<Span>,
+
+    /// While waiting, look at this Kubernetes StatefulSet first, until all its pods are ready and of the newest
+    /// template. In the namespace of this pod, or of the current context of the kubeconfig
+    #[arg(long, value_name = "NAME", requires = "wait")]
+    statefulset: Option<String>,
 
     /// Format of the answer: table or json [default: table on a terminal, otherwise json]
     #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
@@ -42,7 +57,13 @@ struct Answer {
 
 /// Prints the state of every node that can be reached.
 pub(super) fn run(args: &Status) -> Result<(), CliError> {
-    let answers = block_on(ask_all(args))?;
+    let answers = match args.wait {
+        None => block_on(ask_all(args))?,
+        Some(longest) => match block_on(unless_interrupted(wait(args, longest.0)))? {
+            Some(answers) => answers,
+            None => return Ok(()),
+        },
+    };
     let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
     match args.output.unwrap_or(terminal) {
         Format::Table => print::text(&table(&answers)),
@@ -53,6 +74,66 @@ pub(super) fn run(args: &Status) -> Result<(), CliError> {
     } else {
         Err(CliError::Failed("no node answers; give others with --endpoints".to_owned()))
     }
+}
+
+/// What one look while waiting found.
+enum Look {
+    Missing(String),
+    Ready(Vec<Answer>),
+    /// There is to be nobody who could answer.
+    Asleep,
+}
+
+/// The answers once all are ready; `None` where there is to be nobody who could answer.
+async fn wait(args: &Status, longest: Duration) -> Result<Option<Vec<Answer>>, CliError> {
+    let deadline = Instant::now() + longest;
+    let mut rollout = None;
+    if let Some(name) = &args.statefulset {
+        let connected = Rollout::connect(name).await;
+        rollout = Some(connected.map_err(|error| CliError::Failed(error.to_string()))?);
+    }
+    let mut said = String::new();
+    loop {
+        let missing = match look(args, rollout.as_ref()).await? {
+            Look::Missing(missing) => missing,
+            Look::Ready(answers) => return Ok(Some(answers)),
+            Look::Asleep => {
+                eprintln!("no pods are wanted: the cluster sleeps");
+                return Ok(None);
+            }
+        };
+        if Instant::now() + LOOK_INTERVAL >= deadline {
+            return Err(CliError::Failed(format!("not ready after {longest:?}: {missing}")));
+        }
+        if missing != said {
+            eprintln!("waiting: {missing}");
+            said = missing;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+async fn look(args: &Status, rollout: Option<&Rollout>) -> Result<Look, CliError> {
+    if let Some(rollout) = rollout {
+        match rollout.progress().await {
+            Ok(Progress::Done) => {}
+            Ok(Progress::Asleep) => return Ok(Look::Asleep),
+            Ok(Progress::Waiting(what)) => return Ok(Look::Missing(what)),
+            Err(error) => return Ok(Look::Missing(error.to_string())),
+        }
+    }
+    let answers = ask_all(args).await?;
+    Ok(answers.iter().find_map(unready).map_or(Look::Ready(answers), Look::Missing))
+}
+
+/// Why requests should not be sent there.
+fn unready(answer: &Answer) -> Option<String> {
+    let why = match (&answer.status, &answer.error) {
+        (Some(status), _) if status.healthy => return None,
+        (Some(status), _) => status.reasons.join("; "),
+        (None, error) => error.clone().unwrap_or_default(),
+    };
+    Some(format!("{}: {why}", answer.endpoint))
 }
 
 /// Asks all endpoints at once; their answers come in the order of the endpoints.
@@ -145,6 +226,19 @@ mod tests {
             healthy: false,
             reasons: vec!["no leader".to_owned()],
         }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told() {
+        let answer = |status: Option<StatusReport>, error: Option<&str>| Answer {
+            endpoint: "a:1".to_owned(),
+            status,
+            error: error.map(str::to_owned),
+        };
+        assert_eq!(unready(&answer(Some(report("one")), None)).unwrap(), "a:1: no leader");
+        assert_eq!(unready(&answer(None, Some("refused"))).unwrap(), "a:1: refused");
+        let healthy = StatusReport { healthy: true, ..report("one") };
+        assert_eq!(unready(&answer(Some(healthy), None)), None);
     }
 
     #[test]

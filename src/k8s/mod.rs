@@ -9,12 +9,14 @@ mod controller;
 mod events;
 mod latch;
 mod role_label;
+mod rollout;
 mod settings;
 mod workload;
 
 pub use addresses::Addresses;
 pub use controller::{Cluster, Controller, Led};
 pub use events::{Announcement, Announcer};
+pub use rollout::{Progress, Rollout};
 pub use settings::Settings;
 
 use std::time::Duration;

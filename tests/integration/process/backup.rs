@@ -153,6 +153,53 @@ fn damaged_backups_are_refused_and_leave_nothing_behind() {
 }
 
 #[test]
+fn a_folder_of_backups_is_kept_short_and_stands_for_its_newest() {
+    let _alone = alone();
+    let cluster = Cluster::start(1);
+    let directory = cluster.directory.path();
+    let endpoint = cluster.nodes[0].client.address();
+    succeed(directory, &["status", "--wait", "60s", "--endpoints", &endpoint]);
+    let save = ["snapshot", "save", "--dir", "backups", "--keep", "2", "--endpoints", &endpoint];
+    let told = fail(directory, &save, 1);
+    assert!(told.contains("cannot read backups"), "{told}");
+    let folder = directory.join("backups");
+    fs::create_dir(&folder).unwrap();
+    // Of an older time, of another cluster, and of somebody else.
+    let id = cluster.nodes[0].status().unwrap().cluster_id.unwrap();
+    let older = [1, 2, 3].map(|day| format!("kuberaft-{id}-2020010{day}T000000Z.snapshot"));
+    let others = ["kuberaft-00000000000000aa-20200101T000000Z.snapshot", "notes.txt"];
+    for name in older.iter().map(String::as_str).chain(others) {
+        fs::write(folder.join(name), "older").unwrap();
+    }
+    cluster.nodes[0].put("key", "saved").unwrap();
+    let saved = json(&succeed(directory, &save));
+    assert_eq!(saved["removed"].as_array().unwrap().len(), 2, "{saved}");
+    let name = Path::new(saved["file"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(name.starts_with(&format!("kuberaft-{id}-2")), "{name}");
+    let mut left: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    let mut expected = vec![older[2].clone(), name.clone(), others[0].to_owned(), others[1].to_owned()];
+    expected.sort();
+    assert_eq!(left, expected);
+
+    let listed = json(&succeed(directory, &["snapshot", "list", "backups"]));
+    assert_eq!(listed[0]["file"], saved["file"], "{listed}");
+    assert!(listed.as_array().unwrap().len() == 3 && listed[1]["error"].is_string(), "{listed}");
+    // Which of two clusters' is meant is not guessed.
+    let told = fail(directory, &["snapshot", "inspect", "backups"], 2);
+    assert!(told.contains("several clusters"), "{told}");
+    fs::remove_file(folder.join(others[0])).unwrap();
+    let inspected = json(&succeed(directory, &["snapshot", "inspect", "backups"]));
+    assert_eq!(inspected["state_hash"], saved["state_hash"]);
+    let restored =
+        json(&succeed(directory, &["snapshot", "restore", "backups", "--data-dir", "new", "--name", "n"]));
+    assert_eq!(restored["file"], saved["file"], "{restored}");
+}
+
+#[test]
 fn nodes_join_a_restored_cluster_and_the_old_one_stays_away() {
     let _alone = alone();
     let mut cluster = Cluster::start(3);
