@@ -24,6 +24,11 @@
 {{- printf "%s-cluster" (include "kuberaft.fullname" .) }}
 {{- end }}
 
+{{/* A CronJob's name has at most 52 characters. */}}
+{{- define "kuberaft.backup" -}}
+{{- printf "%s-backup" (include "kuberaft.fullname" . | trunc 45 | trimSuffix "-") }}
+{{- end }}
+
 {{- define "kuberaft.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "kuberaft.fullname" .) .Values.serviceAccount.name }}
@@ -41,6 +46,16 @@
 app.kubernetes.io/name: {{ include "kuberaft.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: member
+{{- end }}
+
+{{/* Of the pods of jobs and tests; the NetworkPolicy lets them in by these. */}}
+{{- define "kuberaft.jobLabels" -}}
+app.kubernetes.io/name: {{ include "kuberaft.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "kuberaft.podSecurityWithoutVolumes" -}}
+{{- omit .Values.podSecurityContext "fsGroup" "fsGroupChangePolicy" | toYaml }}
 {{- end }}
 
 {{- define "kuberaft.labels" -}}
