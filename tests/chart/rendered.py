@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 import yaml
 
@@ -130,11 +131,18 @@ def without_noise(value):
 
 
 def alerts_or(groups):
-    """The place of the runbooks alone, if the rest is the chart's file."""
+    """Names of the files that the alerts are in, and the place of the runbooks, if that is all there is."""
     pages = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]]
     base = os.path.dirname(pages[0])
-    expected = yaml.safe_load(read(os.path.join(CHART, "alerts", "kuberaft.yaml")).replace("RUNBOOKS", base))
-    return f"<alerts/kuberaft.yaml with runbooks at {base}>" if groups == expected["groups"] else groups
+    # What the template fills in, with the default names.
+    words = {"RUNBOOKS": base, "NAMESPACE": "default", "FULLNAME": "kv-kuberaft", "BACKUP": "kv-kuberaft-backup"}
+    written = {}
+    for name in os.listdir(os.path.join(CHART, "alerts")):
+        text = functools.reduce(lambda text, word: text.replace(*word), words.items(),
+                                read(os.path.join(CHART, "alerts", name)))
+        written.update({group["name"]: (f"alerts/{name}", group) for group in yaml.safe_load(text)["groups"]})
+    files = [file for file, group in (written.get(group["name"], ("", {})) for group in groups) if group in groups]
+    return f"<{', '.join(files)} with runbooks at {base}>" if len(files) == len(groups) else groups
 
 
 def differences(was, now, path=""):
@@ -321,8 +329,8 @@ def in_documentation():
     for folder in ("docs", os.path.join("charts", "kuberaft")):
         for name in sorted(os.listdir(os.path.join(ROOT, folder))):
             if name.endswith(".md"):
-                blocks = re.findall(r"^```yaml\n(.*?)^```", read(os.path.join(ROOT, folder, name)), re.M | re.S)
-                for document in (one for block in blocks for one in yaml.safe_load_all(block)):
+                blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", read(os.path.join(ROOT, folder, name)), re.M | re.S)
+                for document in (one for block in blocks for one in yaml.safe_load_all(textwrap.dedent(block))):
                     if isinstance(document, dict) and "kind" in document:
                         yield f"{folder}/{name}", document
 
