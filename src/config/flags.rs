@@ -86,6 +86,17 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT", help_heading = "Addresses")]
     pub(super) advertise_peer_addr: Option<Address>,
 
+    /// Tell peers no address: each has its own one for this node in --initial-cluster, as `chaos` gives them.
+    #[arg(
+        long,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide = true
+    )]
+    pub(super) hide_peer_addr: Option<bool>,
+
     /// Time without a leader after which a node stands for election; each time is drawn between once and twice this
     #[arg(
         long,

@@ -11,6 +11,9 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use super::{ConfigError, Flags};
 
+/// Flags that only other commands of kuberaft set.
+const HIDDEN: [&str; 2] = ["exit-with-parent", "hide-peer-addr"];
+
 /// One flag from a layer other than the command line.
 struct Setting {
     /// As its author wrote it: the variable's name or the file's key.
@@ -97,7 +100,7 @@ fn from_entry(
     // `config` would be a file that names another; it is a flag and a variable only.
     let flags = || command.get_arguments().filter_map(|arg| arg.get_long()).filter(|flag| *flag != "config");
     let Some(flag) = flags().find(|flag| *flag == key) else {
-        let known = flags().filter(|flag| *flag != "exit-with-parent").collect::<Vec<_>>().join(", ");
+        let known = flags().filter(|flag| !HIDDEN.contains(flag)).collect::<Vec<_>>().join(", ");
         return Err(wrong(format!("unknown key `{key}`; the keys are: {known}")));
     };
     let text = match value {

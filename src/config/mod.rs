@@ -383,6 +383,9 @@ fn advertised_to_peers(
     cluster: &InitialCluster,
 ) -> Result<Option<Address>, ConfigError> {
     let listed = cluster.get(name).map(|peer| &peer.address);
+    if flags.hide_peer_addr == Some(true) && listed.is_some() {
+        return Ok(None);
+    }
     let usable = |address: &&Address| !address.is_wildcard();
     let address = flags.advertise_peer_addr.as_ref().or(listed).filter(usable).cloned();
     let address = address.or_else(|| bound(&flags.peer_addr).filter(|address| usable(&address)));

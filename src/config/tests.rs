@@ -80,6 +80,7 @@ fn others_are_told_a_peer_address_that_they_can_dial() {
     let listed = "--name 1 --initial-cluster 1/a:1,2/b:1 --peer-addr 0.0.0.0:7000";
     assert_eq!(told(listed).unwrap(), "a:1");
     assert_eq!(told(&format!("{listed} --advertise-peer-addr c:1")).unwrap(), "c:1");
+    assert_eq!(told(&format!("{listed} --hide-peer-addr")), None);
     let joining = "--name 3 --initial-cluster 1/a:1,2/b:1 --join wait --peer-addr d:1";
     assert_eq!(told(joining).unwrap(), "d:1");
 }
