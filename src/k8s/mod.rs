@@ -5,6 +5,7 @@
 //! writes and tries again.
 
 mod addresses;
+mod admin;
 mod controller;
 mod events;
 mod latch;
@@ -14,6 +15,7 @@ mod settings;
 mod workload;
 
 pub use addresses::Addresses;
+pub use admin::{Admin, Deletion, Seen, SeenPod};
 pub use controller::{Cluster, Controller, Led};
 pub use events::{Announcement, Announcer};
 pub use rollout::{Progress, Rollout};
@@ -41,7 +43,7 @@ pub enum KubeError {
     #[error("the Kubernetes API: {0}")]
     Api(#[from] Box<kube::Error>),
     /// No answer in time.
-    #[error("the Kubernetes API did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    #[error("the Kubernetes API did not answer in time")]
     Timeout,
 }
 

@@ -1,5 +1,6 @@
 //! The StatefulSet and its pods, read afresh: a watch can be minutes behind and replays old states.
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, EvictParams, Preconditions};
@@ -18,20 +19,7 @@ impl Kube {
     pub async fn workload(&self) -> Result<Option<Workload>, KubeError> {
         let name = &self.settings.stateful_set;
         let Some(set) = answer(self.stateful_sets().get_opt(name)).await? else { return Ok(None) };
-        let spec = set.spec.as_ref();
-        let status = set.status.as_ref();
-        let number = |value: Option<i32>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
-        let ordinals = spec.and_then(|spec| spec.ordinals.as_ref());
-        Ok(Some(Workload {
-            name: name.clone(),
-            uid: set.uid().unwrap_or_default(),
-            // Left out, it is 1.
-            replicas: number(spec.map(|spec| spec.replicas.unwrap_or(1))),
-            first_ordinal: number(ordinals.and_then(|ordinals| ordinals.start)),
-            is_deleted: set.metadata.deletion_timestamp.is_some(),
-            is_observed: status.and_then(|status| status.observed_generation) == set.metadata.generation,
-            update_revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
-        }))
+        Ok(Some(wishes(&set)))
     }
 
     /// The uid of the StatefulSet that owns this pod.
@@ -82,7 +70,26 @@ impl Kube {
     }
 }
 
-fn view(pod: &KubePod) -> Pod {
+/// What a StatefulSet wants.
+pub(super) fn wishes(set: &StatefulSet) -> Workload {
+    let spec = set.spec.as_ref();
+    let status = set.status.as_ref();
+    let number = |value: Option<i32>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
+    let ordinals = spec.and_then(|spec| spec.ordinals.as_ref());
+    Workload {
+        name: set.name_any(),
+        uid: set.uid().unwrap_or_default(),
+        // Left out, it is 1.
+        replicas: number(spec.map(|spec| spec.replicas.unwrap_or(1))),
+        first_ordinal: number(ordinals.and_then(|ordinals| ordinals.start)),
+        is_deleted: set.metadata.deletion_timestamp.is_some(),
+        is_observed: status.and_then(|status| status.observed_generation) == set.metadata.generation,
+        update_revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
+    }
+}
+
+/// A pod, as far as membership depends on it.
+pub(super) fn view(pod: &KubePod) -> Pod {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let is_ready = conditions
