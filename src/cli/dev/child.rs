@@ -15,16 +15,16 @@ const TAIL_BYTES: u64 = 8 << 10;
 const TAIL_LINES: usize = 8;
 
 /// A node and its process.
-pub(super) struct Running {
-    pub(super) node: Node,
+pub(in crate::cli) struct Running {
+    pub(in crate::cli) node: Node,
     child: Child,
     /// Set once it has ended and was waited for.
-    pub(super) ended: Option<ExitStatus>,
+    pub(in crate::cli) ended: Option<ExitStatus>,
 }
 
 impl Running {
     /// Starts the node. Its output goes to its log file. It dies with this process, whatever ends that.
-    pub(super) fn start(node: Node, initial_cluster: &str, extra: &[OsString]) -> io::Result<Self> {
+    pub(in crate::cli) fn start(node: Node, initial_cluster: &str, extra: &[OsString]) -> io::Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -49,7 +49,7 @@ impl Running {
     }
 
     /// Whether it ended since the last look.
-    pub(super) fn has_just_ended(&mut self) -> bool {
+    pub(in crate::cli) fn has_just_ended(&mut self) -> bool {
         if self.ended.is_none()
             && let Ok(Some(status)) = self.child.try_wait()
         {
@@ -60,31 +60,36 @@ impl Running {
     }
 
     /// Asks it to end.
-    pub(super) fn terminate(&self) {
+    pub(in crate::cli) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub(in crate::cli) fn signal(&self, signal: Signal) {
         // Not waited for yet, so the id is still its own.
         let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(id) = id {
             // It can only fail because the process has ended already.
-            let _ = kill_process(id, Signal::TERM);
+            let _ = kill_process(id, signal);
         }
     }
 
     /// Ends it at once and waits until it is gone.
-    pub(super) async fn kill(&mut self) {
+    pub(in crate::cli) async fn kill(&mut self) {
         // It can only fail because the process has ended already.
         let _ = self.child.kill().await;
         self.ended = self.child.try_wait().ok().flatten();
     }
 
     /// Waits until it has ended.
-    pub(super) async fn wait(&mut self) {
+    pub(in crate::cli) async fn wait(&mut self) {
         if self.ended.is_none() {
             self.ended = self.child.wait().await.ok();
         }
     }
 
     /// How it ended, with the end of its log; for people.
-    pub(super) fn obituary(&self) -> String {
+    pub(in crate::cli) fn obituary(&self) -> String {
         use std::os::unix::process::ExitStatusExt;
         let how = match self.ended.map(|status| (status.code(), status.signal())) {
             Some((Some(code), _)) => format!("with exit code {code}"),

@@ -3,6 +3,9 @@
 mod child;
 mod plan;
 
+pub(super) use child::Running;
+pub(super) use plan::{NODES_DEFAULT, NODES_MAX, Node};
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -12,8 +15,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::child::Running;
-use self::plan::{Folder, Node};
+use self::plan::Folder;
 use super::client::block_on;
 use super::{CliError, print};
 use crate::api::StatusReport;
@@ -28,7 +30,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is said what is waited for.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the nodes have to stop: their own `--shutdown-timeout` and a little more.
-const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 const FLAGS: &str = "Flags behind -- go to every node, for example: kuberaft dev -- --log-level debug\n\
      Each node takes two ports, for peers and for clients, from --base-port on.";
@@ -78,14 +80,14 @@ pub(super) fn run(args: &Dev) -> Result<(), CliError> {
 }
 
 /// What asks this process to end.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, CliError> {
+    pub(super) fn new() -> Result<Self, CliError> {
         let listen = |kind| {
             signal(kind).map_err(|error| CliError::Failed(format!("cannot listen for signals: {error}")))
         };
@@ -96,7 +98,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

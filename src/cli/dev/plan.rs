@@ -11,25 +11,25 @@ use serde::{Deserialize, Serialize};
 use crate::cli::CliError;
 
 /// Most nodes of a local cluster.
-pub(super) const NODES_MAX: u8 = 7;
+pub(in crate::cli) const NODES_MAX: u8 = 7;
 /// Nodes unless told otherwise.
-const NODES_DEFAULT: u8 = 3;
+pub(in crate::cli) const NODES_DEFAULT: u8 = 3;
 /// What marks a folder as one of `dev`'s and says how many nodes its cluster was formed with.
 const MARKER: &str = "dev.toml";
 
 /// One node to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Node {
+pub(in crate::cli) struct Node {
     /// Its `--name`: 1, 2, …
-    pub(super) name: String,
+    pub(in crate::cli) name: String,
     /// `host:port` for clients.
-    pub(super) client: String,
+    pub(in crate::cli) client: String,
     /// `host:port` for peers.
-    pub(super) peer: String,
+    pub(in crate::cli) peer: String,
     /// Its data.
-    pub(super) data: PathBuf,
+    pub(in crate::cli) data: PathBuf,
     /// Its output.
-    pub(super) log: PathBuf,
+    pub(in crate::cli) log: PathBuf,
 }
 
 /// The marker's content.
