@@ -1,5 +1,14 @@
 //! `kuberaft chaos`: load on a real cluster while faults are injected, judged.
 
+mod dev;
+mod faults;
+mod health;
+mod relays;
+mod report;
+mod run;
+mod statefulset;
+mod strike;
+mod target;
 mod watch;
 
 use clap::{Args, Subcommand};
@@ -8,9 +17,13 @@ use super::CliError;
 
 /// The arguments of `chaos`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Chaos {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+
+    #[command(flatten)]
+    strike: strike::Arguments,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -22,6 +35,7 @@ enum Command {
 /// Does what it says.
 pub(super) fn run(args: &Chaos) -> Result<(), CliError> {
     match &args.command {
-        Command::Watch(args) => watch::run(args),
+        Some(Command::Watch(args)) => watch::run(args),
+        None => strike::run(&args.strike),
     }
 }
