@@ -3,6 +3,7 @@
 
 mod backup;
 mod chaos;
+mod chaos_faults;
 mod cluster;
 mod damage;
 mod emptied;
