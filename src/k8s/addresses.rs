@@ -10,10 +10,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::{WatchStreamExt, watcher};
 
-use super::{Kube, Settings};
+use super::{Kube, Settings, WATCH_SECONDS};
 
 /// Which slice named which pods.
-type Slices = BTreeMap<String, BTreeMap<String, IpAddr>>;
+type Slices = BTreeMap<String, BTreeMap<String, Vec<IpAddr>>>;
 
 /// Where pods are, kept up to date in the background. Clones share it.
 #[derive(Clone)]
@@ -33,9 +33,16 @@ impl Addresses {
     #[must_use]
     pub fn peer(&self, pod: &str) -> Vec<String> {
         let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
-        let known = slices.values().find_map(|pods| pods.get(pod));
-        let known = known.map(|ip| SocketAddr::new(*ip, self.settings.peer_port).to_string());
-        known.into_iter().chain([self.by_name(pod)]).collect()
+        let mut known: Vec<String> = Vec::new();
+        // While slices are reshuffled, or a pod was deleted by force, a pod is in more than one place.
+        for ip in slices.values().filter_map(|pods| pods.get(pod)).flatten() {
+            let address = SocketAddr::new(*ip, self.settings.peer_port).to_string();
+            if !known.contains(&address) {
+                known.push(address);
+            }
+        }
+        known.push(self.by_name(pod));
+        known
     }
 
     /// The address that DNS knows the pod by, `host:port`.
@@ -48,7 +55,7 @@ impl Addresses {
     /// that is away: what was known stays.
     pub async fn follow(self, kube: Kube) {
         let selector = format!("kubernetes.io/service-name={}", self.settings.service);
-        let config = watcher::Config::default().labels(&selector);
+        let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
         let mut events = pin!(watcher(kube.endpoint_slices(), config).default_backoff());
         let mut listed: Option<Slices> = None;
         while let Some(event) = events.next().await {
@@ -82,16 +89,18 @@ impl Addresses {
 
 /// The pods of a slice, whatever their conditions say: in a headless slice terminating members are listed, too, and
 /// they still vote.
-fn pods(slice: &EndpointSlice) -> BTreeMap<String, IpAddr> {
-    let endpoints = slice.endpoints.iter();
-    endpoints
-        .filter_map(|endpoint| {
-            let target = endpoint.target_ref.as_ref()?;
-            let name = target.name.clone().filter(|_| target.kind.as_deref() == Some("Pod"))?;
-            let ip = endpoint.addresses.first()?.parse().ok()?;
-            Some((name, ip))
-        })
-        .collect()
+fn pods(slice: &EndpointSlice) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut pods: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for endpoint in &slice.endpoints {
+        let Some(target) = endpoint.target_ref.as_ref() else { continue };
+        let name = target.name.clone().filter(|_| target.kind.as_deref() == Some("Pod"));
+        // All addresses of one endpoint are the same place.
+        let ip = endpoint.addresses.first().and_then(|address| address.parse().ok());
+        if let (Some(name), Some(ip)) = (name, ip) {
+            pods.entry(name).or_default().push(ip);
+        }
+    }
+    pods
 }
 
 #[cfg(test)]
@@ -132,5 +141,15 @@ mod tests {
         assert_eq!(addresses.peer("kv-1"), ["10.0.0.7:7000", "kv-1.kv-peers.ns.svc:7000"]);
         assert_eq!(addresses.peer("kv-2")[0], "[fd00::1]:7000");
         assert_eq!(addresses.peer("kv-3"), ["kv-3.kv-peers.ns.svc:7000"]);
+    }
+
+    #[test]
+    fn a_pod_in_two_places_is_tried_at_both() {
+        let addresses = addresses();
+        let two = pods(&slice(&[("kv-1", "10.0.0.7"), ("kv-1", "10.0.0.8")]));
+        let other = pods(&slice(&[("kv-1", "10.0.0.8"), ("kv-1", "10.0.0.9")]));
+        addresses.change(|known| known.extend([("one".into(), two), ("two".into(), other)]));
+        let found = addresses.peer("kv-1");
+        assert_eq!(found, ["10.0.0.7:7000", "10.0.0.8:7000", "10.0.0.9:7000", "kv-1.kv-peers.ns.svc:7000"]);
     }
 }

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::events::{Announcement, Announcer};
-use super::{Kube, KubeError};
+use super::role_label::FOLLOWER;
+use super::{Kube, KubeError, WATCH_SECONDS};
 use crate::driver::{Change, Configuration};
 use crate::membership::latch::Latch;
 use crate::membership::rollout::{self, Rollout};
@@ -60,40 +61,30 @@ pub struct Controller<C> {
     announcer: Announcer,
     /// What was last said to be waited for.
     waiting: String,
-    leads: bool,
     /// Whether a majority of the voters was on one Kubernetes node at the latest look.
     majority_on_one_node: IntGauge,
     /// The API server did not answer at the latest look.
     is_api_away: bool,
-    label_due: Instant,
+    /// When the labels are asserted again, as of which configuration they were.
+    labelled: Option<(Instant, LogIndex)>,
 }
 
 impl<C: Cluster> Controller<C> {
     /// Nothing happens before [`Controller::run`]. The gauge is 1 while this node leads and a majority of the voters
     /// runs on one Kubernetes node.
     #[must_use]
-    pub fn new(kube: Kube, cluster: C, majority_on_one_node: IntGauge) -> Self {
-        let announcer = Announcer::new(&kube);
-        let (waiting, label_due) = (String::new(), Instant::now());
-        Self {
-            kube,
-            cluster,
-            announcer,
-            waiting,
-            leads: false,
-            majority_on_one_node,
-            is_api_away: false,
-            label_due,
-        }
+    pub fn new(kube: Kube, cluster: C, announcer: Announcer, majority_on_one_node: IntGauge) -> Self {
+        let (waiting, labelled) = (String::new(), None);
+        Self { kube, cluster, announcer, waiting, majority_on_one_node, is_api_away: false, labelled }
     }
 
     /// Runs until dropped. `wake` is notified when leadership changed; the StatefulSet's changes wake it, too.
     pub async fn run(mut self, wake: Arc<Notify>) {
-        if let Err(error) = self.kube.label_own_pod("follower").await {
+        if let Err(error) = self.kube.label_own_pod(FOLLOWER).await {
             tracing::debug!(%error, "the pod's role label cannot be set");
         }
         let selector = format!("metadata.name={}", self.kube.settings().stateful_set);
-        let config = watcher::Config::default().fields(&selector);
+        let config = watcher::Config::default().fields(&selector).timeout(WATCH_SECONDS);
         let mut changes = pin!(watcher(self.kube.stateful_sets(), config).default_backoff());
         let mut next = Instant::now();
         loop {
@@ -115,22 +106,15 @@ impl<C: Cluster> Controller<C> {
     /// One look, and at most one step. Returns whether to look again soon.
     async fn look(&mut self) -> Result<bool, KubeError> {
         let Some(led) = self.cluster.led() else {
-            self.leads = false;
+            self.labelled = None;
             self.majority_on_one_node.set(0);
             return Ok(false);
         };
-        if !std::mem::replace(&mut self.leads, true) {
-            self.label_due = Instant::now();
-            self.announce("LeaderElected", "this member leads the cluster".into(), false).await;
-        }
         let Some(workload) = self.kube.workload().await? else { return Ok(false) };
         if std::mem::take(&mut self.is_api_away) {
             tracing::info!("the Kubernetes API answers again");
         }
-        if Instant::now() >= self.label_due {
-            self.kube.take_leader_label(&workload).await?;
-            self.label_due = Instant::now() + LABEL_INTERVAL;
-        }
+        let is_labelled = self.label(&led, &workload).await;
         self.keep_latch().await;
         if workload.replicas > self.kube.settings().members_max {
             let note = format!(
@@ -138,20 +122,54 @@ impl<C: Cluster> Controller<C> {
                 workload.replicas,
                 self.kube.settings().members_max
             );
-            self.announce("TooManyReplicas", note, true).await;
+            self.announce("TooManyReplicas", note, true);
         }
         if let Some(busy) = self.scale(&led, &workload).await {
             return Ok(busy);
         }
         let pods = self.kube.pods_named(&workload.pods()).await?;
-        self.warn_of_one_node(&led.configuration, &pods).await;
-        self.roll_out(&led, &workload, &pods).await
+        self.look_at_nodes(&led.configuration, &pods);
+        Ok(self.roll_out(&led, &workload, &pods).await? || !is_labelled)
     }
 
-    /// A leader writes its cluster's id into an empty latch.
+    /// Asserts the labels when they are due, or members have changed. They are hints: nothing else waits for them.
+    async fn label(&mut self, led: &Led, workload: &Workload) -> bool {
+        let now = Instant::now();
+        if self.labelled.is_some_and(|(due, index)| now < due && index == led.index) {
+            return true;
+        }
+        let learners: Vec<&str> =
+            led.configuration.learners.values().map(|member| member.name.as_str()).collect();
+        let members = led.configuration.members();
+        let is_learner =
+            |pod: &str| members.values().any(|member| member.name == pod).then(|| learners.contains(&pod));
+        match self.kube.take_leader_label(workload, is_learner).await {
+            Ok(()) => {
+                self.labelled = Some((now + LABEL_INTERVAL, led.index));
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the role labels cannot be set; trying again");
+                false
+            }
+        }
+    }
+
+    /// A leader writes its cluster's id into an empty latch, and says so where it finds another one's.
     async fn keep_latch(&self) {
-        if self.kube.latch().await == Latch::Empty {
-            self.kube.fill_latch(self.cluster.cluster_id()).await;
+        let own = self.cluster.cluster_id();
+        match self.kube.latch().await {
+            Latch::Empty => {
+                self.kube.fill_latch(own).await;
+            }
+            Latch::Filled(other) if other != own => {
+                let latch = &self.kube.settings().latch;
+                let note = format!(
+                    "this is cluster {own}, but ConfigMap {latch} says {other}: no pod of it will start again"
+                );
+                self.announce("OtherCluster", note, true);
+            }
+            Latch::Filled(_) | Latch::Missing | Latch::Unreachable => {}
         }
     }
 
@@ -160,7 +178,7 @@ impl<C: Cluster> Controller<C> {
         match reconcile(self.cluster.node_id(), configuration, health, workload) {
             Reconciliation::Settled => None,
             Reconciliation::Wait { why } => {
-                self.wait("ScaleDownWaits", why).await;
+                self.wait("ScaleDownWaits", why);
                 Some(true)
             }
             Reconciliation::HandOver(to) => {
@@ -177,7 +195,7 @@ impl<C: Cluster> Controller<C> {
                             names.join(", "),
                             workload.replicas
                         );
-                        self.announce("MembersRemoved", note, false).await;
+                        self.announce("MembersRemoved", note, false);
                     }
                     Err(error) => Self::report("remove members", Err(error)),
                 }
@@ -193,16 +211,17 @@ impl<C: Cluster> Controller<C> {
                 Ok(false)
             }
             Rollout::Wait { why } => {
-                self.wait(ROLLOUT_WAITS, why).await;
+                self.wait(ROLLOUT_WAITS, why);
                 Ok(true)
             }
             Rollout::Evict { pod, uid } => {
                 match self.kube.evict(&pod, &uid).await {
                     Ok(()) => {
-                        self.announce("PodEvicted", format!("{pod} gets the newest template"), false).await;
+                        self.announce("PodEvicted", format!("{pod} gets the newest template"), false);
                     }
-                    Err(error) if matches!(error.code(), Some(404 | 409 | 429)) => {
-                        self.wait(ROLLOUT_WAITS, format!("{pod} cannot be evicted yet: {error}")).await;
+                    // The budget says no, the pod is another one now, or two budgets cover it.
+                    Err(error) if error.code().is_some() => {
+                        self.wait(ROLLOUT_WAITS, format!("{pod} cannot be evicted yet: {error}"));
                     }
                     Err(error) => return Err(error),
                 }
@@ -216,13 +235,13 @@ impl<C: Cluster> Controller<C> {
     }
 
     /// A majority on one Kubernetes node is lost with it: a metric as long as it is so, an Event when it begins.
-    async fn warn_of_one_node(&mut self, configuration: &Configuration, pods: &[Pod]) {
+    fn look_at_nodes(&self, configuration: &Configuration, pods: &[Pod]) {
         let is_so = is_majority_on_one_node(configuration, pods);
         let was_so = self.majority_on_one_node.get() == 1;
         self.majority_on_one_node.set(i64::from(is_so));
         if is_so && !was_so {
             let note = "a majority of the voters runs on one node: losing it stops the cluster".into();
-            self.announce("MajorityOnOneNode", note, true).await;
+            self.announce("MajorityOnOneNode", note, true);
         }
     }
 
@@ -233,16 +252,20 @@ impl<C: Cluster> Controller<C> {
     }
 
     /// Says what is waited for, once.
-    async fn wait(&mut self, reason: &'static str, why: String) {
+    fn wait(&mut self, reason: &'static str, why: String) {
         if self.waiting != why {
             tracing::info!(reason, "{why}");
             // A rollout waits at each of its steps.
-            self.announce(reason, why.clone(), reason != ROLLOUT_WAITS).await;
+            self.announce(reason, why.clone(), reason != ROLLOUT_WAITS);
             self.waiting = why;
         }
     }
 
-    async fn announce(&self, reason: &'static str, note: String, is_warning: bool) {
-        self.announcer.announce(&Announcement { reason, note, is_warning }).await;
+    fn announce(&self, reason: &'static str, note: String, is_warning: bool) {
+        self.announcer.announce(Announcement { reason, note, is_warning });
     }
 }
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

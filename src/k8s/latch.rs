@@ -1,9 +1,11 @@
 //! The latch as a ConfigMap that the chart renders empty. Filled by a patch with its resource version, so that of two
-//! who try at once one finds out.
+//! who try at once one finds out. Only `kuberaft recover` and `kuberaft snapshot restore` write over what it holds.
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 
 use super::{FIELD_MANAGER, Kube, KubeError, answer};
 use crate::membership::latch::Latch;
@@ -11,13 +13,50 @@ use crate::types::ClusterId;
 
 /// The ConfigMap's key.
 const KEY: &str = "cluster-id";
+/// So often the latch is read again because it changed in between; then whoever asks tries later.
+const CONFLICTS_MAX: u32 = 10;
 /// Pause before a latch that changed meanwhile is read again.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The latch of a cluster: a ConfigMap.
+#[derive(Clone)]
+pub struct LatchMap {
+    maps: Api<ConfigMap>,
+    name: String,
+}
+
 impl Kube {
+    fn latch_map(&self) -> LatchMap {
+        let (namespace, name) = (&self.settings.namespace, self.settings.latch.clone());
+        LatchMap { maps: Api::namespaced(self.client.clone(), namespace), name }
+    }
+
     /// What the latch says now.
     pub async fn latch(&self) -> Latch {
-        match self.read_latch().await {
+        self.latch_map().look().await
+    }
+
+    /// As [`LatchMap::fill`].
+    pub async fn fill_latch(&self, id: ClusterId) -> Latch {
+        self.latch_map().fill(id).await
+    }
+}
+
+impl LatchMap {
+    /// By the service account of this pod, or the user's kubeconfig.
+    ///
+    /// # Errors
+    /// There is neither, or it cannot be used.
+    pub async fn connect(namespace: &str, name: &str) -> Result<Self, KubeError> {
+        let mut config = kube::Config::infer().await.map_err(|error| KubeError::Config(error.to_string()))?;
+        config.default_retry = false;
+        let maps = Api::namespaced(Client::try_from(config)?, namespace);
+        Ok(Self { maps, name: name.to_owned() })
+    }
+
+    /// What it says now.
+    pub async fn look(&self) -> Latch {
+        match self.read().await {
             Ok((latch, _)) => latch,
             Err(error) => {
                 tracing::debug!(%error, "the latch cannot be read");
@@ -26,9 +65,9 @@ impl Kube {
         }
     }
 
-    async fn read_latch(&self) -> Result<(Latch, Option<String>), KubeError> {
-        let name = &self.settings.latch;
-        let Some(map) = answer(self.config_maps().get_opt(name)).await? else {
+    /// What it says, and in which version.
+    async fn read(&self) -> Result<(Latch, Option<String>), KubeError> {
+        let Some(map) = answer(self.maps.get_opt(&self.name)).await? else {
             return Ok((Latch::Missing, None));
         };
         let id = map.data.as_ref().and_then(|data| data.get(KEY)).map(|text| text.trim());
@@ -36,7 +75,8 @@ impl Kube {
             None | Some("") => Latch::Empty,
             Some(text) => text.parse().map_or_else(
                 |_| {
-                    tracing::error!(config_map = name, text, "the latch holds no cluster id; it was edited");
+                    let config_map = &self.name;
+                    tracing::error!(config_map, text, "the latch holds no cluster id; it was edited");
                     Latch::Unreachable
                 },
                 Latch::Filled,
@@ -46,22 +86,15 @@ impl Kube {
     }
 
     /// Writes the id into an empty latch. Returns what the latch says afterwards: `Filled(id)` if it holds this id,
-    /// whoever wrote it.
-    pub async fn fill_latch(&self, id: ClusterId) -> Latch {
-        loop {
-            let Ok((latch, version)) = self.read_latch().await else { return Latch::Unreachable };
+    /// whoever wrote it; `Empty` if it changes all the time.
+    pub async fn fill(&self, id: ClusterId) -> Latch {
+        for _ in 0..CONFLICTS_MAX {
+            let Ok((latch, version)) = self.read().await else { return Latch::Unreachable };
             if latch != Latch::Empty {
                 return latch;
             }
-            let patch = serde_json::json!({
-                "metadata": { "resourceVersion": version },
-                "data": { KEY: id.to_string() },
-            });
-            let parameters =
-                PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-            let maps = self.config_maps();
-            match answer(maps.patch(&self.settings.latch, &parameters, &Patch::Merge(patch))).await {
-                Ok(_) => return Latch::Filled(id),
+            match self.write(id, version).await {
+                Ok(()) => return Latch::Filled(id),
                 Err(error) if error.code() == Some(409) => tokio::time::sleep(CONFLICT_PAUSE).await,
                 Err(error) => {
                     // The patch may have been done: the next look tells.
@@ -70,5 +103,33 @@ impl Kube {
                 }
             }
         }
+        Latch::Empty
+    }
+
+    /// Writes this id over whatever it holds. For the explicit ways to make a new cluster of an old one's data.
+    ///
+    /// # Errors
+    /// There is none, or the API server refuses or does not answer.
+    pub async fn replace(&self, id: ClusterId) -> Result<(), KubeError> {
+        self.write(id, None).await
+    }
+
+    /// The command that does the same as [`LatchMap::replace`].
+    #[must_use]
+    pub fn replace_command(namespace: &str, name: &str, id: ClusterId) -> String {
+        format!(
+            "kubectl --namespace {namespace} patch configmap {name} --type merge --patch \
+             '{{\"data\":{{\"{KEY}\":\"{id}\"}}}}'"
+        )
+    }
+
+    /// Writes this id over what it holds, unless it has changed since that version.
+    async fn write(&self, id: ClusterId, version: Option<String>) -> Result<(), KubeError> {
+        let patch = serde_json::json!({
+            "metadata": { "resourceVersion": version },
+            "data": { KEY: id.to_string() },
+        });
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        answer(self.maps.patch(&self.name, &parameters, &Patch::Merge(patch))).await.map(drop)
     }
 }

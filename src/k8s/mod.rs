@@ -17,19 +17,25 @@ mod workload;
 pub use addresses::Addresses;
 pub use admin::{Admin, Deletion, Seen, SeenPod};
 pub use controller::{Cluster, Controller, Led};
-pub use events::{Announcement, Announcer};
+pub use events::{Announcement, Announcer, Publisher};
+pub use latch::LatchMap;
 pub use rollout::{Progress, Rollout};
 pub use settings::Settings;
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 
 /// Longest wait for one answer of the API server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// A watch is begun anew after so long, in seconds; one that is silent for longer is broken.
+const WATCH_SECONDS: u32 = 60;
+/// Longest silence on a connection that something is read from.
+const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 20);
 /// Who changes of labels and of the latch are said to come from.
 const FIELD_MANAGER: &str = "kuberaft";
 
@@ -71,6 +77,8 @@ impl KubeError {
 pub struct Kube {
     client: Client,
     settings: Settings,
+    /// The uid of this pod, once read: another one may have its name later.
+    own_uid: Arc<OnceLock<String>>,
 }
 
 impl Kube {
@@ -80,8 +88,15 @@ impl Kube {
     /// There is neither, or it cannot be used. Whether the server answers is not looked at.
     pub async fn connect(settings: Settings) -> Result<Self, KubeError> {
         let config = kube::Config::infer().await.map_err(|error| KubeError::Config(error.to_string()))?;
+        Self::with(config, settings)
+    }
+
+    fn with(mut config: kube::Config, settings: Settings) -> Result<Self, KubeError> {
+        // Whoever asks tries again by itself, and must see a 429 (a disruption budget's no) at once.
+        config.default_retry = false;
+        config.read_timeout = Some(READ_TIMEOUT.min(config.read_timeout.unwrap_or(READ_TIMEOUT)));
         let client = Client::try_from(config)?;
-        Ok(Self { client, settings })
+        Ok(Self { client, settings, own_uid: Arc::default() })
     }
 
     /// Names and limits.
@@ -98,10 +113,6 @@ impl Kube {
         Api::namespaced(self.client.clone(), &self.settings.namespace)
     }
 
-    fn config_maps(&self) -> Api<ConfigMap> {
-        Api::namespaced(self.client.clone(), &self.settings.namespace)
-    }
-
     fn endpoint_slices(&self) -> Api<EndpointSlice> {
         Api::namespaced(self.client.clone(), &self.settings.namespace)
     }
@@ -114,3 +125,10 @@ async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, 
         Err(_elapsed) => Err(KubeError::Timeout),
     }
 }
+
+#[cfg(test)]
+#[path = "../../tests/integration/api_server/mod.rs"]
+mod api_server;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The label that the leader Service selects by. A hint, never a lease: every member forwards to the leader.
 //!
 //! Only a leader moves it: it labels itself first, then takes the label off every other pod that still says leader,
-//! dead ones too. A leader that stops keeps its label until the next one takes it: a label dropped first leaves the
+//! dead ones too, and says who is a learner. A leader that stops keeps its label until the next one takes it: a label dropped first leaves the
 //! Service without a pod, one left on a dead pod for long sends clients there.
 
 use k8s_openapi::api::core::v1::Pod as KubePod;
@@ -13,35 +13,51 @@ use crate::membership::Workload;
 
 const LABEL: &str = "kuberaft.io/role";
 const LEADER: &str = "leader";
+/// What each process says of itself at its start.
+pub(super) const FOLLOWER: &str = "follower";
+const LEARNER: &str = "learner";
 
 impl Kube {
-    /// Labels this pod.
+    /// Labels this pod, if it is still there.
     ///
     /// # Errors
     /// The API server does not answer, or refuses.
     pub async fn label_own_pod(&self, role: &str) -> Result<(), KubeError> {
-        let pod = answer(self.pods().get(&self.settings.pod)).await?;
-        self.label(&pod, role).await
+        match self.own_pod().await? {
+            Some(pod) => self.label(&pod, role).await,
+            None => Ok(()),
+        }
     }
 
-    /// Labels this pod as the leader's, then every other pod of the StatefulSet that says so as a follower's.
+    /// Labels this pod as the leader's, then the others: members by what they are, and whoever else still says leader
+    /// as a follower. `is_learner` answers for members' pods.
     ///
     /// # Errors
-    /// As [`Kube::label_own_pod`].
-    pub async fn take_leader_label(&self, workload: &Workload) -> Result<(), KubeError> {
-        self.label_own_pod(LEADER).await?;
+    /// As [`Kube::label_own_pod`]; the other pods were tried nevertheless.
+    pub async fn take_leader_label(
+        &self,
+        workload: &Workload,
+        is_learner: impl Fn(&str) -> Option<bool>,
+    ) -> Result<(), KubeError> {
+        let mut result = self.label_own_pod(LEADER).await;
         for ordinal in 0..self.settings.members_max {
             let name = workload.pod(workload.first_ordinal + ordinal);
-            if name == self.settings.pod {
-                continue;
-            }
-            if let Some(pod) = answer(self.pods().get_opt(&name)).await?
-                && pod.labels().get(LABEL).is_some_and(|role| role == LEADER)
-            {
-                self.label(&pod, "follower").await?;
+            if name != self.settings.pod {
+                result = result.and(self.label_other_pod(&name, is_learner(&name)).await);
             }
         }
-        Ok(())
+        result
+    }
+
+    async fn label_other_pod(&self, name: &str, is_learner: Option<bool>) -> Result<(), KubeError> {
+        let Some(pod) = answer(self.pods().get_opt(name)).await? else { return Ok(()) };
+        let says_leader = pod.labels().get(LABEL).is_some_and(|role| role == LEADER);
+        match is_learner {
+            Some(true) => self.label(&pod, LEARNER).await,
+            Some(false) => self.label(&pod, FOLLOWER).await,
+            None if says_leader => self.label(&pod, FOLLOWER).await,
+            None => Ok(()),
+        }
     }
 
     /// Sets the label on just this pod, not on one that has its name later.

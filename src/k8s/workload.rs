@@ -2,8 +2,10 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod as KubePod;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::api::PostParams;
 
 use super::{Kube, KubeError, answer};
 use crate::membership::{Pod, Workload};
@@ -22,12 +24,19 @@ impl Kube {
         Ok(Some(wishes(&set)))
     }
 
-    /// The uid of the StatefulSet that owns this pod.
+    /// This pod, as it is now; `None` if it is gone, or another one has its name.
     ///
     /// # Errors
     /// As [`Kube::workload`].
-    pub async fn owner_uid(&self) -> Result<Option<String>, KubeError> {
-        let pod = answer(self.pods().get(&self.settings.pod)).await?;
+    pub(super) async fn own_pod(&self) -> Result<Option<KubePod>, KubeError> {
+        let Some(pod) = answer(self.pods().get_opt(&self.settings.pod)).await? else { return Ok(None) };
+        let is_own = pod.uid().is_some_and(|uid| *self.own_uid.get_or_init(|| uid.clone()) == uid);
+        Ok(is_own.then_some(pod))
+    }
+
+    /// The uid of the StatefulSet that owns this pod.
+    async fn owner_uid(&self) -> Result<Option<String>, KubeError> {
+        let Some(pod) = self.own_pod().await? else { return Ok(None) };
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "StatefulSet");
         Ok(owner.map(|owner| owner.uid.clone()))
     }
@@ -63,10 +72,14 @@ impl Kube {
     /// As [`Kube::workload`]; 429 if the budget does not allow it now.
     pub async fn evict(&self, name: &str, uid: &str) -> Result<(), KubeError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         let delete_options =
-            Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() });
-        let parameters = EvictParams { delete_options, ..EvictParams::default() };
-        answer(self.pods().evict(name, &parameters)).await.map(drop)
+            Some(DeleteOptions { preconditions: Some(preconditions), ..DeleteOptions::default() });
+        // Not by `Api::evict`: kube 5.0 misspells the options there, and the API server passes over them.
+        let (pods, parameters) = (self.pods(), PostParams::default());
+        let eviction = Eviction { metadata, delete_options };
+        let done = pods.create_subresource::<_, serde_json::Value>("eviction", name, &parameters, &eviction);
+        answer(done).await.map(drop)
     }
 }
 

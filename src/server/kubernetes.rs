@@ -7,8 +7,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::ServerError;
-use crate::driver::{Change, Handle, NextEvent, Observation, RoleName};
-use crate::k8s::{Addresses, Announcement, Announcer, Cluster, Controller, Kube, Led, Settings};
+use super::announcements::{self, follow};
+use crate::driver::{Change, Handle, RoleName};
+use crate::k8s::{Addresses, Announcer, Cluster, Controller, Kube, Led, Publisher, Settings};
 use crate::membership::latch::{self, Latch, Wake};
 use crate::membership::{Health, InitialCluster, InitialMember, Workload};
 use crate::metrics::Metrics;
@@ -44,21 +45,23 @@ impl Kubernetes {
 
     /// A cluster wakes only where the latch is its own, empty, or out of reach.
     pub(super) async fn may_wake(&self, own: ClusterId) -> Result<(), ServerError> {
-        let Wake::Refuse(other) = latch::wake(self.kube.latch().await, own) else { return Ok(()) };
-        let error = ServerError::Latch { own, other, config_map: self.kube.settings().latch.clone() };
-        let note = error.to_string();
-        let announcement = Announcement { reason: "OtherCluster", note, is_warning: true };
-        Announcer::new(&self.kube).announce(&announcement).await;
-        Err(error)
+        match latch::wake(self.kube.latch().await, own) {
+            Wake::Start | Wake::StartAndFill => Ok(()),
+            Wake::Refuse(other) => {
+                Err(ServerError::Latch { own, other, config_map: self.kube.settings().latch.clone() })
+            }
+        }
     }
 
     /// Begins the leader's work, which goes on until this is dropped.
     pub(super) fn control(&mut self, handle: &Handle, metrics: &Metrics) {
         let wake = Arc::new(Notify::new());
+        let announcer = Announcer::new(&self.kube);
         let majority_on_one_node = metrics.kube_majority_on_one_node.clone();
-        let controller = Controller::new(self.kube.clone(), Replica(handle.clone()), majority_on_one_node);
+        let replica = Replica(handle.clone());
+        let controller = Controller::new(self.kube.clone(), replica, announcer.clone(), majority_on_one_node);
         self.tasks.push(tokio::spawn(controller.run(Arc::clone(&wake))));
-        self.tasks.push(tokio::spawn(wake_on_changes(handle.clone(), wake)));
+        self.tasks.push(tokio::spawn(follow(handle.clone(), wake, announcer)));
     }
 
     /// Whether the pod stops since its StatefulSet was scaled down, by a fresh look.
@@ -75,25 +78,11 @@ impl Drop for Kubernetes {
     }
 }
 
-/// Lets the controller look at once when leadership or the members have changed.
-async fn wake_on_changes(handle: Handle, wake: Arc<Notify>) {
-    let mut events = handle.events(None);
-    loop {
-        match events.next().await {
-            NextEvent::Event(event) => {
-                let is_news = matches!(
-                    event.observation,
-                    Observation::LeaderChanged { .. }
-                        | Observation::RoleChanged { .. }
-                        | Observation::ConfigurationChanged { .. }
-                );
-                if is_news {
-                    wake.notify_one();
-                }
-            }
-            NextEvent::Missed(_) => wake.notify_one(),
-            NextEvent::End => return,
-        }
+/// Says as an Event why a pod's node ends, where someone should have a look. Waits for the API server, but not for long.
+pub(super) async fn announce_end(settings: &Settings, error: &ServerError) {
+    let Some(announcement) = announcements::end(error) else { return };
+    if let Ok(kube) = Kube::connect(settings.clone()).await {
+        Publisher::new(&kube).publish(&announcement).await;
     }
 }
 

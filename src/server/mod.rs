@@ -9,6 +9,7 @@
 
 mod addresses;
 mod administration;
+mod announcements;
 mod bootstrap_store;
 mod error;
 mod kubernetes;
@@ -48,7 +49,9 @@ use crate::transport::{
 };
 use crate::types::{LogIndex, NodeId};
 
-pub use refounding::{Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, restore, survey};
+pub use refounding::{
+    Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, restore, survey,
+};
 
 use addresses::Addresses;
 use administration::Administration;
@@ -81,9 +84,15 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         let mut listeners = Listeners::bind(config).await?;
         loop {
             let server = Server::start(config.clone(), &listeners)?;
-            match Box::pin(server.run_until(listeners, &mut signals)).await? {
-                Ended::Removed(again) => listeners = again,
-                ended => return Ok(ended),
+            match Box::pin(server.run_until(listeners, &mut signals)).await {
+                Ok(Ended::Removed(again)) => listeners = again,
+                Ok(ended) => return Ok(ended),
+                Err(error) => {
+                    if let Some(settings) = &config.kubernetes {
+                        kubernetes::announce_end(settings, &error).await;
+                    }
+                    return Err(error);
+                }
             }
         }
     });

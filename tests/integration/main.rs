@@ -6,6 +6,7 @@
     reason = "all of this is test code; clippy sees only what stands in a test function"
 )]
 
+mod api_server;
 mod parity;
 mod process;
 mod tidy;
