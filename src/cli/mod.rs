@@ -11,6 +11,7 @@ mod endpoints;
 mod keys;
 mod member;
 mod output;
+mod place;
 mod plant;
 mod print;
 mod recover;
@@ -85,6 +86,9 @@ enum CliError {
     /// It was asked in a way that makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// It was refused: what is there belongs to others.
+    #[error("{0}")]
+    Refused(String),
     /// A data directory cannot be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -104,6 +108,7 @@ impl CliError {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) | Self::Config(_) => 2,
+            Self::Refused(_) => 5,
             Self::Storage(error) => error.exit_code(),
             Self::Refound(error) => error.exit_code(),
             Self::Server(error) => error.exit_code(),
@@ -209,6 +214,8 @@ mod tests {
         check("kuberaft member add a", "--id <ID>");
         check("kuberaft member add a --id 12", "expected 16 hex digits");
         check("kuberaft member remove", "<MEMBER>");
+        check("kuberaft recover --data-dir d --adopt", "--kube-namespace <NAME>");
+        check("kuberaft recover --data-dir d --kube-namespace n", "--kube-statefulset <NAME>");
         check("kuberaft member list -o xml", "[possible values: table, json]");
     }
 
@@ -218,6 +225,7 @@ mod tests {
         let damage = Damage { path: "wal".into(), offset: None, index: None, what: "odd".to_owned() };
         assert_eq!(CliError::Failed(String::new()).exit_code(), 1);
         assert_eq!(CliError::Usage(String::new()).exit_code(), 2);
+        assert_eq!(CliError::Refused(String::new()).exit_code(), 5);
         assert_eq!(CliError::from(StorageError::Damaged(damage)).exit_code(), 3);
         assert_eq!(CliError::from(StorageError::Poisoned).exit_code(), 4);
     }

@@ -7,15 +7,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::place::{LatchBefore, PlaceFlags};
 use super::{CliError, print};
-use crate::config::InitialCluster;
+use crate::config::{InitialCluster, Name};
 use crate::membership::InitialMember;
-use crate::server::{Recovery, survey};
+use crate::server::{Recovery, Target, survey};
 use crate::types::NodeId;
 
 const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \
      back, start them instead. If several nodes are left, run this on each without --yes, and go on with the one whose \
-     log ends at the highest term, then index; empty the directories of the others, and they join it.";
+     log ends at the highest term, then index; empty the directories of the others, and they join it.\n\n\
+     With --adopt, for a directory that was copied or moved from another namespace or StatefulSet: it keeps its data, \
+     and becomes a cluster of its own with another id, so that it and the original are never taken for each other.\n\n\
+     In Kubernetes it runs in a pod of its own that mounts the volume, while the StatefulSet has no replicas: \
+     docs/operations.md.";
 
 /// The flags of `recover`.
 #[derive(Clone, Debug, Args)]
@@ -36,6 +41,17 @@ pub(super) struct Recover {
     /// Where to ask for the other members, besides the addresses that the node knows
     #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster")]
     initial_cluster: Option<InitialCluster>,
+
+    /// Do it with a directory that is at home in another namespace or StatefulSet, or has another name
+    #[arg(long, requires = "kube_namespace")]
+    adopt: bool,
+
+    /// Name of the node from now on, only with --adopt [default: the name that it has]
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
+
+    #[command(flatten)]
+    place: PlaceFlags,
 }
 
 /// Says what would be lost, asks, and does it.
@@ -44,30 +60,69 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
     let listed = peers
         .iter()
         .map(|peer| InitialMember { name: peer.name.to_string(), address: peer.address.to_string() });
-    let recovery = survey(&args.data_dir, listed.collect())?;
+    let target = Target {
+        place: args.place.place(),
+        name: args.name.as_ref().map(ToString::to_string),
+        adopt: args.adopt,
+    };
+    let recovery = survey(&args.data_dir, listed.collect(), target)?;
+    args.place.check_name(&recovery.name)?;
+    let latch = args.place.latch();
     print::text(&describe(&recovery));
-    if recovery.has_quorum && !args.force {
-        return Err(CliError::Failed(
-            "nothing was changed: with this node, a majority of the voters is there, so no recovery is needed. Start \
-             this node again; or give it an empty directory, and it joins. --force goes on nevertheless: then two \
-             clusters have the same data, and writes to one are unknown to the other"
-                .to_owned(),
-        ));
+    if let Some(latch) = &latch {
+        print::text(&latch.plan());
     }
+    check(args, &recovery, latch.as_ref())?;
     if !args.yes && !is_agreed()? {
         return Err(CliError::Failed("nothing was changed".to_owned()));
     }
-    let (cluster_id, name) = (recovery.cluster_id, recovery.identity.name.clone());
+    let (cluster_id, name) = (recovery.cluster_id, recovery.name.clone());
     let done = recovery.carry_out()?;
     let data_dir = args.data_dir.display();
     let before = done.before.map(|path| format!("What was there before is kept in {}.\n", path.display()));
     print::text(&format!(
-        "\nDone: this node is the only voter of cluster {cluster_id}.\n{}Next: kuberaft serve --name {name} --data-dir \
-         {data_dir}, with its other flags as before.\nThen start the others with empty directories: they join, and \
-         become voters once they have caught up.\n",
+        "\nDone: this node is the only voter of cluster {cluster_id}.\n{}",
         before.unwrap_or_default()
     ));
+    if let Some(latch) = &latch {
+        print::text(&latch.replace(cluster_id));
+    }
+    print::text(&match args.place.place() {
+        Some(place) => format!(
+            "Next: give the other pods of {place} empty volumes, then scale it up so far that {name} is among its pods. \
+             The others join, and become voters once they have caught up.\n"
+        ),
+        None => format!(
+            "Next: kuberaft serve --name {name} --data-dir {data_dir}, with its other flags as before.\nThen start the \
+             others with empty directories: they join, and become voters once they have caught up.\n"
+        ),
+    });
     Ok(())
+}
+
+/// Whether it may be done.
+fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -> Result<(), CliError> {
+    let Recovery { identity, place, old_cluster_id, has_quorum, .. } = recovery;
+    if args.adopt && identity.place == *place && identity.name == recovery.name {
+        return Err(CliError::Failed(format!(
+            "nothing was changed: there is nothing to adopt, {} is at home here. Without --adopt this recovers a lost \
+             quorum",
+            args.data_dir.display()
+        )));
+    }
+    if *has_quorum && !args.force && !args.adopt {
+        // Perhaps a recovery before this one got no further.
+        let latch = latch.filter(|latch| !latch.names(*old_cluster_id));
+        let latch = latch.map(|latch| latch.by_hand(*old_cluster_id, "as far as can be seen here"));
+        return Err(CliError::Failed(format!(
+            "nothing was changed: with this node, a majority of the voters is there, so no recovery is needed. Start \
+             this node again; or give it an empty directory, and it joins. --force goes on nevertheless: then two \
+             clusters have the same data, and writes to one are unknown to the other{}{}",
+            if latch.is_some() { ". " } else { "" },
+            latch.unwrap_or_default()
+        )));
+    }
+    latch.map_or(Ok(()), |latch| latch.check(*old_cluster_id, args.force))
 }
 
 /// Asks on a terminal.
@@ -116,6 +171,10 @@ fn describe(recovery: &Recovery) -> String {
         plan.position.term,
         names(&plan.dropped)
     );
+    if let Some(place) = &recovery.place {
+        let home = identity.place.as_ref().map(|home| format!(", was {} of {home}", identity.name));
+        let _ = writeln!(text, "It will be {} of {place}{}.", recovery.name, home.unwrap_or_default());
+    }
     if !alive.is_empty() {
         let _ = writeln!(text, "\nWARNING: these members of the old cluster are running: {}.", names(alive));
     }

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::client::{ClientFlags, block_on, unless_interrupted};
 use super::output::utc;
+use super::place::PlaceFlags;
 use super::{CliError, print};
 use crate::api::client::{Client, ClientError};
 use crate::config::{Address, Name};
@@ -98,6 +99,13 @@ pub(super) struct Restore {
     #[arg(long, value_name = "NAME")]
     name: Name,
 
+    /// Do it although the latch names another cluster than the snapshot's
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    place: PlaceFlags,
+
     #[command(flatten)]
     output: Output,
 }
@@ -156,6 +164,9 @@ struct New {
     node_id: String,
     name: String,
     data_dir: PathBuf,
+    /// What became of the latch, or is to be done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latch: Option<String>,
 }
 
 /// Does what `snapshot` is asked for.
@@ -366,12 +377,18 @@ fn read(
 
 fn restore_file(args: &Restore) -> Result<(), CliError> {
     let file = folder::newest(&args.file)?;
-    let Restored { about, totals, cluster_id, node_id } = restore(&file, &args.data_dir, args.name.as_str())?;
+    args.place.check_name(args.name.as_str())?;
+    let latch = args.place.latch();
+    let may_replace = |of| latch.as_ref().map_or(Ok(()), |latch| latch.check(of, args.force));
+    let place = args.place.place();
+    let restored = restore::<CliError>(&file, &args.data_dir, args.name.as_str(), place, may_replace)?;
+    let Restored { about, totals, cluster_id, node_id } = restored;
     let new = New {
         cluster_id: cluster_id.to_string(),
         node_id: node_id.to_string(),
         name: args.name.to_string(),
         data_dir: args.data_dir.clone(),
+        latch: latch.map(|latch| latch.replace(cluster_id)),
     };
     report(&Report { restored: Some(new), ..Report::new(&file, &about, totals)? }, args.output);
     Ok(())
@@ -413,13 +430,14 @@ fn table(report: &Report) -> String {
     for file in removed {
         let _ = writeln!(text, "REMOVED   {}", file.display());
     }
-    if let Some(New { cluster_id, node_id, name, data_dir }) = restored {
+    if let Some(New { cluster_id, node_id, name, data_dir, latch }) = restored {
         let data_dir = data_dir.display();
         let _ = write!(
             text,
             "\nRestored to {data_dir}: node {node_id}, the only voter of the new cluster {cluster_id}.\n\
              Next: kuberaft serve --name {name} --data-dir {data_dir}\n\
-             Other nodes join it with empty directories; with --initial-cluster, list this node among them.\n"
+             Other nodes join it with empty directories; with --initial-cluster, list this node among them.\n{}",
+            latch.as_deref().unwrap_or_default()
         );
     }
     text

@@ -13,6 +13,7 @@ use crate::k8s::{Addresses, Announcer, Cluster, Controller, Kube, Led, Publisher
 use crate::membership::latch::{self, Latch, Wake};
 use crate::membership::{Health, InitialCluster, InitialMember, Workload};
 use crate::metrics::Metrics;
+use crate::storage::Place;
 use crate::transport::{Answer, Surroundings};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
@@ -76,6 +77,11 @@ impl Drop for Kubernetes {
             task.abort();
         }
     }
+}
+
+/// Where a pod is, as its data directory remembers it.
+pub(super) fn place(settings: &Settings) -> Place {
+    Place { namespace: settings.namespace.clone(), stateful_set: settings.stateful_set.clone() }
 }
 
 /// Says as an Event why a pod's node ends, where someone should have a look. Waits for the API server, but not for long.

@@ -42,7 +42,7 @@ use crate::storage::files::OsFiles;
 use crate::storage::space::free_bytes;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
-use crate::storage::{DataDir, Lock, set_aside};
+use crate::storage::{DataDir, Lock, StorageError, set_aside};
 use crate::transport::{
     self, Administrator, Elsewhere, Entrance, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo, PeerService,
     Peers, PeersContext, StillLeads, Surroundings, bootstrap,
@@ -50,7 +50,7 @@ use crate::transport::{
 use crate::types::{LogIndex, NodeId};
 
 pub use refounding::{
-    Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, restore, survey,
+    Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore, survey,
 };
 
 use addresses::Addresses;
@@ -283,7 +283,14 @@ impl Server {
             ControlFlow::Continue(())
         };
         let options = Options { segment_bytes: self.config.log_segment_bytes, ..Options::default() };
-        let open = move || DataDir::open(&root, &name, options, &mut wait);
+        let place = self.config.kubernetes.as_ref().map(kubernetes::place);
+        let open = move || {
+            let mut data = DataDir::open(&root, &name, options, &mut wait)?;
+            if let Some(place) = place {
+                data.settle_in(&place)?;
+            }
+            Ok::<_, StorageError>(data)
+        };
         Ok(spawn_blocking(open).await.map_err(io::Error::other)??)
     }
 

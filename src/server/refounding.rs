@@ -17,8 +17,8 @@ use crate::replica::recovery::{Disk, Survivor, survivor};
 use crate::replica::snapshot::file::{About, FileError, Reader, Totals};
 use crate::storage::wal::Options;
 use crate::storage::{
-    AuditRecord, Cause, Checkpoint, DataDir, Identity, Lock, NewData, Opened, Remake, Staging, StorageError,
-    claim_empty,
+    AuditRecord, Cause, Checkpoint, DataDir, Elsewhere, Identity, Lock, NewData, Opened, Place, Remake,
+    Staging, StorageError, claim_empty,
 };
 use crate::transport::{self, PeerDirectory, who_answers};
 use crate::types::{ClusterId, LogPosition, NodeId, Revision};
@@ -71,12 +71,28 @@ impl RefoundError {
     }
 }
 
+/// Where and as whom a recovered directory goes on.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// Where in Kubernetes it will be used, if there.
+    pub place: Option<Place>,
+    /// The node's name, if it is to be another one.
+    pub name: Option<String>,
+    /// It may be at home elsewhere, and have another name: it is a copy, or was moved.
+    pub adopt: bool,
+}
+
 /// What `recover` would do: everything is known, nothing is changed yet. Holds the directory's lock.
 pub struct Recovery {
     root: PathBuf,
     lock: Lock,
     /// Whose data it is.
     pub identity: Identity,
+    /// The name that the node will have.
+    pub name: String,
+    /// Where in Kubernetes it will be at home.
+    pub place: Option<Place>,
+    cause: Cause,
     /// The cluster that it is of.
     pub old_cluster_id: ClusterId,
     /// The cluster that it will be of.
@@ -103,10 +119,18 @@ pub struct Recovered {
 /// addresses that the configuration has, and at those of `listed`.
 ///
 /// # Errors
-/// [`RefoundError`]; [`StorageError::Locked`] while a node runs on the directory.
-pub fn survey(root: &Path, listed: Vec<InitialMember>) -> Result<Recovery, RefoundError> {
+/// [`RefoundError`]; [`StorageError::Locked`] while a node runs on the directory; [`StorageError::Place`] and
+/// [`StorageError::Identity`] if it is at home elsewhere, or has another name, and is not to be adopted.
+pub fn survey(root: &Path, listed: Vec<InitialMember>, target: Target) -> Result<Recovery, RefoundError> {
     let data = DataDir::open_existing(root, Options::default())?;
     let nothing = |what| RefoundError::Nothing { path: root.to_owned(), what };
+    let Target { place, name, adopt } = target;
+    if !adopt {
+        check_home(root, data.identity(), place.as_ref(), name.as_deref())?;
+    }
+    let cause = if adopt { Cause::Adopted } else { Cause::Recovered };
+    let name = name.unwrap_or_else(|| data.identity().name.clone());
+    let place = place.or_else(|| data.identity().place.clone());
     let old_cluster_id =
         data.identity().cluster_id.ok_or_else(|| nothing("its node belongs to no cluster yet"))?;
     let audit = data.audit()?;
@@ -118,7 +142,7 @@ pub fn survey(root: &Path, listed: Vec<InitialMember>) -> Result<Recovery, Refou
     }
     let plan = refound(&Origin {
         node_id: identity.node_id,
-        name: identity.name.clone(),
+        name: name.clone(),
         configuration: (**configuration).clone(),
         last: *position,
         term: survivor.hard_state.term,
@@ -132,6 +156,9 @@ pub fn survey(root: &Path, listed: Vec<InitialMember>) -> Result<Recovery, Refou
         root,
         lock,
         identity,
+        name,
+        place,
+        cause,
         old_cluster_id,
         cluster_id,
         survivor,
@@ -140,6 +167,29 @@ pub fn survey(root: &Path, listed: Vec<InitialMember>) -> Result<Recovery, Refou
         has_quorum,
         audit,
     })
+}
+
+/// Whether the directory is of this place and name, as far as given.
+fn check_home(
+    root: &Path,
+    identity: &Identity,
+    place: Option<&Place>,
+    name: Option<&str>,
+) -> Result<(), StorageError> {
+    let path = root.to_owned();
+    if let (Some(home), Some(present)) = (&identity.place, place)
+        && home != present
+    {
+        let (home, present) = (home.clone(), present.clone());
+        return Err(StorageError::Place(Box::new(Elsewhere { path, home, present })));
+    }
+    match name {
+        Some(name) if name != identity.name => {
+            let what = format!("it was first used as {:?}, not {name:?}; --adopt renames it", identity.name);
+            Err(StorageError::Identity { path, what })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The other members of the cluster that answer.
@@ -183,9 +233,11 @@ impl Recovery {
     /// # Errors
     /// As any write, whereupon the directory is as it was.
     pub fn carry_out(self) -> Result<Recovered, RefoundError> {
-        let Self { root, lock, identity, old_cluster_id, cluster_id, survivor, plan, mut audit, .. } = self;
-        audit.push(record(Cause::Recovered, old_cluster_id, cluster_id, survivor.snapshot.position, &plan)?);
-        let remake = Remake { node_id: identity.node_id, name: identity.name, cluster_id, audit };
+        let Self { root, lock, identity, name, place, cause, survivor, plan, mut audit, .. } = self;
+        let (old_cluster_id, cluster_id) = (self.old_cluster_id, self.cluster_id);
+        let record = record(cause, old_cluster_id, cluster_id, survivor.snapshot.position, &plan)?;
+        audit.push(AuditRecord { from: identity.place, to: place.clone(), ..record });
+        let remake = Remake { node_id: identity.node_id, name, cluster_id, place, audit };
         let new = NewData::begin(&root, &lock, remake, Options::default())?;
         let mut staging = new.stage()?;
         let mut batch = Vec::with_capacity(RECORDS_AT_ONCE);
@@ -218,15 +270,40 @@ pub struct Restored {
 }
 
 /// Makes the directory `root`, which must be empty, the data of a new node `name`: the only voter of a new cluster whose
-/// state is that of the snapshot `file`.
+/// state is that of the snapshot `file`, at home in `place`, if that is in Kubernetes. `may_replace` is asked with the
+/// snapshot's cluster before anything is written.
 ///
 /// # Errors
 /// [`RefoundError`]; the directory is as it was then.
-pub fn restore(file: &Path, root: &Path, name: &str) -> Result<Restored, RefoundError> {
+pub fn restore<E: From<RefoundError>>(
+    file: &Path,
+    root: &Path,
+    name: &str,
+    place: Option<Place>,
+    may_replace: impl FnOnce(ClusterId) -> Result<(), E>,
+) -> Result<Restored, E> {
+    let (reader, about) = open_snapshot(file)?;
+    may_replace(about.cluster_id)?;
+    Ok(restore_from(reader, about, file, root, name, place)?)
+}
+
+fn open_snapshot(file: &Path) -> Result<(Reader<BufReader<File>>, About), RefoundError> {
     let failed = |error| RefoundError::File { path: file.to_owned(), error };
     let from = File::open(file).map_err(|error| failed(FileError::Io(error)))?;
-    let mut reader = Reader::open(BufReader::with_capacity(1 << 20, from)).map_err(failed)?;
+    let reader = Reader::open(BufReader::with_capacity(1 << 20, from)).map_err(failed)?;
     let about = reader.about().clone();
+    Ok((reader, about))
+}
+
+fn restore_from(
+    mut reader: Reader<BufReader<File>>,
+    about: About,
+    file: &Path,
+    root: &Path,
+    name: &str,
+    place: Option<Place>,
+) -> Result<Restored, RefoundError> {
+    let failed = |error| RefoundError::File { path: file.to_owned(), error };
     let (node_id, cluster_id) = (NodeId(random()?), new_cluster_id()?);
     let plan = refound(&Origin {
         node_id,
@@ -237,8 +314,9 @@ pub fn restore(file: &Path, root: &Path, name: &str) -> Result<Restored, Refound
         time: about.time,
     })?;
     let lock = claim_empty(root)?;
-    let audit = vec![record(Cause::Restored, about.cluster_id, cluster_id, about.position, &plan)?];
-    let remake = Remake { node_id, name: name.to_owned(), cluster_id, audit };
+    let record = record(Cause::Restored, about.cluster_id, cluster_id, about.position, &plan)?;
+    let audit = vec![AuditRecord { to: place.clone(), ..record }];
+    let remake = Remake { node_id, name: name.to_owned(), cluster_id, place, audit };
     let new = NewData::begin(root, &lock, remake, Options::default())?;
     let content = reader.restore(new.stage()?).map_err(failed)?;
     let checkpoint = checkpoint(content.snapshot, content.store.revision());
@@ -267,6 +345,8 @@ fn record(
         cluster_id,
         last,
         dropped: plan.dropped.iter().map(|(id, name)| (*id, name.clone())).collect(),
+        from: None,
+        to: None,
     })
 }
 

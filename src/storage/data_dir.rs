@@ -16,6 +16,7 @@
 //! the state, which is damage.) A recorded id without a log is damage.
 
 mod audit;
+mod place;
 mod remade;
 mod set_aside;
 
@@ -37,6 +38,7 @@ use crate::types::{ClusterId, NodeId};
 
 pub(super) use audit::read as read_audit;
 pub use audit::{AuditRecord, Cause};
+pub use place::Place;
 pub use remade::{NewData, Remake, claim_empty};
 pub use set_aside::{Tombstone, set_aside};
 
@@ -59,6 +61,9 @@ pub struct Identity {
     /// The node that was here before, until its cluster removed it: this one may join that cluster, never form one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<Tombstone>,
+    /// Where in Kubernetes it is at home, if it ever was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
 }
 
 /// The cluster that this node is about to form: recorded before anyone is told.
@@ -283,7 +288,14 @@ impl Identity {
     /// A new node's.
     fn new(root: &Path, name: &str) -> Result<Self, StorageError> {
         let node_id = NodeId(random(root)?);
-        Ok(Self { format: FORMAT, node_id, name: name.to_owned(), cluster_id: None, retired: None })
+        Ok(Self {
+            format: FORMAT,
+            node_id,
+            name: name.to_owned(),
+            cluster_id: None,
+            retired: None,
+            place: None,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::data_dir::Place;
 use crate::types::LogIndex;
 
 /// Stored data that is not what was written.
@@ -29,6 +30,17 @@ impl std::fmt::Display for Damage {
         }
         write!(f, ": {}", self.what)
     }
+}
+
+/// A data directory in another place than the one that it is at home in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The data directory.
+    pub path: PathBuf,
+    /// Where it is at home.
+    pub home: Place,
+    /// Where it is.
+    pub present: Place,
 }
 
 /// Why the data directory cannot be used.
@@ -61,6 +73,13 @@ pub enum StorageError {
         /// Expected and found.
         what: String,
     },
+    /// The directory is at home in another namespace or StatefulSet.
+    #[error(
+        "data directory {} is at home in {}, but this is {}. If it is a copy, or was moved here for good, `kuberaft recover \
+         --adopt` makes a cluster of its own of it; otherwise bring it back there, and give this pod an empty volume",
+        .0.path.display(), .0.home, .0.present
+    )]
+    Place(Box<Elsewhere>),
     /// Another process uses the directory.
     #[error("data directory {} is in use by {holder}; stop it, or choose another with --data-dir", path.display())]
     Locked {
@@ -108,7 +127,7 @@ impl StorageError {
         match self {
             Self::Damaged(_) => 3,
             Self::Disk { .. } | Self::Poisoned => 4,
-            Self::Identity { .. } => 5,
+            Self::Identity { .. } | Self::Place(_) => 5,
             Self::Locked { .. }
             | Self::Format { .. }
             | Self::BeforeLog { .. }

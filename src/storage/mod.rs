@@ -27,10 +27,10 @@ mod sync_file_range;
 pub mod wal;
 
 pub use data_dir::{
-    AuditRecord, BootstrapIntent, Cause, DataDir, Identity, NewData, Opened, Remake, Tombstone, claim_empty,
-    set_aside,
+    AuditRecord, BootstrapIntent, Cause, DataDir, Identity, NewData, Opened, Place, Remake, Tombstone,
+    claim_empty, set_aside,
 };
-pub use error::{Damage, StorageError};
+pub use error::{Damage, Elsewhere, StorageError};
 pub use fit::{Fit, check_fit};
 pub use lock::Lock;
 pub use state::{Checkpoint, Staging, StateStore};

@@ -342,7 +342,7 @@ impl Node {
             entries: vec![entry.clone()],
         };
         let (node_id, cluster_id) = (self.model.node_id.unwrap(), ClusterId(CLUSTER.0 + 1));
-        let remake = Remake { node_id, name: "one".to_owned(), cluster_id, audit: Vec::new() };
+        let remake = Remake { node_id, name: "one".to_owned(), cluster_id, place: None, audit: Vec::new() };
         let new = NewData::begin(&self.root, &lock, remake, options).unwrap();
         let mut staging = new.stage().unwrap();
         let live: Vec<Record> = self.apply.view().records().collect();

@@ -354,6 +354,7 @@ fn audit(record: &AuditRecord) -> String {
     let cause = match record.cause {
         Cause::Recovered => "recovered",
         Cause::Restored => "restored",
+        Cause::Adopted => "adopted",
     };
     let dropped = record.dropped.iter().map(|(id, name)| format!("{name} ({id})"));
     let dropped = dropped.collect::<Vec<_>>().join(", ");

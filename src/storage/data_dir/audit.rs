@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::StorageError;
 use super::super::state::Database;
+use super::Place;
 use crate::types::{ClusterId, LogPosition, NodeId};
 
 /// Item of sled's tree `meta`.
@@ -26,6 +27,12 @@ pub struct AuditRecord {
     pub last: LogPosition,
     /// The members that the old cluster had, but for this node.
     pub dropped: Vec<(NodeId, String)>,
+    /// Where in Kubernetes the data was at home, if that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Place>,
+    /// Where it is at home since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Place>,
 }
 
 /// Why a new cluster was made of an old one's data.
@@ -36,6 +43,8 @@ pub enum Cause {
     Recovered,
     /// `kuberaft snapshot restore`.
     Restored,
+    /// `kuberaft recover --adopt`: a copy, or a moved volume, becomes a cluster of its own.
+    Adopted,
 }
 
 pub(in crate::storage) fn read(database: &Database) -> Result<Vec<AuditRecord>, StorageError> {

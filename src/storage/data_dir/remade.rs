@@ -18,7 +18,7 @@ use super::super::state::{Checkpoint, Database, SledStaging, SledState, StateSto
 use super::super::wal::{Options, Owner, Wal};
 use super::super::{Lock, StorageError};
 use super::set_aside::{finish, rename};
-use super::{AuditRecord, FORMAT, Identity, exists, prepare, sync, sync_with_parent};
+use super::{AuditRecord, FORMAT, Identity, Place, exists, prepare, sync, sync_with_parent};
 use crate::raft::AppendEntries;
 use crate::types::{ClusterId, NodeId};
 
@@ -34,6 +34,8 @@ pub struct Remake {
     pub name: String,
     /// The new cluster.
     pub cluster_id: ClusterId,
+    /// Where in Kubernetes it will be at home.
+    pub place: Option<Place>,
     /// What is to be told of it later, the oldest first.
     pub audit: Vec<AuditRecord>,
 }
@@ -76,9 +78,9 @@ impl NewData {
     /// # Errors
     /// As any write.
     pub fn begin(root: &Path, _lock: &Lock, remake: Remake, options: Options) -> Result<Self, StorageError> {
-        let Remake { node_id, name, cluster_id, audit } = remake;
+        let Remake { node_id, name, cluster_id, place, audit } = remake;
         let identity =
-            Identity { format: FORMAT, node_id, name, cluster_id: Some(cluster_id), retired: None };
+            Identity { format: FORMAT, node_id, name, cluster_id: Some(cluster_id), retired: None, place };
         let new = prepare(root, &identity, &audit)?;
         let state = SledState::open(Database::open_existing(&new.join("sled"))?, &new)?;
         let owner = Owner { node_id, cluster_id };

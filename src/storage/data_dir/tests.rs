@@ -411,3 +411,28 @@ fn only_the_newest_removed_data_is_kept() {
     names.sort();
     assert_eq!(names, ["data", "data.removed", "lock"]);
 }
+
+fn place(namespace: &str) -> Place {
+    Place { namespace: namespace.into(), stateful_set: "kv".into() }
+}
+
+#[test]
+fn a_directory_stays_where_it_is_at_home() {
+    let root = temporary();
+    let node_id = member(root.path(), 10);
+    let mut directory = open(root.path()).unwrap();
+    assert_eq!(directory.identity().place, None, "as one from before places were recorded");
+    directory.settle_in(&place("ns")).unwrap();
+    directory.settle_in(&place("ns")).unwrap();
+    drop(directory);
+    let mut directory = open(root.path()).unwrap();
+    assert_eq!(directory.identity().place, Some(place("ns")));
+    let error = directory.settle_in(&place("copy")).unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    for said in ["StatefulSet kv of namespace ns", "StatefulSet kv of namespace copy", "recover --adopt"] {
+        assert!(error.to_string().contains(said), "{said} is not in {error}");
+    }
+    drop(directory);
+    assert_eq!(start(root.path()).unwrap().0, node_id, "nothing was changed");
+    assert_eq!(open(root.path()).unwrap().identity().place, Some(place("ns")));
+}

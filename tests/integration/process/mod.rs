@@ -16,6 +16,7 @@ mod load;
 mod members;
 mod once;
 mod pause;
+mod pods;
 mod quorum;
 mod recover;
 mod snapshots;

@@ -10,12 +10,14 @@ fn remake(node_id: NodeId) -> Remake {
         unix_ms: 1_000,
         version: "0".to_owned(),
         cause: Cause::Recovered,
+        from: None,
+        to: None,
         old_cluster_id: CLUSTER,
         cluster_id: NEW_CLUSTER,
         last: LogPosition { index: LogIndex(40), term: Term(1) },
         dropped: vec![(NodeId(2), "two".to_owned())],
     };
-    Remake { node_id, name: "one".to_owned(), cluster_id: NEW_CLUSTER, audit: vec![record] }
+    Remake { node_id, name: "one".to_owned(), cluster_id: NEW_CLUSTER, place: None, audit: vec![record] }
 }
 
 /// A state of so many rows, and a log that begins behind it in term 3.
