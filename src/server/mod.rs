@@ -16,6 +16,7 @@ mod kubernetes;
 mod listen;
 mod recovery;
 mod refounding;
+mod reports;
 mod signals;
 
 use std::collections::BTreeMap;
@@ -44,8 +45,8 @@ use crate::storage::state::SledState;
 use crate::storage::wal::Options;
 use crate::storage::{DataDir, Lock, StorageError, set_aside};
 use crate::transport::{
-    self, Administrator, Elsewhere, Entrance, OnLost, OnSnapshotEnd, PeerDirectory, PeerInfo, PeerService,
-    Peers, PeersContext, StillLeads, Surroundings, bootstrap,
+    self, Administrator, Elsewhere, Entrance, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
+    Surroundings, bootstrap,
 };
 use crate::types::{LogIndex, NodeId};
 
@@ -59,6 +60,7 @@ use bootstrap_store::{BootstrapRecords, standing};
 pub use error::ServerError;
 use kubernetes::Kubernetes;
 use listen::Listeners;
+use reports::{on_lost, on_snapshot_end, still_leads};
 use signals::Signals;
 
 /// Pause between two tries to take the data directory's lock.
@@ -570,31 +572,6 @@ fn peer_lookup(directory: PeerDirectory) -> api::Directory {
         let PeerInfo { name, client_addr, .. } = directory.get(id)?;
         Some(api::Peer { name, client_addr: Some(client_addr) })
     })
-}
-
-/// Tells the core that messages it believes sent may be lost.
-fn on_lost(inbox: Arc<OnceLock<Inbox>>) -> OnLost {
-    Arc::new(move |to| {
-        if let Some(inbox) = inbox.get()
-            && !inbox.send_dropped(to)
-        {
-            // The next heartbeat finds the loss, too.
-            tracing::debug!(%to, "the core is too busy to be told of a lost stream");
-        }
-    })
-}
-
-/// Tells the core what became of a snapshot for a peer.
-fn on_snapshot_end(inbox: Arc<OnceLock<Inbox>>) -> OnSnapshotEnd {
-    Arc::new(move |outcome| {
-        if let Some(inbox) = inbox.get() {
-            inbox.snapshot_sent(outcome);
-        }
-    })
-}
-
-fn still_leads(handle: Arc<OnceLock<Handle>>) -> StillLeads {
-    Arc::new(move |term| handle.get().is_some_and(|handle| handle.leads(term)))
 }
 
 fn initial_cluster(config: &Config) -> Result<InitialCluster, ServerError> {
