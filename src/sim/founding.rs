@@ -17,7 +17,7 @@ use crate::membership::{
     Local, Standing,
 };
 use crate::plant::Plant;
-use crate::raft::Configuration;
+use crate::raft::{Configuration, Status};
 use crate::storage::StorageError;
 use crate::storage::wal::{Owner, Wal};
 use crate::types::{ClusterId, Instant, NodeId};
@@ -122,7 +122,8 @@ impl Cluster {
         }
     }
 
-    /// Whether every node that runs or may run belongs to one cluster, or has to stay out of it for ever.
+    /// Whether every node that runs or may run belongs to one cluster and knows its members, or has to stay out of it
+    /// for ever. Before, the founder's configuration may be on fewer than a majority of the disks.
     #[must_use]
     pub fn is_formed(&self) -> bool {
         let members = |node: &usize| self.machines[*node].process.is_some();
@@ -131,7 +132,8 @@ impl Cluster {
             return false;
         };
         self.machines.iter().enumerate().all(|(node, machine)| {
-            machine.process.is_some() || self.is_lost(node) || !founders.is_voter(machine.id)
+            let knows = |status: Status| status.configuration.is_some();
+            self.status(node).is_some_and(knows) || self.is_lost(node) || !founders.is_voter(machine.id)
         })
     }
 
