@@ -8,11 +8,12 @@
 //! 4. [`storage`]: the write-ahead log, and sled made durable
 //! 5. [`membership`]: who forms a cluster and who joins it, pure decisions
 //! 6. [`driver`]: threads and queues around a replica
-//! 7. [`transport`]: peers over gRPC
-//! 8. [`api`]: clients over HTTP
-//! 9. [`metrics`], [`config`], [`server`], [`cli`]: the process
-//! 10. [`sim`]: histories and clusters that never were, to find faults
-//! 11. [`chaos`]: load on real clusters, judged, while faults are injected
+//! 7. [`tls`]: certificates, and connections under them
+//! 8. [`transport`]: peers over gRPC
+//! 9. [`api`]: clients over HTTP
+//! 10. [`metrics`], [`config`], [`server`], [`cli`]: the process
+//! 11. [`sim`]: histories and clusters that never were, to find faults
+//! 12. [`chaos`]: load on real clusters, judged, while faults are injected
 
 pub mod api;
 pub mod chaos;
@@ -29,5 +30,6 @@ pub mod replica;
 pub mod server;
 pub mod sim;
 pub mod storage;
+pub mod tls;
 pub mod transport;
 pub mod types;

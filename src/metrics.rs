@@ -87,6 +87,8 @@ metrics! {
     kv_keys: IntGauge = "kuberaft_kv_keys", "Keys in the store";
     http_requests_total: IntCounterVec = "kuberaft_http_requests_total", "HTTP requests by route and status code", ["route", "code"];
     http_request_duration_seconds: HistogramVec = "kuberaft_http_request_duration_seconds", "HTTP requests, until the response is ready", ["route"];
+    tls_certificate_expiry_seconds: IntGaugeVec = "kuberaft_tls_certificate_expiry_seconds", "Unix time at which the certificate in use ends, by port", ["use"];
+    tls_handshakes_failed_total: IntCounterVec = "kuberaft_tls_handshakes_failed_total", "Connections refused for want of TLS or of a certificate, by port", ["use"];
     cluster_info: IntGaugeVec = "kuberaft_cluster_info", "Always 1; the cluster that this node belongs to", ["cluster_id"];
     build_info: IntGaugeVec = "kuberaft_build_info", "Always 1; what runs", ["version", "revision"];
 }

@@ -25,8 +25,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("replica", &["storage", "membership", "raft", "kv", "plant", "types"]),
     ("sim", &["replica", "storage", "membership", "raft", "kv", "plant", "types"]),
     ("driver", &["replica", "storage", "membership", "raft", "kv", "types", "metrics"]),
-    ("transport", &["replica", "raft", "membership", "types", "metrics"]),
-    ("api", &["driver", "membership", "kv", "types", "metrics"]),
+    ("tls", &["metrics"]),
+    ("transport", &["replica", "raft", "membership", "tls", "types", "metrics"]),
+    ("api", &["driver", "membership", "kv", "tls", "types", "metrics"]),
     ("k8s", &["driver", "membership", "kv", "types", "metrics"]),
     ("chaos", &["api", "driver", "k8s", "membership", "sim", "kv", "types"]),
     ("config", &["*"]),
@@ -41,7 +42,10 @@ const ROOMS: &[(&[&str], &[&str])] = &[
     (&["tonic", "tonic_prost", "prost"], &["transport", "api::grpc", "cli::bench"]),
     (&["axum"], &["api"]),
     // The command line is a client of the HTTP interface.
-    (&["hyper", "hyper_util", "http_body_util"], &["api", "cli"]),
+    (&["hyper", "http_body_util"], &["api", "cli"]),
+    // A connection under TLS is handed to tonic in hyper's terms.
+    (&["hyper_util"], &["api", "cli", "transport"]),
+    (&["rustls", "tokio_rustls", "rustls_native_certs", "x509_parser"], &["tls"]),
     (&["prometheus"], &["metrics"]),
     (&["crossbeam_channel"], &["driver"]),
     (&["rustix"], &["storage", "driver", "cli", "server"]),
@@ -384,7 +388,7 @@ fn the_api_takes_only_the_handle_of_the_driver() {
     expect(
         "src/api/kv.rs",
         "use crate::raft::Entry;",
-        &["2: `api` may import driver, membership, kv, types, metrics; not `raft::Entry`"],
+        &["2: `api` may import driver, membership, kv, tls, types, metrics; not `raft::Entry`"],
     );
 }
 

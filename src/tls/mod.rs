@@ -1,0 +1,25 @@
+//! TLS on the two ports, and for those that connect to them: certificates from files, taken over anew when they change.
+//!
+//! Peers show each other certificates of one authority ([`PeerTls`]); the client port shows one and may ask for one
+//! ([`Acceptor`]); the command line verifies it ([`Connector`]). One implementation (rustls) with one provider of
+//! cryptography (ring) serves all.
+
+mod accept;
+mod certificates;
+mod connect;
+mod error;
+mod peer;
+mod port;
+mod settings;
+mod wire;
+
+pub use accept::{Acceptor, HANDSHAKE_TIMEOUT};
+pub use connect::{Connector, refusal};
+pub use error::TlsError;
+pub use peer::{HostOf, PeerTls};
+pub use port::{Port, watch};
+pub use settings::{ClientPortSettings, ConnectorSettings, IdentitySettings, PeerSettings, Settings};
+pub use wire::Wire;
+
+#[cfg(test)]
+mod tests;
