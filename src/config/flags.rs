@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::cluster::{Address, InitialCluster, Name};
+use super::tls::TlsFlags;
 use super::units::{Size, Span};
 use crate::raft;
 
@@ -73,7 +74,8 @@ pub struct Flags {
     )]
     pub(super) peer_addr: Address,
 
-    /// Where /livez, /readyz and /metrics are served besides the client address [default: nowhere else]
+    /// Where /livez, /readyz, /metrics, /ui and the status are served besides the client address, never under TLS [default:
+    /// nowhere else]
     #[arg(long, value_name = "HOST:PORT", help_heading = "Addresses")]
     pub(super) ops_addr: Option<Address>,
 
@@ -236,6 +238,9 @@ pub struct Flags {
     /// Size of the log's files; what nobody needs any more is dropped file by file
     #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Storage")]
     pub(super) log_segment_bytes: Size,
+
+    #[command(flatten)]
+    pub(super) tls: TlsFlags,
 
     /// The pod's namespace
     #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]

@@ -6,6 +6,7 @@ mod cluster;
 mod flags;
 mod kubernetes;
 mod layers;
+mod tls;
 mod units;
 
 use std::ffi::OsString;
@@ -14,10 +15,12 @@ use std::time::Duration;
 
 pub use cluster::{Address, ClusterError, InitialCluster, MEMBERS_MAX, Name, Peer};
 pub use flags::{Discovery, Flags, Join, LogFormat};
+pub use tls::PeerTlsFlags;
 pub use units::{Size, Span, UnitError};
 
 use crate::k8s;
 use crate::raft;
+use crate::tls::Settings as TlsSettings;
 
 /// Everything `serve` needs to know, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct Config {
     pub log_segment_bytes: u32,
     /// Largest key, value and request.
     pub limits: Limits,
+    /// Which ports speak TLS, by which files.
+    pub tls: TlsSettings,
     /// Threads that serve clients and peers, 1 or more.
     pub worker_threads: usize,
     /// How to log.
@@ -181,6 +186,14 @@ pub enum ConfigError {
     /// See [`raft::Settings::check`].
     #[error("settings of consensus: {0}")]
     Raft(#[from] raft::SettingsError),
+    /// Certificate, key and authority make sense together only.
+    #[error("--{given} needs --{missing}, too")]
+    TlsPart {
+        /// Which is there.
+        given: &'static str,
+        /// Which is not.
+        missing: &'static str,
+    },
     /// A duration of zero.
     #[error("--{0} must be above zero")]
     Zero(&'static str),
@@ -283,6 +296,7 @@ impl Config {
             log_segment_bytes,
             disk_reserve_bytes: flags.disk_reserve.0 as u64,
             limits,
+            tls: flags.tls.settings()?,
             worker_threads: flags.worker_threads.into(),
             log: Log { format: flags.log_format, level: flags.log_level },
             exit_with_parent: flags.exit_with_parent,

@@ -249,3 +249,29 @@ fn a_pod_that_does_not_know_itself_is_refused() {
     assert!(refusal(&format!("{POD} --initial-cluster kv-1/a:1")).contains("exclude each other"));
     assert!(refusal(&POD.replace("kv-1", "kv-x")).contains("expected kv-<ordinal>"));
 }
+
+#[test]
+fn certificate_key_and_authority_come_together_from_any_layer() {
+    let config = load("--peer-tls-cert=c --peer-tls-key=k --peer-tls-ca=a --tls-reload-interval=5s").unwrap();
+    let peer = config.tls.peer.unwrap();
+    assert_eq!((peer.identity.cert, peer.identity.key, peer.ca), ("c".into(), "k".into(), "a".into()));
+    assert_eq!((config.tls.client, config.tls.reload_interval), (None, Duration::from_secs(5)));
+    let file =
+        load_file("client-tls-cert = 'c'\nclient-tls-key = 'k'\nclient-tls-client-ca = 'a'\n").unwrap();
+    assert_eq!(file.tls.client.unwrap().client_ca, Some("a".into()));
+    assert!(load("").unwrap().tls.peer.is_none());
+    for (args, part) in [
+        ("--peer-tls-cert=c", "--peer-tls-cert needs --peer-tls-key, too"),
+        ("--peer-tls-cert=c --peer-tls-key=k", "--peer-tls-cert needs --peer-tls-ca, too"),
+        ("--peer-tls-ca=a", "--peer-tls-ca needs --peer-tls-cert, too"),
+        ("--peer-tls-allowed-name=n", "--peer-tls-allowed-name needs --peer-tls-cert, too"),
+        ("--client-tls-key=k", "--client-tls-key needs --client-tls-cert, too"),
+        ("--client-tls-client-ca=a", "--client-tls-client-ca needs --client-tls-cert, too"),
+        ("--tls-reload-interval=0s", "--tls-reload-interval must be above zero"),
+    ] {
+        let error = refusal(args);
+        assert!(error.contains(part), "{args}: {error}");
+    }
+    let error = load_env("", "KUBERAFT_PEER_TLS_CA", "a").unwrap_err().to_string();
+    assert!(error.contains("--peer-tls-ca needs --peer-tls-cert, too"), "{error}");
+}
