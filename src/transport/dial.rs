@@ -1,11 +1,19 @@
 //! One peer's outgoing stream: dialled, watched, dialled again.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+use tower_service::Service;
 
 use super::convert::GRPC_BYTES_MAX;
 use super::log_limit::LogLimit;
@@ -14,6 +22,7 @@ use super::peers::PeersContext;
 use super::proto::{self, peer_client::PeerClient};
 use super::settings::Settings;
 use crate::membership::Local;
+use crate::tls::{PeerTls, Wire};
 use crate::types::{ClusterId, NodeId};
 
 /// From a member's name to the addresses, `host:port`, that it may have now, the likeliest first; asked before each
@@ -76,7 +85,7 @@ pub(super) async fn connect(
         return Err(DialError::NoAddress(name.to_owned()));
     }
     let address = addresses.swap_remove(attempt % addresses.len());
-    let attempt = connect_to(&address, settings);
+    let attempt = connect_to(name, &address, settings);
     let channel = timeout(settings.connect_timeout, attempt)
         .await
         .map_err(|_| DialError::Timeout(address.clone()))??;
@@ -86,14 +95,23 @@ pub(super) async fn connect(
     Ok((client, address))
 }
 
-async fn connect_to(address: &str, settings: &Settings) -> Result<Channel, DialError> {
+async fn connect_to(name: &str, address: &str, settings: &Settings) -> Result<Channel, DialError> {
     let found = tokio::net::lookup_host(address)
         .await
         .map_err(|source| DialError::Lookup { address: address.to_owned(), source })?;
     let mut error = DialError::NoIpAddress(address.to_owned());
     for socket in found {
         let connected = match Endpoint::from_shared(format!("http://{socket}")) {
-            Ok(endpoint) => configure(endpoint, settings).connect().await,
+            Ok(endpoint) => {
+                let endpoint = configure(endpoint, settings);
+                match settings.tls.clone() {
+                    None => endpoint.connect().await,
+                    Some(tls) => {
+                        let (member, address) = (name.to_owned(), address.to_owned());
+                        endpoint.connect_with_connector(UnderTls { tls, member, address, socket }).await
+                    }
+                }
+            }
             Err(source) => Err(source),
         };
         match connected {
@@ -102,6 +120,34 @@ async fn connect_to(address: &str, settings: &Settings) -> Result<Channel, DialE
         }
     }
     Err(error)
+}
+
+/// Connects to one socket, and does the handshake with the member that is to be there.
+struct UnderTls {
+    tls: PeerTls,
+    member: String,
+    address: String,
+    socket: SocketAddr,
+}
+
+impl Service<Uri> for UnderTls {
+    type Response = TokioIo<Wire>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let (tls, socket) = (self.tls.clone(), self.socket);
+        let (member, address) = (self.member.clone(), self.address.clone());
+        Box::pin(async move {
+            let tcp = TcpStream::connect(socket).await?;
+            tcp.set_nodelay(true)?;
+            tls.connect(&member, &address, tcp).await.map(TokioIo::new)
+        })
+    }
 }
 
 fn configure(endpoint: Endpoint, settings: &Settings) -> Endpoint {

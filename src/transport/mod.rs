@@ -13,6 +13,7 @@ mod bootstrap;
 mod convert;
 mod dial;
 mod directory;
+mod incoming;
 mod log_limit;
 mod outbox;
 mod peers;

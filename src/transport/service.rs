@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::administration::{self, SharedAdministrator};
 use super::bootstrap::BootstrapStore;
 use super::convert::{self, GRPC_BYTES_MAX};
 use super::directory::PeerDirectory;
+use super::incoming::incoming;
 use super::log_limit::LogLimit;
 use super::outbox::FRAME_MESSAGES_MAX;
 use super::peers::{Contact, Peers};
@@ -488,7 +488,7 @@ pub async fn serve(
     let peer = peer_server::PeerServer::new(service.clone())
         .max_decoding_message_size(GRPC_BYTES_MAX)
         .max_encoding_message_size(GRPC_BYTES_MAX);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming(listener, settings.tls.as_ref());
     let mut stopping = service.0.stopping.subscribe();
     let signal = async {
         shutdown.await;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::tls::PeerTls;
+
 /// Limits and timing of the connections between peers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Messages that may wait for one peer.
     pub queue_messages: usize,
@@ -27,6 +29,8 @@ pub struct Settings {
     pub farewell: Duration,
     /// How long open connections may take to close at shutdown.
     pub shutdown_timeout: Duration,
+    /// What connections run under, dialling and dialled; `None`: plain text.
+    pub tls: Option<PeerTls>,
 }
 
 impl Default for Settings {
@@ -43,6 +47,7 @@ impl Default for Settings {
             bootstrap_interval: Duration::from_millis(100),
             farewell: Duration::from_secs(2),
             shutdown_timeout: Duration::from_secs(1),
+            tls: None,
         }
     }
 }
