@@ -76,7 +76,7 @@ impl Cluster {
             return Ok(report);
         }
         let Some(leader) = leader else { return Ok(report) };
-        let asked = async { Client::connect(&leader).await?.members().await };
+        let asked = async { self.connect_to(&leader).await?.members().await };
         match tokio::time::timeout(self.timeout(), asked).await {
             Ok(Ok(told)) => Ok(told),
             Ok(Err(_)) | Err(_) => Ok(report),

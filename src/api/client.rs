@@ -13,16 +13,22 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::kv::{KV_PREFIX, X_CREATE_REVISION, X_REVISION, X_VERSION};
 use super::query::{Consistency, IDEMPOTENCY_KEY, quote};
 use super::replica::Outcome;
 use super::{Problem, StatusReport};
 use crate::kv::{Condition, IdempotencyKey, KeyValue};
+use crate::tls::{Connector, Wire, refusal};
 use crate::types::Revision;
 
 /// All that RFC 3986 does not call unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A connection that failed has ended, or will at once.
+const END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A request as [`Client::send`] takes it; the functions below make the usual ones.
 pub type ClientRequest = Request<Full<Bytes>>;
@@ -32,6 +38,8 @@ pub type ClientRequest = Request<Full<Bytes>>;
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
+    /// Ends with what the node said when it ended the handshake, if it did.
+    connection: Option<JoinHandle<Option<String>>>,
 }
 
 /// What a read found.
@@ -132,11 +140,23 @@ impl Client {
     /// # Errors
     /// [`ClientError::Endpoint`], [`ClientError::Connect`], [`ClientError::NotSent`].
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
+        Self::connect_with(endpoint, None).await
+    }
+
+    /// As [`Client::connect`], under TLS if there is something to verify the node by.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; a node that cannot be verified is a [`ClientError::Connect`].
+    pub async fn connect_with(endpoint: &str, tls: Option<&Connector>) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { endpoint: endpoint.into(), source };
         let stream = TcpStream::connect(endpoint).await.map_err(failed)?;
         // A request is one write; waiting for more of it would only delay it.
         stream.set_nodelay(true).map_err(failed)?;
-        Self::over(stream, endpoint).await
+        let wire = match tls {
+            Some(tls) => tls.connect(host_of(endpoint), stream).await.map_err(failed)?,
+            None => Wire::Plain(stream),
+        };
+        Self::over(wire, endpoint).await
     }
 
     /// Uses a connection that somebody else made, be it TCP or something that carries its bytes. `endpoint` is what
@@ -151,11 +171,10 @@ impl Client {
         let host = HeaderValue::from_str(endpoint).map_err(|_| ClientError::Endpoint(endpoint.into()))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::NotSent)?;
-        tokio::spawn(async move {
-            // The error reaches whoever waits for an answer.
-            let _ = connection.await;
-        });
-        Ok(Self { sender, host })
+        // The error reaches whoever waits for an answer; not its cause, if nobody does yet.
+        let connection =
+            tokio::spawn(async move { connection.await.err().and_then(|error| refusal(&error)) });
+        Ok(Self { sender, host, connection: Some(connection) })
     }
 
     /// Whether the connection has ended; another [`Client`] is needed then.
@@ -171,14 +190,27 @@ impl Client {
     /// [`ClientError::NotSent`], [`ClientError::Broken`].
     pub async fn send(&mut self, mut request: ClientRequest) -> Result<Response<Incoming>, ClientError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
-        self.sender.ready().await.map_err(ClientError::NotSent)?;
-        self.sender.try_send_request(request).await.map_err(|mut failed| {
-            // The request comes back exactly if no byte of it left.
-            match failed.take_message() {
-                Some(_) => ClientError::NotSent(failed.into_error()),
-                None => ClientError::Broken(failed.into_error()),
-            }
-        })
+        let error = match self.sender.ready().await {
+            Ok(()) => match self.sender.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                // The request comes back exactly if no byte of it left.
+                Err(mut failed) => match failed.take_message() {
+                    Some(_) => ClientError::NotSent(failed.into_error()),
+                    None => ClientError::Broken(failed.into_error()),
+                },
+            },
+            Err(error) => ClientError::NotSent(error),
+        };
+        Err(self.refusal().await.unwrap_or(error))
+    }
+
+    /// Whether the connection ended since the node did not take this client's certificate, which under TLS 1.3 is heard
+    /// only after the own first bytes.
+    async fn refusal(&mut self) -> Option<ClientError> {
+        let ended = timeout(END_TIMEOUT, self.connection.take()?).await;
+        let why = ended.ok()?.ok()??;
+        let endpoint = self.host.to_str().unwrap_or_default().to_owned();
+        Some(ClientError::Connect { endpoint, source: io::Error::other(why) })
     }
 
     /// Sends a request and reads the whole answer.
@@ -244,6 +276,12 @@ impl Client {
     pub async fn status(&mut self) -> Result<StatusReport, ClientError> {
         parse_status(self.request(status_request()?).await)
     }
+}
+
+/// The host of `host:port`, an IPv6 address without its brackets.
+pub(super) fn host_of(endpoint: &str) -> &str {
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }
 
 /// `GET /v1/kv/{key}`; `timeout` is what the server is asked to keep to, at most its own limit.

@@ -5,6 +5,8 @@
 //!   not leave, or the server said so (503 or 504 with `not_applied`, 429). Anything else is returned as it is.
 //! - A write with an idempotency key is repeated as a read is: it takes effect once.
 
+use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::http::Response;
@@ -14,12 +16,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::StatusReport;
 pub use super::admin_client::MemberChange;
 use super::client::{
-    Client, ClientError, ClientRequest, Found, Written, delete_request, get_request, named, parse_delete,
-    parse_get, parse_put, parse_status, put_request, status_request,
+    Client, ClientError, ClientRequest, Found, Written, delete_request, get_request, host_of, named,
+    parse_delete, parse_get, parse_put, parse_status, put_request, status_request,
 };
 use super::query::Consistency;
 use super::replica::Outcome;
 use crate::kv::{Condition, IdempotencyKey};
+use crate::tls::Connector;
 use crate::types::Revision;
 
 /// Pause after all endpoints failed, before the first is tried again.
@@ -32,11 +35,20 @@ const REPEAT_MAX: Duration = Duration::from_mins(5);
 /// A client of several nodes; uses one of them until it fails.
 #[derive(Debug)]
 pub struct Cluster {
-    endpoints: Vec<String>,
+    endpoints: Vec<Endpoint>,
+    tls: Option<Connector>,
     /// The one in use.
     current: usize,
     client: Option<Client>,
     timeout: Duration,
+}
+
+/// One node's client port.
+#[derive(Debug)]
+struct Endpoint {
+    /// `host:port`
+    address: String,
+    is_tls: bool,
 }
 
 /// Whether a request may be repeated although it may have had an effect.
@@ -49,8 +61,7 @@ pub(super) enum Kind {
 }
 
 impl Cluster {
-    /// A client of these endpoints (`host:port` or `http://host:port`), tried in this order. Each request
-    /// ends after `timeout` at the latest. Connects when needed.
+    /// A client of these endpoints (`host:port` or `http://host:port`; `https://host:port` needs [`Cluster::with_tls`]), tried in this order. Each request ends after `timeout` at the latest. Connects when needed.
     ///
     /// # Errors
     /// [`ClientError::Endpoint`] for an empty list or a malformed endpoint.
@@ -63,13 +74,19 @@ impl Cluster {
         if endpoints.is_empty() {
             return Err(ClientError::Endpoint(String::new()));
         }
-        Ok(Self { endpoints, current: 0, client: None, timeout })
+        Ok(Self { endpoints, tls: None, current: 0, client: None, timeout })
+    }
+
+    /// By what nodes at `https://` are verified.
+    #[must_use]
+    pub fn with_tls(self, tls: Connector) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// The endpoint in use, `host:port`.
     #[must_use]
     pub fn endpoint(&self) -> &str {
-        &self.endpoints[self.current]
+        &self.endpoints[self.current].address
     }
 
     /// Reads a key; `None` if it is not there.
@@ -192,6 +209,34 @@ impl Cluster {
         Instant::now() < until
     }
 
+    async fn connect(&self) -> Result<Client, ClientError> {
+        let Endpoint { address, is_tls } = &self.endpoints[self.current];
+        let tls = match &self.tls {
+            Some(tls) if *is_tls => Some(tls),
+            None if *is_tls => {
+                let source = io::Error::other("nothing says which certificates to trust");
+                return Err(ClientError::Connect { endpoint: address.clone(), source });
+            }
+            _ => None,
+        };
+        Client::connect_with(address, tls).await
+    }
+
+    /// A connection to another node, at `address`, that the one in use has told of.
+    pub(super) async fn connect_to(&self, address: &str) -> Result<Client, ClientError> {
+        let known = &self.endpoints[self.current];
+        let Some(tls) = self.tls.as_ref().filter(|_| known.is_tls) else {
+            return Client::connect(address).await;
+        };
+        let is_ip = |address: &str| host_of(address).parse::<IpAddr>().is_ok();
+        // A pod's address is in no certificate; the name that all pods are reached by is.
+        let expecting = if is_ip(address) && !is_ip(&known.address) { &known.address } else { address };
+        let failed =
+            |error| ClientError::Connect { endpoint: address.into(), source: io::Error::other(error) };
+        let tls = tls.expecting(host_of(expecting)).map_err(failed)?;
+        Client::connect_with(address, Some(&tls)).await
+    }
+
     /// Once, at the endpoint in use.
     async fn attempt(
         &mut self,
@@ -205,7 +250,7 @@ impl Cluster {
         // A connection that was left open may have been closed by the server meanwhile.
         let mut client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => timeout_at(share_end, Client::connect(&self.endpoints[self.current]))
+            None => timeout_at(share_end, self.connect())
                 .await
                 .map_err(|_elapsed| ClientError::Timeout { sent: false })??,
         };
@@ -244,14 +289,21 @@ fn is_result(error: &ClientError) -> bool {
     matches!(error, ClientError::Problem(problem) if matches!(problem.status, 404 | 412 | 422))
 }
 
-/// `host:port`, with or without `http://` before and `/` behind.
-fn parse_endpoint(text: &str) -> Result<String, ClientError> {
-    let endpoint = text.strip_prefix("http://").unwrap_or(text);
+/// `host:port`, with or without `http://` or `https://` before and `/` behind.
+fn parse_endpoint(text: &str) -> Result<Endpoint, ClientError> {
+    let (endpoint, is_tls) = match text.strip_prefix("https://") {
+        Some(endpoint) => (endpoint, true),
+        None => (text.strip_prefix("http://").unwrap_or(text), false),
+    };
     let endpoint = endpoint.strip_suffix('/').unwrap_or(endpoint);
     let is_valid = endpoint.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
-    if is_valid { Ok(endpoint.into()) } else { Err(ClientError::Endpoint(text.into())) }
+    if is_valid {
+        Ok(Endpoint { address: endpoint.into(), is_tls })
+    } else {
+        Err(ClientError::Endpoint(text.into()))
+    }
 }
 
 #[cfg(test)]

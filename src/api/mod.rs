@@ -32,7 +32,7 @@ pub use members::{Done, MemberDetail, MemberToAdd, MembersReport, TransferTo};
 pub use problem::Problem;
 pub use query::Consistency;
 pub use replica::Replica;
-pub use serve::serve;
+pub use serve::{Access, serve};
 pub use settings::Settings;
 pub use state::{AdminAnswer, Administer, Api, Directory, Node, Peer};
 pub use status::{LeaderReport, MemberReport, StatusReport};

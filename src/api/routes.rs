@@ -19,47 +19,60 @@ const PAGE: &str = include_str!("../ui/index.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
      connect-src http: https:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+const GET: MethodFilter = MethodFilter::GET;
+const POST: MethodFilter = MethodFilter::POST;
+
 /// All routes.
 pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
-    const GET: MethodFilter = MethodFilter::GET;
-    const POST: MethodFilter = MethodFilter::POST;
     let keys =
         || {
             route(GET, Route::Kv, kv::kv_get)
                 .merge(route(MethodFilter::PUT, Route::Kv, kv::kv_put))
                 .merge(route(MethodFilter::DELETE, Route::Kv, kv::kv_delete))
         };
-    Router::new()
+    let router = about()
         .route("/set", route(GET.or(MethodFilter::POST), Route::Set, kv::set))
         .route("/get", route(GET, Route::Get, kv::get))
         .route("/v1/kv/{*key}", keys())
         // The wildcard does not match nothing; the handlers say what is wrong with it.
         .route(kv::KV_PREFIX, keys())
+        .route("/v1/members", route(POST, Route::Members, members::add))
+        .route("/v1/members/{id}", route(MethodFilter::DELETE, Route::Member, members::remove))
+        .route("/v1/members/{id}/promote", route(POST, Route::Member, members::promote))
+        .route("/v1/members/{id}/demote", route(POST, Route::Member, members::demote))
+        .route("/v1/leader/transfer", route(POST, Route::Transfer, members::transfer))
+        .route("/v1/snapshot", route(GET, Route::Snapshot, snapshot::snapshot));
+    complete(router, api)
+}
+
+/// What tells of the node and its cluster, and of no key; nothing of it changes anything.
+pub(super) fn operations<R: Replica>(api: Arc<Api<R>>) -> Router {
+    complete(about(), api)
+}
+
+fn about<R: Replica>() -> Router<Arc<Api<R>>> {
+    Router::new()
         .route(
             "/v1/status",
             route(GET, Route::Status, |api, request, _| ready(status::status(&api, &request))),
         )
         .route(
             "/v1/members",
-            route(GET, Route::Members, |api, request, _| ready(members::list(&api, &request))).merge(route(
-                POST,
-                Route::Members,
-                members::add,
-            )),
+            route(GET, Route::Members, |api, request, _| ready(members::list(&api, &request))),
         )
         .route(
             "/v1/events",
             route(GET, Route::Events, |api, request, _| ready(events::events(&api, &request))),
         )
-        .route("/v1/members/{id}", route(MethodFilter::DELETE, Route::Member, members::remove))
-        .route("/v1/members/{id}/promote", route(POST, Route::Member, members::promote))
-        .route("/v1/members/{id}/demote", route(POST, Route::Member, members::demote))
-        .route("/v1/leader/transfer", route(POST, Route::Transfer, members::transfer))
-        .route("/v1/snapshot", route(GET, Route::Snapshot, snapshot::snapshot))
         .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
         .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))
         .route("/metrics", route(GET, Route::Metrics, |api, _, _| ready(metrics(&api))))
         .route("/ui", route(GET, Route::Ui, |_, _, _| ready(Ok(page()))))
+}
+
+/// All routes are there: what answers where none fits.
+fn complete<R: Replica>(router: Router<Arc<Api<R>>>, api: Arc<Api<R>>) -> Router {
+    router
         .fallback(async |State(api): State<Arc<Api<R>>>, request: Request| {
             let problem = || Problem::not_found("there is nothing at this path");
             measure(api, request, Route::Other, |_, _, _| ready(Err(problem()))).await

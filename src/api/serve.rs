@@ -13,12 +13,13 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{interval, sleep, timeout};
 
-use super::routes::router;
+use super::routes::{operations, router};
 use super::{Api, Replica, Settings};
+use crate::tls::{Acceptor, Wire};
 
 /// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -27,6 +28,16 @@ const H2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Requests under way at one time on one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 1_000;
+
+/// What a listener is for.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Clients: every route, under TLS if there is something to show.
+    Clients(Option<Acceptor>),
+    /// Probes, Prometheus and the page: what tells of the node and of no key. Plain, as those come without
+    /// certificates.
+    Operations,
+}
 
 /// What connections are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +57,21 @@ enum Phase {
 /// backlog.
 pub async fn serve<R: Replica>(
     listener: TcpListener,
+    access: Access,
     api: Arc<Api<R>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> usize {
     let settings = api.settings.clone();
-    let router = router(Arc::clone(&api));
+    let (router, tls) = match access {
+        Access::Clients(tls) => (router(Arc::clone(&api)), tls),
+        Access::Operations => (operations(Arc::clone(&api)), None),
+    };
     let slots = Arc::new(Semaphore::new(settings.connections_max as usize));
     let (phase, _) = watch::channel(Phase::Serve);
     tokio::select! {
         biased;
         () = shutdown => {}
-        () = accept(&listener, &router, &settings, &slots, &phase) => {}
+        () = accept(&listener, tls.as_ref(), &router, &settings, &slots, &phase) => {}
     }
     drop(listener);
     api.drain();
@@ -73,6 +88,7 @@ pub async fn serve<R: Replica>(
 /// Accepts for ever.
 async fn accept(
     listener: &TcpListener,
+    tls: Option<&Acceptor>,
     router: &Router,
     settings: &Settings,
     slots: &Arc<Semaphore>,
@@ -81,10 +97,22 @@ async fn accept(
     loop {
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let (router, phase, idle) = (router.clone(), phase.subscribe(), settings.idle_timeout);
+            Ok((tcp, from)) => {
+                let (router, mut phase, idle) = (router.clone(), phase.subscribe(), settings.idle_timeout);
+                let tls = tls.cloned();
                 tokio::spawn(async move {
-                    serve_connection(stream, router, phase, idle).await;
+                    // An answer is one write; waiting for more of it would only delay it.
+                    let _ = tcp.set_nodelay(true);
+                    let wire = match tls {
+                        None => Some(Wire::Plain(tcp)),
+                        Some(tls) => tokio::select! {
+                            wire = tls.accept(tcp, from) => wire,
+                            _ = phase.changed() => None,
+                        },
+                    };
+                    if let Some(wire) = wire {
+                        serve_connection(wire, router, phase, idle).await;
+                    }
                     drop(slot);
                 });
             }
@@ -121,13 +149,11 @@ impl Drop for UnderWay {
 }
 
 async fn serve_connection(
-    stream: TcpStream,
+    wire: Wire,
     router: Router,
     mut phase: watch::Receiver<Phase>,
     idle_timeout: Duration,
 ) {
-    // An answer is one write; waiting for more of it would only delay it.
-    let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::default());
     let counted = activity.clone();
     let router = TowerToHyperService::new(router);
@@ -140,7 +166,7 @@ async fn serve_connection(
         }
     });
     let builder = connection_builder();
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service));
     let mut idle_check = interval(idle_timeout.max(Duration::from_millis(1)));
     let mut begun_before = None;
     loop {

@@ -58,21 +58,23 @@ impl ClientFlags {
     /// A client of the whole cluster.
     pub(super) fn cluster(&self) -> Result<Cluster, CliError> {
         check_timeout(self.timeout.0)?;
-        let endpoints = self.endpoints.addresses.iter().map(ToString::to_string);
-        Cluster::new(endpoints, self.timeout.0).map_err(|error| CliError::Usage(error.to_string()))
+        let endpoints = self.endpoints.all();
+        let cluster = Cluster::new(endpoints.iter().map(ToString::to_string), self.timeout.0)
+            .map_err(|error| CliError::Usage(error.to_string()))?;
+        Ok(match self.endpoints.connector()? {
+            Some(tls) => cluster.with_tls(tls),
+            None => cluster,
+        })
     }
 
     /// A request's failure, as told to people.
     pub(super) fn explain(&self, error: &ClientError) -> CliError {
         match error {
-            ClientError::Connect { .. } => {
-                let endpoints: Vec<_> = self.endpoints.addresses.iter().map(ToString::to_string).collect();
-                CliError::Failed(format!(
-                    "no node answers at {} ({error}); give others with --endpoints, or start a cluster with \
+            ClientError::Connect { .. } => CliError::Failed(format!(
+                "no node answers at {} ({error}); give others with --endpoints, or start a cluster with \
                      `kuberaft dev`",
-                    endpoints.join(", ")
-                ))
-            }
+                self.endpoints.names()
+            )),
             _ => CliError::Failed(error.to_string()),
         }
     }

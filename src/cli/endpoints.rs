@@ -1,53 +1,178 @@
-//! Which nodes a client command talks to.
+//! Which nodes a client command talks to, and how it knows that they are the right ones.
+
+use std::fmt;
+use std::path::PathBuf;
 
 use clap::Args;
 
+use super::CliError;
 use crate::config::Address;
+use crate::tls::{Connector, ConnectorSettings, IdentitySettings};
 
 /// Client addresses of a local cluster that `dev` starts with its default ports; the first is also that of a lone
 /// `serve`.
 pub(super) const DEFAULT: &str = "127.0.0.1:7001,127.0.0.1:7003,127.0.0.1:7005";
 
-/// The flag that all client commands share.
+/// The flags that all client commands share.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Endpoints {
-    /// Client addresses of the nodes to ask, one after the other
+    /// Client addresses of the nodes to ask, one after the other; https:// before one that speaks TLS
     #[arg(
         long = "endpoints",
         value_name = "HOST:PORT,…",
         env = "KUBERAFT_ENDPOINTS",
         hide_env_values = true,
         value_delimiter = ',',
-        value_parser = parse,
+        value_parser = parse_given,
         default_value = DEFAULT
     )]
-    pub(super) addresses: Vec<Address>,
+    addresses: Vec<Given>,
+
+    /// Certificates of the authorities to trust (PEM); endpoints without http:// or https:// are taken to speak TLS then
+    /// [default: the authorities that this machine trusts]
+    #[arg(long, value_name = "FILE", env = "KUBERAFT_TLS_CA", hide_env_values = true, help_heading = "TLS")]
+    tls_ca: Option<PathBuf>,
+
+    /// The own certificate (PEM), for nodes that want one
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KUBERAFT_TLS_CERT",
+        hide_env_values = true,
+        requires = "tls_key",
+        help_heading = "TLS"
+    )]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KUBERAFT_TLS_KEY",
+        hide_env_values = true,
+        requires = "tls_cert",
+        help_heading = "TLS"
+    )]
+    tls_key: Option<PathBuf>,
+
+    /// The name that the nodes' certificates must be valid for [default: the host of the endpoint]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "KUBERAFT_TLS_SERVER_NAME",
+        hide_env_values = true,
+        help_heading = "TLS"
+    )]
+    tls_server_name: Option<String>,
 }
 
-/// An address, also if written as a URL.
-pub(super) fn parse(text: &str) -> Result<Address, String> {
-    let text = text.trim();
-    if text.starts_with("https://") {
-        return Err("TLS is not supported yet: use http://host:port or host:port".to_owned());
+/// An endpoint as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    address: Address,
+    /// `https` or `http`, if it was said.
+    is_tls: Option<bool>,
+}
+
+/// One node's client port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) address: Address,
+    pub(super) is_tls: bool,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https://" } else { "" };
+        write!(f, "{scheme}{}", self.address)
     }
-    let address = text.strip_prefix("http://").unwrap_or(text);
+}
+
+impl Endpoints {
+    /// In the order given.
+    pub(super) fn all(&self) -> Vec<Endpoint> {
+        let has_tls = self.tls_ca.is_some() || self.tls_cert.is_some() || self.tls_server_name.is_some();
+        let endpoint = |given: &Given| Endpoint {
+            address: given.address.clone(),
+            is_tls: given.is_tls.unwrap_or(has_tls),
+        };
+        self.addresses.iter().map(endpoint).collect()
+    }
+
+    /// As people read them.
+    pub(super) fn names(&self) -> String {
+        self.all().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// By what those that speak TLS are verified; `None` if none does.
+    pub(super) fn connector(&self) -> Result<Option<Connector>, CliError> {
+        if !self.all().iter().any(|endpoint| endpoint.is_tls) {
+            return Ok(None);
+        }
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        let settings = ConnectorSettings {
+            ca: self.tls_ca.clone(),
+            identity: identity.map(|(cert, key)| IdentitySettings { cert, key }),
+            server_name: self.tls_server_name.clone(),
+        };
+        Connector::new(&settings).map(Some).map_err(|error| CliError::Failed(error.to_string()))
+    }
+}
+
+/// An address, also if written as a URL, for a command that has no TLS.
+pub(super) fn parse(text: &str) -> Result<Address, String> {
+    let given = parse_given(text)?;
+    if given.is_tls == Some(true) {
+        return Err("this command does not speak TLS: use http://host:port or host:port".to_owned());
+    }
+    Ok(given.address)
+}
+
+fn parse_given(text: &str) -> Result<Given, String> {
+    let text = text.trim();
+    let (address, is_tls) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(address), _) => (address, Some(true)),
+        (None, Some(address)) => (address, Some(false)),
+        (None, None) => (text, None),
+    };
     let address: Address = address.trim_end_matches('/').parse().map_err(|error| format!("{error}"))?;
     if address.port == 0 || address.is_wildcard() {
         return Err(format!("nobody can connect to {address}: give the address of a node"));
     }
-    Ok(address)
+    Ok(Given { address, is_tls })
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        endpoints: Endpoints,
+    }
+
+    fn names(line: &str) -> String {
+        let words = std::iter::once("command").chain(line.split_whitespace());
+        Command::try_parse_from(words).unwrap().endpoints.names()
+    }
 
     #[test]
     fn addresses_may_be_written_as_urls() {
         assert_eq!(parse("http://a:1/").unwrap().to_string(), "a:1");
         assert_eq!(parse(" [::1]:1").unwrap().to_string(), "[::1]:1");
-        assert!(parse("https://a:1").unwrap_err().contains("TLS"));
+        assert_eq!(parse_given("https://a:1").unwrap().is_tls, Some(true));
+        assert!(parse("https://a:1").unwrap_err().contains("does not speak TLS"));
         assert!(parse("a").unwrap_err().contains("expected host:port"));
         assert!(parse("0.0.0.0:7001").unwrap_err().contains("nobody can connect"));
+    }
+
+    #[test]
+    fn whoever_names_an_authority_wants_tls() {
+        assert_eq!(names("--endpoints a:1,https://b:1"), "a:1, https://b:1");
+        assert_eq!(names("--endpoints a:1,http://b:1 --tls-ca f"), "https://a:1, b:1");
+        assert!(Command::try_parse_from(["command", "--tls-cert", "f"]).is_err());
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::place::{LatchBefore, PlaceFlags};
 use super::{CliError, print};
-use crate::config::{InitialCluster, Name};
+use crate::config::{InitialCluster, Name, PeerTlsFlags};
 use crate::membership::InitialMember;
 use crate::server::{Recovery, Target, survey};
 use crate::types::NodeId;
@@ -52,6 +52,10 @@ pub(super) struct Recover {
 
     #[command(flatten)]
     place: PlaceFlags,
+
+    /// How the other members are asked: as `serve` has them
+    #[command(flatten)]
+    tls: PeerTlsFlags,
 }
 
 /// Says what would be lost, asks, and does it.
@@ -65,7 +69,7 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
         name: args.name.as_ref().map(ToString::to_string),
         adopt: args.adopt,
     };
-    let recovery = survey(&args.data_dir, listed.collect(), target)?;
+    let recovery = survey(&args.data_dir, listed.collect(), target, args.tls.settings()?)?;
     args.place.check_name(&recovery.name)?;
     let latch = args.place.latch();
     print::text(&describe(&recovery));

@@ -14,13 +14,15 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 
 use super::client::{ClientFlags, block_on, unless_interrupted};
+use super::endpoints::Endpoint;
 use super::output::utc;
 use super::place::PlaceFlags;
 use super::{CliError, print};
 use crate::api::client::{Client, ClientError};
-use crate::config::{Address, Name};
+use crate::config::Name;
 use crate::replica::snapshot::file::{About, FileError, Nowhere, Reader, Totals};
 use crate::server::{RefoundError, Restored, restore};
+use crate::tls::Connector;
 
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -237,14 +239,15 @@ fn list(args: &List) -> Result<(), CliError> {
 /// The first endpoint that hands out a snapshot is the one.
 async fn download(flags: &ClientFlags, mut partial: Partial) -> Result<Partial, CliError> {
     let mut refusals = Vec::new();
-    for address in &flags.endpoints.addresses {
-        match tokio::time::timeout(flags.timeout.0, ask(address)).await {
+    let tls = flags.endpoints.connector()?;
+    for endpoint in flags.endpoints.all() {
+        match tokio::time::timeout(flags.timeout.0, ask(&endpoint, tls.as_ref())).await {
             Ok(Ok(body)) => {
                 let timeout = flags.timeout.0.max(PIECE_TIMEOUT_MIN);
                 return receive(body, &mut partial, timeout).await.map(|()| partial);
             }
-            Ok(Err(error)) => refusals.push(format!("{address}: {error}")),
-            Err(_) => refusals.push(format!("{address}: no answer in {:?}", flags.timeout.0)),
+            Ok(Err(error)) => refusals.push(format!("{endpoint}: {error}")),
+            Err(_) => refusals.push(format!("{endpoint}: no answer in {:?}", flags.timeout.0)),
         }
     }
     Err(CliError::Failed(format!(
@@ -253,8 +256,9 @@ async fn download(flags: &ClientFlags, mut partial: Partial) -> Result<Partial, 
     )))
 }
 
-async fn ask(address: &Address) -> Result<hyper::body::Incoming, ClientError> {
-    let mut client = Client::connect(&address.to_string()).await?;
+async fn ask(endpoint: &Endpoint, tls: Option<&Connector>) -> Result<hyper::body::Incoming, ClientError> {
+    let tls = tls.filter(|_| endpoint.is_tls);
+    let mut client = Client::connect_with(&endpoint.address.to_string(), tls).await?;
     Ok(client.snapshot().await?.into_body())
 }
 

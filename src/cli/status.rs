@@ -10,11 +10,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::client::{ClientFlags, block_on, unless_interrupted};
+use super::endpoints::Endpoint;
 use super::{CliError, print};
 use crate::api::StatusReport;
 use crate::api::client::{Client, ClientError};
-use crate::config::{Address, Span};
+use crate::config::Span;
 use crate::k8s::{Progress, Rollout};
+use crate::tls::Connector;
 
 /// How often is looked while waiting.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,27 +141,29 @@ fn unready(answer: &Answer) -> Option<String> {
 /// Asks all endpoints at once; their answers come in the order of the endpoints.
 async fn ask_all(args: &Status) -> Result<Vec<Answer>, CliError> {
     let mut asking = JoinSet::new();
-    for (at, address) in args.client.endpoints.addresses.iter().cloned().enumerate() {
-        let timeout = args.client.timeout.0;
+    let tls = args.client.endpoints.connector()?;
+    for (at, endpoint) in args.client.endpoints.all().into_iter().enumerate() {
+        let (timeout, tls) = (args.client.timeout.0, tls.clone());
         asking.spawn(async move {
-            let asked = tokio::time::timeout(timeout, ask(&address)).await;
-            (at, address, asked.unwrap_or(Err(ClientError::Timeout { sent: true })))
+            let asked = tokio::time::timeout(timeout, ask(&endpoint, tls.as_ref())).await;
+            (at, endpoint, asked.unwrap_or(Err(ClientError::Timeout { sent: true })))
         });
     }
     let mut answers = asking.join_all().await;
     answers.sort_by_key(|(at, ..)| *at);
-    let answer = |(_, address, asked): (usize, Address, Result<StatusReport, ClientError>)| {
+    let answer = |(_, endpoint, asked): (usize, Endpoint, Result<StatusReport, ClientError>)| {
         let (status, error) = match asked {
             Ok(status) => (Some(status), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Answer { endpoint: address.to_string(), status, error }
+        Answer { endpoint: endpoint.to_string(), status, error }
     };
     Ok(answers.into_iter().map(answer).collect())
 }
 
-async fn ask(address: &Address) -> Result<StatusReport, ClientError> {
-    Client::connect(&address.to_string()).await?.status().await
+async fn ask(endpoint: &Endpoint, tls: Option<&Connector>) -> Result<StatusReport, ClientError> {
+    let tls = tls.filter(|_| endpoint.is_tls);
+    Client::connect_with(&endpoint.address.to_string(), tls).await?.status().await
 }
 
 fn table(answers: &[Answer]) -> String {

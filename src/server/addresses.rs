@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::ServerError;
+use crate::config::Config;
 use crate::k8s;
 use crate::membership::{InitialCluster, InitialMember};
 use crate::raft::{Configuration, Member};
 use crate::transport::{PeerDirectory, Resolver};
+use crate::types::NodeId;
 
 /// The addresses that are known. Clones share them.
 #[derive(Clone)]
@@ -81,10 +84,24 @@ impl Known {
     }
 }
 
+/// The list that this node was started with.
+pub(super) fn initial_cluster(config: &Config) -> Result<InitialCluster, ServerError> {
+    let members = config
+        .initial_cluster
+        .peers()
+        .iter()
+        .map(|peer| InitialMember { name: peer.name.to_string(), address: peer.address.to_string() });
+    Ok(InitialCluster::new(members.collect())?)
+}
+
+/// All members, by the names that their addresses are looked up by.
+pub(super) fn member_names(configuration: &Configuration) -> BTreeMap<NodeId, String> {
+    configuration.members().into_iter().map(|(id, member)| (id, member.name.clone())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::NodeId;
 
     #[test]
     fn the_configuration_comes_first_and_the_list_second() {

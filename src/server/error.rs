@@ -8,6 +8,7 @@ use crate::driver::Failure;
 use crate::k8s::KubeError;
 use crate::membership::InitialClusterError;
 use crate::storage::StorageError;
+use crate::tls::TlsError;
 use crate::transport::BootstrapError;
 use crate::types::ClusterId;
 
@@ -29,6 +30,9 @@ pub enum ServerError {
     /// The operating system refused something that a process needs.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+    /// Certificates or keys.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The list of members.
     #[error(transparent)]
     InitialCluster(#[from] InitialClusterError),
@@ -88,6 +92,7 @@ impl ServerError {
             | Self::Bootstrap(BootstrapError::NameInUse(_)) => 5,
             Self::Listen { .. }
             | Self::System(_)
+            | Self::Tls(_)
             | Self::InitialCluster(_)
             | Self::Bootstrap(_)
             | Self::Kubernetes(_)

@@ -18,8 +18,8 @@ mod recovery;
 mod refounding;
 mod reports;
 mod signals;
+mod tls;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
@@ -30,14 +30,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::api::{self, Api};
+use crate::api::{self, Access, Api};
 use crate::config::{Config, Join};
 use crate::driver::{self, Failure, Handle, Inbox, Running};
-use crate::membership::{
-    Formed, InitialCluster, InitialMember, JoinPolicy, Local, Standing, silent_before_replaced,
-};
+use crate::membership::{Formed, JoinPolicy, Local, Standing, silent_before_replaced};
 use crate::metrics::Metrics;
-use crate::raft::Configuration;
 use crate::replica::recovery::Recovered;
 use crate::storage::files::OsFiles;
 use crate::storage::space::free_bytes;
@@ -48,13 +45,13 @@ use crate::transport::{
     self, Administrator, Elsewhere, Entrance, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
     Surroundings, bootstrap,
 };
-use crate::types::{LogIndex, NodeId};
+use crate::types::LogIndex;
 
 pub use refounding::{
     Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore, survey,
 };
 
-use addresses::Addresses;
+use addresses::{Addresses, initial_cluster, member_names};
 use administration::Administration;
 use bootstrap_store::{BootstrapRecords, standing};
 pub use error::ServerError;
@@ -62,6 +59,7 @@ use kubernetes::Kubernetes;
 use listen::Listeners;
 use reports::{on_lost, on_snapshot_end, still_leads};
 use signals::Signals;
+use tls::Tls;
 
 /// Pause between two tries to take the data directory's lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -125,6 +123,7 @@ struct Server {
     /// Where clients reach this node.
     client_addr: String,
     http: Vec<JoinHandle<usize>>,
+    tls: Tls,
     http_stop: watch::Sender<bool>,
     peers_stop: watch::Sender<bool>,
 }
@@ -137,6 +136,7 @@ struct Joined {
     handle: Handle,
     local: Local,
     addresses: Addresses,
+    settings: transport::Settings,
     /// Serves the peer port.
     peers: JoinHandle<()>,
     kubernetes: Option<Kubernetes>,
@@ -150,15 +150,15 @@ impl Server {
             None => client_listener.local_addr()?.to_string(),
         };
         let metrics = new_metrics()?;
+        let tls = Tls::load(&config, &metrics)?;
         let directory = PeerDirectory::default();
         let node = api::Node { name: config.name.to_string(), client_addr: Some(client_addr.clone()) };
         let api = Api::new(node, api_settings(&config), metrics.clone(), peer_lookup(directory.clone()));
         let api = Arc::new(api);
         let http_stop = watch::Sender::new(false);
-        let mut http = Vec::new();
-        for listener in std::iter::once(client_listener).chain(listeners.ops()?) {
-            http.push(tokio::spawn(api::serve(listener, Arc::clone(&api), told(&http_stop))));
-        }
+        let serve = |listener, access| api::serve(listener, access, Arc::clone(&api), told(&http_stop));
+        let mut http = vec![tokio::spawn(serve(client_listener, Access::Clients(tls.client.clone())))];
+        http.extend(listeners.ops()?.map(|ops| tokio::spawn(serve(ops, Access::Operations))));
         tracing::info!(
             name = %config.name,
             clients = client_addr,
@@ -167,7 +167,7 @@ impl Server {
             "started"
         );
         let peers_stop = watch::Sender::new(false);
-        Ok(Self { config, metrics, api, directory, client_addr, http, http_stop, peers_stop })
+        Ok(Self { config, metrics, api, directory, client_addr, http, tls, http_stop, peers_stop })
     }
 
     /// Runs until it is told to end, is removed from its cluster, or something fails.
@@ -196,7 +196,7 @@ impl Server {
                     return Err(failure.map_or(ServerError::Ended("the replica"), ServerError::Replica));
                 }
             },
-            elsewhere = watch_elsewhere(&handle, &joined.local, &joined.addresses) => match elsewhere {
+            elsewhere = watch_elsewhere(&handle, &joined.local, &joined.addresses, &joined.settings) => match elsewhere {
                 Elsewhere::Removed(index) => Some(index),
                 Elsewhere::OtherCluster(other) => {
                     let own = handle.status().cluster_id;
@@ -315,7 +315,7 @@ impl Server {
         let records = BootstrapRecords::new(data);
         let service =
             PeerService::new(local.clone(), standing, Arc::new(records.clone()), self.directory.clone());
-        let settings = transport::Settings::default();
+        let settings = transport::Settings { tls: self.tls.peer.clone(), ..transport::Settings::default() };
         let peers = tokio::spawn({
             let (service, settings, stop) = (service.clone(), settings.clone(), told(&self.peers_stop));
             let listener = listeners.peer()?;
@@ -340,11 +340,11 @@ impl Server {
         let (recovered, lock) =
             spawn_blocking(move || recovery::recover(data, raft)).await.map_err(io::Error::other)??;
         let (running, handle) =
-            self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings)?;
+            self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings.clone())?;
         if let Some(kubernetes) = &mut kubernetes {
             kubernetes.control(&handle, &self.metrics);
         }
-        Ok(Joined { running, lock, handle, local, addresses, peers, kubernetes })
+        Ok(Joined { running, lock, handle, local, addresses, settings, peers, kubernetes })
     }
 }
 
@@ -356,7 +356,7 @@ impl Joined {
             tokio::time::sleep_until(until).await;
             return Ok(None);
         };
-        let mut elsewhere = pin!(watch_elsewhere(&self.handle, &self.local, &self.addresses));
+        let mut elsewhere = pin!(watch_elsewhere(&self.handle, &self.local, &self.addresses, &self.settings));
         let mut reported = false;
         loop {
             let is_leaving = kubernetes.is_scaled_below().await;
@@ -522,12 +522,17 @@ fn told(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
 }
 
 /// Returns when peers show that this node, which finds no leader among them, is not one of theirs.
-async fn watch_elsewhere(handle: &Handle, local: &Local, addresses: &Addresses) -> Elsewhere {
-    let (resolver, settings) = (addresses.resolver(), transport::Settings::default());
+async fn watch_elsewhere(
+    handle: &Handle,
+    local: &Local,
+    addresses: &Addresses,
+    settings: &transport::Settings,
+) -> Elsewhere {
+    let resolver = addresses.resolver();
     let own = handle.status().cluster_id;
     let lost = || handle.status().leader.is_none();
     let everyone = || addresses.everyone();
-    transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, &settings, lost).await
+    transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, settings, lost).await
 }
 
 /// Lets another node lead, if this one does and there is another.
@@ -572,17 +577,4 @@ fn peer_lookup(directory: PeerDirectory) -> api::Directory {
         let PeerInfo { name, client_addr, .. } = directory.get(id)?;
         Some(api::Peer { name, client_addr: Some(client_addr) })
     })
-}
-
-fn initial_cluster(config: &Config) -> Result<InitialCluster, ServerError> {
-    let members = config
-        .initial_cluster
-        .peers()
-        .iter()
-        .map(|peer| InitialMember { name: peer.name.to_string(), address: peer.address.to_string() });
-    Ok(InitialCluster::new(members.collect())?)
-}
-
-fn member_names(configuration: &Configuration) -> BTreeMap<NodeId, String> {
-    configuration.members().into_iter().map(|(id, member)| (id, member.name.clone())).collect()
 }

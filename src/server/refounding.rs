@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::addresses::Addresses;
 use crate::membership::{
     InitialCluster, InitialClusterError, InitialMember, Local, Origin, Refounding, WasRemoved, refound,
 };
+use crate::metrics::Metrics;
 use crate::raft::{Configuration, Snapshot};
 use crate::replica::recovery::{Disk, Survivor, survivor};
 use crate::replica::snapshot::file::{About, FileError, Reader, Totals};
@@ -20,6 +22,7 @@ use crate::storage::{
     AuditRecord, Cause, Checkpoint, DataDir, Elsewhere, Identity, Lock, NewData, Opened, Place, Remake,
     Staging, StorageError, claim_empty,
 };
+use crate::tls::{PeerSettings, PeerTls, Port, TlsError};
 use crate::transport::{self, PeerDirectory, who_answers};
 use crate::types::{ClusterId, LogPosition, NodeId, Revision};
 
@@ -54,6 +57,9 @@ pub enum RefoundError {
     /// The members' list makes no sense.
     #[error(transparent)]
     Members(#[from] InitialClusterError),
+    /// What the other members are asked by.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The operating system refused something.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -66,7 +72,7 @@ impl RefoundError {
         match self {
             Self::Storage(error) | Self::File { error: FileError::Storage(error), .. } => error.exit_code(),
             Self::WasRemoved(_) => 5,
-            Self::File { .. } | Self::Nothing { .. } | Self::Members(_) | Self::System(_) => 1,
+            Self::File { .. } | Self::Nothing { .. } | Self::Members(_) | Self::Tls(_) | Self::System(_) => 1,
         }
     }
 }
@@ -121,7 +127,12 @@ pub struct Recovered {
 /// # Errors
 /// [`RefoundError`]; [`StorageError::Locked`] while a node runs on the directory; [`StorageError::Place`] and
 /// [`StorageError::Identity`] if it is at home elsewhere, or has another name, and is not to be adopted.
-pub fn survey(root: &Path, listed: Vec<InitialMember>, target: Target) -> Result<Recovery, RefoundError> {
+pub fn survey(
+    root: &Path,
+    listed: Vec<InitialMember>,
+    target: Target,
+    tls: Option<PeerSettings>,
+) -> Result<Recovery, RefoundError> {
     let data = DataDir::open_existing(root, Options::default())?;
     let nothing = |what| RefoundError::Nothing { path: root.to_owned(), what };
     let Target { place, name, adopt } = target;
@@ -148,7 +159,7 @@ pub fn survey(root: &Path, listed: Vec<InitialMember>, target: Target) -> Result
         term: survivor.hard_state.term,
         time: *time,
     })?;
-    let alive = ask(&identity, old_cluster_id, configuration, listed)?;
+    let alive = ask(&identity, old_cluster_id, configuration, listed, tls)?;
     let has_quorum = configuration.has_quorum(|id| id == identity.node_id || alive.contains_key(&id));
     let cluster_id = new_cluster_id()?;
     let root = root.to_owned();
@@ -198,6 +209,7 @@ fn ask(
     cluster_id: ClusterId,
     configuration: &Configuration,
     mut members: Vec<InitialMember>,
+    tls: Option<PeerSettings>,
 ) -> Result<BTreeMap<NodeId, String>, RefoundError> {
     for member in configuration.members().into_values() {
         if let Some(address) = &member.peer_addr
@@ -219,7 +231,10 @@ fn ask(
         peer_addr: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let settings = transport::Settings::default();
+    let metrics = Metrics::new();
+    let port = tls.map(|tls| Port::peer(tls, &metrics)).transpose()?;
+    let tls = port.map(|port| PeerTls::new(Arc::new(port), None, &metrics));
+    let settings = transport::Settings { tls, ..transport::Settings::default() };
     let answers = runtime.block_on(who_answers(&local, &listed, &addresses.resolver(), &settings));
     let of_cluster = answers.into_values().filter(|answer| {
         answer.cluster_id == Some(cluster_id) && configuration.member(answer.node_id).is_some()

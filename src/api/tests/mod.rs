@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::memory_replica::MemoryReplica;
-use super::{Api, Node, Peer, Settings, serve};
+use super::{Access, Api, Node, Peer, Settings, serve};
 use crate::metrics::Metrics;
 use crate::types::NodeId;
 
@@ -42,6 +42,10 @@ impl Server {
     }
 
     pub(super) async fn start_without_replica(settings: Settings) -> Self {
+        Self::start_as(settings, Access::Clients(None)).await
+    }
+
+    pub(super) async fn start_as(settings: Settings, access: Access) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let node = Node { name: "kuberaft-0".into(), client_addr: Some("one:80".into()) };
@@ -51,7 +55,7 @@ impl Server {
         let api = Arc::new(Api::new(node, settings, Metrics::new(), directory));
         api.identify(NodeId(1));
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(listener, api.clone(), async {
+        let served = tokio::spawn(serve(listener, access, api.clone(), async {
             let _ = stopped.await;
         }));
         Self { addr, api, replica: MemoryReplica::leader(), stop, served }

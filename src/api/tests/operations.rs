@@ -148,3 +148,16 @@ async fn the_page_loads_nothing_from_elsewhere() {
     // Other origins may see the status, never keys.
     assert_eq!(server.get("/v1/kv/a").await.header("access-control-allow-origin"), None);
 }
+
+#[tokio::test]
+async fn the_ops_port_tells_of_the_node_and_of_no_key() {
+    let server = Server::start_as(Settings::default(), Access::Operations).await;
+    server.api.start(server.replica.clone());
+    for path in ["/livez", "/readyz", "/metrics", "/ui", "/v1/status", "/v1/members"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    for path in ["/get?key=a", "/v1/kv/a", "/v1/snapshot"] {
+        assert_eq!(server.get(path).await.json()["detail"], "there is nothing at this path", "{path}");
+    }
+    assert_eq!(server.call("POST", "/v1/members", &[], b"{}").await.status, 405);
+}

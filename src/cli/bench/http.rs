@@ -9,7 +9,9 @@ use tokio::net::TcpStream;
 
 use super::tally::Op;
 use super::{CallError, Consistency};
+use crate::cli::endpoints::Endpoint;
 use crate::config::Address;
+use crate::tls::{Connector, Wire};
 
 /// Digits of a key's number.
 const DIGITS: usize = 10;
@@ -20,10 +22,11 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// A client's connection; dials when it is needed, and the next endpoint after a failure.
 pub(super) struct Http {
-    endpoints: Arc<[Address]>,
+    endpoints: Arc<[Endpoint]>,
+    tls: Option<Connector>,
     /// The endpoint in use or next to be dialled.
     at: usize,
-    stream: Option<TcpStream>,
+    stream: Option<Wire>,
     put: Request,
     get: Request,
     received: Vec<u8>,
@@ -45,16 +48,22 @@ struct Head {
 
 impl Http {
     /// A connection that begins with endpoint `at` (modulo their number).
-    pub(super) fn new(endpoints: Arc<[Address]>, at: usize, value: &[u8], consistency: Consistency) -> Self {
+    pub(super) fn new(
+        endpoints: Arc<[Endpoint]>,
+        tls: Option<Connector>,
+        at: usize,
+        (value, consistency): (&[u8], Consistency),
+    ) -> Self {
         let query = match consistency {
             Consistency::Linearizable => "",
             Consistency::Stale => "?consistency=stale",
         };
         let at = at % endpoints.len();
         let mut http = Self {
-            put: Request::new("PUT", "", Some(value), &endpoints[at]),
-            get: Request::new("GET", query, None, &endpoints[at]),
+            put: Request::new("PUT", "", Some(value), &endpoints[at].address),
+            get: Request::new("GET", query, None, &endpoints[at].address),
             endpoints,
+            tls,
             at,
             stream: None,
             received: Vec::with_capacity(4 << 10),
@@ -64,17 +73,20 @@ impl Http {
     }
 
     /// The endpoint in use.
-    pub(super) fn endpoint(&self) -> &Address {
+    pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoints[self.at]
     }
 
     /// Dials the present endpoint unless that is done.
     pub(super) async fn connect(&mut self) -> io::Result<()> {
         if self.stream.is_none() {
-            let Address { host, port } = &self.endpoints[self.at];
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            self.stream = Some(stream);
+            let Endpoint { address: Address { host, port }, is_tls } = &self.endpoints[self.at];
+            let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+            tcp.set_nodelay(true)?;
+            self.stream = Some(match self.tls.as_ref().filter(|_| *is_tls) {
+                Some(tls) => tls.connect(host, tcp).await?,
+                None => Wire::Plain(tcp),
+            });
         }
         Ok(())
     }
@@ -124,6 +136,7 @@ impl Http {
         };
         request.set_key(key);
         stream.write_all(&request.bytes).await?;
+        stream.flush().await?;
         self.received.clear();
         loop {
             if stream.read_buf(&mut self.received).await? == 0 {

@@ -348,25 +348,30 @@ impl Worker<'_> {
     /// Connects this thread's clients.
     async fn connect(&self) -> Result<Vec<Connection>, CliError> {
         let numbers = || (self.thread..usize::from(self.args.clients)).step_by(self.threads);
-        let addresses: Arc<[_]> = self.args.endpoints.addresses.clone().into();
+        let endpoints: Arc<[_]> = self.args.endpoints.all().into();
         let value = value(self.args.value_bytes.0);
         let consistency = self.args.consistency;
         if self.args.protocol == Protocol::Etcd {
             let clients = usize::from(self.args.clients);
-            let wanted = self.args.connections.map_or(clients.div_ceil(10).max(addresses.len()), usize::from);
+            let wanted = self.args.connections.map_or(clients.div_ceil(10).max(endpoints.len()), usize::from);
             let mine = wanted.min(clients).div_ceil(self.threads);
+            if endpoints.iter().any(|endpoint| endpoint.is_tls) {
+                return Err(CliError::Usage("--protocol etcd has no TLS: use http:// endpoints".to_owned()));
+            }
+            let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
             let connecting = etcd::connect(&addresses, mine, self.args.timeout.0);
             let channels = connecting.await.map_err(CliError::Failed)?;
             let client = |n| Etcd::new(channels.clone(), n / self.threads, value.clone(), consistency);
             return Ok(numbers().map(|n| Connection::Etcd(Box::new(client(n)))).collect());
         }
+        let tls = self.args.endpoints.connector()?;
         let mut connections = Vec::new();
         for number in numbers() {
-            let mut http = Http::new(Arc::clone(&addresses), number, &value, consistency);
+            let mut http = Http::new(Arc::clone(&endpoints), tls.clone(), number, (&value, consistency));
             let mut failures = Vec::new();
             while let Err(error) = http.connect().await {
                 failures.push(format!("cannot connect to {}: {error}", http.endpoint()));
-                if failures.len() == addresses.len() {
+                if failures.len() == endpoints.len() {
                     return Err(CliError::Failed(failures.join("; ")));
                 }
                 http.fail_over();
