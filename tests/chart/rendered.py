@@ -459,8 +459,10 @@ def check_notes(all_helms):
         ):
             if warning in text or warning not in notes(helm, "--set", setting):
                 problem(f"{helm}: the notes with {setting} and they alone should say: {warning}")
-        if "WARNING: traffic is not encrypted" not in text:
-            problem(f"{helm}: the notes do not warn that traffic is not encrypted")
+        secured = notes(helm, "--set", "tls.enabled=true,tls.secretName=x")
+        for warning in ("WARNING: clients are neither encrypted", "WARNING: traffic between members is not encrypted"):
+            if warning not in text or warning in secured:
+                problem(f"{helm}: the notes without TLS, and they alone, should say: {warning}")
 
 
 # ---------------------------------------------------------------- all of it

@@ -1,0 +1,99 @@
+{{/* "true" where the client port, or the peer port, speaks TLS. */}}
+{{- define "kuberaft.tls.client" -}}
+{{- if and .Values.tls.enabled .Values.tls.client.enabled }}true{{ end }}
+{{- end }}
+
+{{- define "kuberaft.tls.peer" -}}
+{{- if and .Values.tls.enabled .Values.tls.peer.enabled }}true{{ end }}
+{{- end }}
+
+{{/* The Secrets with tls.crt, tls.key and ca.crt. */}}
+{{- define "kuberaft.tls.clientSecret" -}}
+{{- if .Values.tls.certManager.enabled }}
+{{- printf "%s-client-tls" (include "kuberaft.fullname" .) }}
+{{- else }}
+{{- required "tls.enabled needs tls.certManager.enabled, or tls.secretName or tls.client.secretName" (default .Values.tls.secretName .Values.tls.client.secretName) }}
+{{- end }}
+{{- end }}
+
+{{- define "kuberaft.tls.peerSecret" -}}
+{{- if .Values.tls.certManager.enabled }}
+{{- printf "%s-peer-tls" (include "kuberaft.fullname" .) }}
+{{- else }}
+{{- required "tls.enabled needs tls.certManager.enabled, or tls.secretName or tls.peer.secretName" (default .Values.tls.secretName .Values.tls.peer.secretName) }}
+{{- end }}
+{{- end }}
+
+{{/* The name that whoever connects as a member must have: cert-manager's issuer may sign for others, too. */}}
+{{- define "kuberaft.tls.peerAllowedName" -}}
+{{- if .Values.tls.peer.allowedName }}
+{{- .Values.tls.peer.allowedName }}
+{{- else if .Values.tls.certManager.enabled }}
+{{- printf "%s.%s.svc" (include "kuberaft.headless" .) .Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{/* Before the address of a client port. */}}
+{{- define "kuberaft.scheme" -}}
+{{- if include "kuberaft.tls.client" . }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{/* What the client commands of kuberaft need in a pod: environment, mounts, volumes. Empty without TLS. */}}
+{{- define "kuberaft.tls.clientEnv" -}}
+{{- if include "kuberaft.tls.client" . }}
+- name: KUBERAFT_TLS_CA
+  value: /etc/kuberaft/tls/client/ca.crt
+{{- if .Values.tls.client.requireCertificate }}
+- name: KUBERAFT_TLS_CERT
+  value: /etc/kuberaft/tls/client/tls.crt
+- name: KUBERAFT_TLS_KEY
+  value: /etc/kuberaft/tls/client/tls.key
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "kuberaft.tls.clientMounts" -}}
+{{- if include "kuberaft.tls.client" . }}
+- name: client-tls
+  mountPath: /etc/kuberaft/tls/client
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "kuberaft.tls.clientVolumes" -}}
+{{- if include "kuberaft.tls.client" . }}
+- name: client-tls
+  secret:
+    secretName: {{ include "kuberaft.tls.clientSecret" . }}
+{{- end }}
+{{- end }}
+
+{{/* What a member needs. */}}
+{{- define "kuberaft.tls.memberEnv" -}}
+{{- if include "kuberaft.tls.peer" . }}
+- name: KUBERAFT_PEER_TLS_CERT
+  value: /etc/kuberaft/tls/peer/tls.crt
+- name: KUBERAFT_PEER_TLS_KEY
+  value: /etc/kuberaft/tls/peer/tls.key
+- name: KUBERAFT_PEER_TLS_CA
+  value: /etc/kuberaft/tls/peer/ca.crt
+{{- with include "kuberaft.tls.peerAllowedName" . }}
+- name: KUBERAFT_PEER_TLS_ALLOWED_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- if include "kuberaft.tls.client" . }}
+- name: KUBERAFT_CLIENT_TLS_CERT
+  value: /etc/kuberaft/tls/client/tls.crt
+- name: KUBERAFT_CLIENT_TLS_KEY
+  value: /etc/kuberaft/tls/client/tls.key
+{{- if .Values.tls.client.requireCertificate }}
+- name: KUBERAFT_CLIENT_TLS_CLIENT_CA
+  value: /etc/kuberaft/tls/client/ca.crt
+{{- end }}
+# For `kubectl exec`: commands ask the member of the pod that they run in.
+- name: KUBERAFT_ENDPOINTS
+  value: "https://localhost:{{ .Values.ports.client }}"
+{{ include "kuberaft.tls.clientEnv" . | trim }}
+{{- end }}
+{{- end }}
