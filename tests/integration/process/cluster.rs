@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kuberaft::api::client::{Client, ClientError, Found, Written};
 use kuberaft::api::{Consistency, StatusReport};
 use kuberaft::kv::Condition;
+use kuberaft::tls::Connector;
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -55,6 +56,8 @@ pub(super) struct Node {
     directory: PathBuf,
     /// What follows `serve`.
     pub(super) flags: Vec<String>,
+    /// By what it is verified, if it speaks TLS to clients.
+    pub(super) tls: Option<Connector>,
     /// The program and its arguments that the node is run by, if any.
     pub(super) wrapper: Vec<String>,
     child: Option<Child>,
@@ -74,6 +77,7 @@ impl Node {
             name: name.to_owned(),
             directory: directory.path().to_owned(),
             flags: own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect(),
+            tls: None,
             wrapper: Vec::new(),
             client,
             peer,
@@ -175,7 +179,8 @@ impl Node {
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let asked = async { question(Client::connect(&self.client.address()).await?).await };
+        let asked =
+            async { question(Client::connect_with(&self.client.address(), self.tls.as_ref()).await?).await };
         runtime().block_on(async {
             let late = |_elapsed| ClientError::Timeout { sent: true };
             tokio::time::timeout(timeout, asked).await.map_err(late)?

@@ -22,6 +22,7 @@ mod recover;
 mod snapshots;
 mod start;
 mod stop;
+mod tls;
 
 use std::fmt::Display;
 use std::io::Write;
