@@ -51,6 +51,7 @@ pub struct Api<R> {
     replica: OnceLock<R>,
     administer: OnceLock<Administer>,
     waiting: RwLock<Option<String>>,
+    advice: RwLock<Option<String>>,
     draining: watch::Sender<bool>,
     /// One snapshot is sent at a time: each keeps what was overwritten meanwhile in memory.
     pub(super) snapshots: Arc<Semaphore>,
@@ -73,6 +74,7 @@ impl<R: Replica> Api<R> {
             replica,
             administer,
             waiting,
+            advice: RwLock::default(),
             draining: watch::Sender::new(false),
             snapshots: Arc::new(Semaphore::new(1)),
         }
@@ -102,6 +104,15 @@ impl<R: Replica> Api<R> {
     /// `None` takes it back.
     pub fn set_waiting(&self, reason: Option<String>) {
         *self.waiting.write().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Says what can be done about a leader that is not found; told only while none is. `None` takes it back.
+    pub fn advise(&self, advice: Option<String>) {
+        *self.advice.write().unwrap_or_else(PoisonError::into_inner) = advice;
+    }
+
+    pub(super) fn advice(&self) -> Option<String> {
+        self.advice.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends what would go on for ever, such as streams of events: the server stops.

@@ -175,6 +175,7 @@ fn reasons<R: Replica>(api: &Api<R>, status: Option<&Status>) -> Vec<String> {
     let Some(status) = status else { return reasons };
     if status.leader.is_none() {
         reasons.push("no leader is known".into());
+        reasons.extend(api.advice());
     } else if !status.has_quorum {
         reasons.push("no majority of the voters answers".into());
     }

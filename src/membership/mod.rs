@@ -16,6 +16,7 @@ pub mod latch;
 mod reconcile;
 mod refounding;
 pub mod rollout;
+mod stranded;
 mod workload;
 
 pub use admin::{AdminError, AdminReason, AdminRequest, is_done};
@@ -29,4 +30,5 @@ pub use join::{
 };
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
+pub use stranded::stranded;
 pub use workload::{CAUGHT_UP_ENTRIES, Health, Pod, Workload, is_majority_on_one_node};

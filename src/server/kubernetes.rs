@@ -8,6 +8,8 @@ use tokio::task::JoinHandle;
 
 use super::ServerError;
 use super::announcements::{self, follow};
+use super::stranded::advise;
+use crate::api::Api;
 use crate::driver::{Change, Handle, RoleName};
 use crate::k8s::{Addresses, Announcer, Cluster, Controller, Kube, Led, Publisher, Settings};
 use crate::membership::latch::{self, Latch, Wake};
@@ -55,14 +57,15 @@ impl Kubernetes {
     }
 
     /// Begins the leader's work, which goes on until this is dropped.
-    pub(super) fn control(&mut self, handle: &Handle, metrics: &Metrics) {
+    pub(super) fn control(&mut self, handle: &Handle, metrics: &Metrics, api: &Arc<Api<Handle>>) {
         let wake = Arc::new(Notify::new());
         let announcer = Announcer::new(&self.kube);
         let majority_on_one_node = metrics.kube_majority_on_one_node.clone();
         let replica = Replica(handle.clone());
         let controller = Controller::new(self.kube.clone(), replica, announcer.clone(), majority_on_one_node);
         self.tasks.push(tokio::spawn(controller.run(Arc::clone(&wake))));
-        self.tasks.push(tokio::spawn(follow(handle.clone(), wake, announcer)));
+        self.tasks.push(tokio::spawn(follow(handle.clone(), wake, announcer.clone())));
+        self.tasks.push(tokio::spawn(advise(self.kube.clone(), handle.clone(), Arc::clone(api), announcer)));
     }
 
     /// Whether the pod stops since its StatefulSet was scaled down, by a fresh look.

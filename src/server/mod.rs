@@ -18,6 +18,7 @@ mod recovery;
 mod refounding;
 mod reports;
 mod signals;
+mod stranded;
 mod tls;
 
 use std::future::Future;
@@ -342,7 +343,7 @@ impl Server {
         let (running, handle) =
             self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings.clone())?;
         if let Some(kubernetes) = &mut kubernetes {
-            kubernetes.control(&handle, &self.metrics);
+            kubernetes.control(&handle, &self.metrics, &self.api);
         }
         Ok(Joined { running, lock, handle, local, addresses, settings, peers, kubernetes })
     }

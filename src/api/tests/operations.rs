@@ -80,6 +80,9 @@ async fn a_node_is_ready_when_it_follows_closely() {
     server.replica.status.lock().unwrap().leader = None;
     assert_eq!(ready().await, (503, "no leader is known\n".into()));
     assert_eq!(server.get("/livez").await.status, 200);
+    server.api.advise(Some("scale back to 3".into()));
+    assert_eq!(ready().await, (503, "no leader is known\nscale back to 3\n".into()));
+    server.api.advise(None);
     server.api.set_waiting(Some("shutting down".into()));
     assert_eq!(ready().await, (503, "shutting down\nno leader is known\n".into()));
 }
