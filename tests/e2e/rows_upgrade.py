@@ -1,0 +1,93 @@
+"""New templates: they reach the pods one at a time, and a broken one reaches only one."""
+
+import time
+
+from cluster import SET, Failed, names
+from rows import expect, row
+
+
+def revision(cluster):
+    """The newest template's, once the StatefulSet's controller has seen it."""
+    found = cluster.stateful_set()
+    is_seen = found["status"].get("observedGeneration") == found["metadata"]["generation"]
+    return found["status"].get("updateRevision") if is_seen else None
+
+
+def is_rolled_out(cluster, members=3):
+    wanted = revision(cluster)
+    return wanted and all(pod.revision == wanted for pod in cluster.pods().values()) and cluster.is_settled(members)
+
+
+def term(cluster):
+    return max(status["term"] for status in cluster.statuses(names(3)))
+
+
+@row(is_quick=True)
+def upgrade_after_scale(test):
+    """`helm upgrade` keeps what `kubectl scale` set."""
+    cluster = test.cluster
+    cluster.scale(5)
+    cluster.settle(5)
+    before, uids = revision(cluster), {name: pod.uid for name, pod in cluster.pods().items()}
+    cluster.upgrade()
+    replicas = cluster.stateful_set()["spec"]["replicas"]
+    cluster.wait_for("the upgrade to be seen", lambda: revision(cluster))
+    expect(replicas == 5 and revision(cluster) == before,
+           f"helm upgrade changed the scaled StatefulSet: {replicas} replicas, revision {revision(cluster)}")
+    expect({name: pod.uid for name, pod in cluster.pods().items()} == uids, "helm upgrade without a change restarted pods")
+    cluster.scale(3)
+    cluster.settle(3)
+    return "5 replicas stay, no pod restarts"
+
+
+@row(is_quick=True)
+def rollout(test):
+    """A new template by `helm upgrade`: N-1 members serve all the time, and the leader moves once."""
+    cluster = test.cluster
+    before = term(cluster)
+    with test.measured("rollout") as measured, cluster.least_ready() as ready:
+        cluster.upgrade("--set", f"podAnnotations.e2e=at-{int(time.time())}")
+        cluster.wait_for("the newest template everywhere", lambda: is_rolled_out(cluster))
+        measured.whole()
+    expect(ready and min(ready) >= 2, f"fewer than two members were ready: {ready}")
+    moves = term(cluster) - before
+    expect(moves == 1, f"{moves} terms passed; the leader should move once")
+    return f"{measured.round}; never fewer than {min(ready)} of 3 ready, the leader moved once"
+
+
+def broken_upgrade(test, name, *broken):
+    """A template whose pods do not get ready; then one that is right again."""
+    cluster = test.cluster
+    good = revision(cluster)
+    with test.measured(name) as measured, cluster.least_ready() as ready:
+        cluster.upgrade(*broken)
+        cluster.wait_for("the template to be seen", lambda: revision(cluster) not in (None, good))
+        bad = revision(cluster)
+
+        def has_failed():
+            return any(pod.revision == bad and "waiting" in pod.container() and pod.container()["waiting"].get("reason")
+                       in ("ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff") for pod in cluster.pods().values())
+
+        cluster.wait_for("one pod to fail", has_failed)
+        # The leader looks every second while it waits.
+        test.sleep(15)
+        hit = [pod.name for pod in cluster.pods().values() if pod.revision == bad]
+        if len(hit) != 1:
+            raise Failed(f"the broken template reached {hit}")
+        cluster.upgrade("--set", f"podAnnotations.e2e=mended-{int(time.time())}")
+        mended = cluster.wait_for("the mended template everywhere", lambda: is_rolled_out(cluster))
+        measured.whole()
+    expect(min(ready) >= 2, f"fewer than two members were ready: {ready}")
+    return f"stops at {hit[0].removeprefix(SET + '-')}; mended {mended:.1f} s after the next upgrade; {measured.round}"
+
+
+@row()
+def broken_image(test):
+    """An upgrade to an image that is not there stops at one pod; the next upgrade mends it."""
+    return broken_upgrade(test, "broken-image", "--set", "image.tag=is-not-there")
+
+
+@row()
+def broken_setting(test):
+    """An upgrade with which the program does not start stops at one pod; the next upgrade mends it."""
+    return broken_upgrade(test, "broken-setting", "--set", "config.KUBERAFT_ELECTION_TIMEOUT=soon")
