@@ -71,20 +71,33 @@ impl<F: Files> Preparation<F> {
         Self { files, directory: directory.to_owned(), sequence, bytes }
     }
 
-    /// Writes zeros and flushes them. The log takes the segment from then on.
+    /// Writes zeros and flushes them. The log takes the segment from then on. One that is ready already, since a
+    /// process before has made it, is kept: every restart would write a whole segment otherwise.
     ///
     /// # Errors
     /// [`StorageError::Disk`]. The log is not harmed: when it needs the segment, it tries itself.
     pub fn run(&self) -> Result<(), StorageError> {
+        let ready = self.directory.join(READY);
+        if self.is_there(&ready)? {
+            return Ok(());
+        }
         let preparing = self.directory.join(format!("{PREPARING}{}", name(self.sequence)));
         if let Err(error) = zero_filled(&self.files, &preparing, self.bytes) {
             // A full disk gets its space back; what else went wrong is in the error.
             let _ = self.files.unlink(&preparing);
             return Err(error);
         }
-        let ready = self.directory.join(READY);
         self.files.rename(&preparing, &ready).map_err(StorageError::disk("rename", &ready))?;
         sync_directory(&self.files, &self.directory)
+    }
+
+    /// Whether a segment of this size is ready. Only a complete one gets the name.
+    fn is_there(&self, ready: &Path) -> Result<bool, StorageError> {
+        match self.files.open(ready) {
+            Ok(file) => Ok(file.size_bytes().map_err(StorageError::disk("stat", ready))? >= self.bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StorageError::disk("open", ready)(error)),
+        }
     }
 }
 

@@ -199,6 +199,20 @@ fn a_prepared_segment_is_taken() {
 }
 
 #[test]
+fn a_restart_keeps_the_segment_that_is_ready() {
+    let files = MemoryFiles::default();
+    let mut wal = create(&files);
+    flush_each(&mut wal, &[append(1, None, vec![command(1, 2, 8000)])]);
+    wal.take_preparation().unwrap().run().unwrap();
+    let (mut wal, _) = open(&files).unwrap();
+    let writes = files.0.lock().unwrap().writes;
+    wal.take_preparation().expect("a quarter is used").run().unwrap();
+    assert_eq!(files.0.lock().unwrap().writes, writes, "it is there already");
+    flush_each(&mut wal, &[append(1, None, vec![command(1, 3, 16_000)])]);
+    assert_eq!(files.0.lock().unwrap().writes, writes + 2, "header and record");
+}
+
+#[test]
 fn a_late_preparation_does_no_harm() {
     let files = MemoryFiles::default();
     let mut wal = create(&files);
