@@ -30,6 +30,6 @@ mod scripted;
 
 pub use load::{ChaosError, Load};
 pub use names::{Names, NamesError, PodNames};
-pub use reach::{Connecting, Duplex, Reach, Stream};
+pub use reach::{Connecting, Duplex, Reach, Stream, dial};
 pub use report::{FinalReport, RoundReport, table};
 pub use settings::LoadSettings;

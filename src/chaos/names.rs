@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Connecting, Reach, Stream};
+use super::{Connecting, Reach, dial};
 
 /// From one look at a name to the next.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -154,10 +154,7 @@ impl Reach for Names {
         Box::pin(async move {
             let address = self.known.read().unwrap_or_else(PoisonError::into_inner).address(member);
             let unknown = || io::Error::new(io::ErrorKind::NotFound, "its name was never resolved");
-            let stream = TcpStream::connect(address.ok_or_else(unknown)?).await?;
-            // A request is one write; waiting for more of it would only delay it.
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Stream)
+            dial(address.ok_or_else(unknown)?).await
         })
     }
 }

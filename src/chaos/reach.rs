@@ -2,9 +2,17 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Longest time for a TCP handshake. It takes well below a millisecond within a cluster; an address whose pod is gone
+/// answers nothing at all, and another member does.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Anything that carries bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -26,4 +34,15 @@ pub trait Reach: Send + Sync + 'static {
     /// Connects to one of them. Whoever asks drops the future when its time is up, so that nothing may be left behind
     /// then.
     fn connect<'a>(&'a self, member: &'a str) -> Connecting<'a>;
+}
+
+/// Connects over TCP, for one request and its answer after another.
+///
+/// # Errors
+/// As the operating system says, and [`io::ErrorKind::TimedOut`] after 250 ms.
+pub async fn dial(address: SocketAddr) -> io::Result<Stream> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    // A request is one write; waiting for more of it would only delay it.
+    stream.set_nodelay(true)?;
+    Ok(Box::new(stream))
 }

@@ -7,7 +7,6 @@ use std::process::Stdio;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -15,7 +14,7 @@ use tokio::time::timeout;
 use super::faults::Kind;
 use super::health::Health;
 use super::target::{Target, Trouble};
-use crate::chaos::{Connecting, Names, Reach, Stream};
+use crate::chaos::{Connecting, Names, Reach, Stream, dial};
 use crate::cli::CliError;
 use crate::k8s::{Admin, Deletion, KubeError, Seen};
 
@@ -117,9 +116,7 @@ impl Reach for Pods {
                 Via::Pods => {
                     let ip = seen.pods.get(member).and_then(|pod| pod.ip);
                     let ip = ip.ok_or_else(|| io::Error::other(format!("pod {member} has no address")))?;
-                    let stream = TcpStream::connect(SocketAddr::new(ip, seen.client_port)).await?;
-                    stream.set_nodelay(true)?;
-                    Ok(Box::new(stream) as Stream)
+                    dial(SocketAddr::new(ip, seen.client_port)).await
                 }
             }
         })
