@@ -10,9 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longest time for a TCP handshake. It takes well below a millisecond within a cluster; an address whose pod is gone
-/// answers nothing at all, and another member does.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Longest time for a TCP handshake. The kernels answer it well below a millisecond within a cluster, however busy the
+/// processes are. An address whose pod is gone answers nothing at all, and DNS tells it for some seconds more; whoever
+/// knows all members has another one to ask.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Anything that carries bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -39,7 +40,7 @@ pub trait Reach: Send + Sync + 'static {
 /// Connects over TCP, for one request and its answer after another.
 ///
 /// # Errors
-/// As the operating system says, and [`io::ErrorKind::TimedOut`] after 250 ms.
+/// As the operating system says, and [`io::ErrorKind::TimedOut`] after 50 ms.
 pub async fn dial(address: SocketAddr) -> io::Result<Stream> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     // A request is one write; waiting for more of it would only delay it.
