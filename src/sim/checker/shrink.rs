@@ -5,8 +5,10 @@ use super::{Answer, Call, Operation};
 use crate::kv::Condition;
 use crate::types::{Instant, Revision};
 
-/// Steps for one try; a try that takes longer counts as explained, so the part stays longer than need be.
-const STEPS_MAX: u64 = 200_000;
+/// Steps for one try to find the end; a try that takes longer counts as explained, so the part stays longer than need be.
+const CUT_STEPS_MAX: u64 = 200_000;
+/// Steps for one try to leave something out, of which there are many: several for each operation.
+const LOOSEN_STEPS_MAX: u64 = 10_000;
 
 /// Takes away what the violation does not need, from a history of one key that is known to be violated.
 ///
@@ -45,7 +47,7 @@ fn cut(operations: &[Operation]) -> Vec<Operation> {
         operations.iter().filter_map(|op| op.returned.as_ref().map(|r| r.at)).collect();
     ends.sort_unstable();
     ends.dedup();
-    let is_still_good = |end: &Instant| search(&until(operations, *end), STEPS_MAX) != Verdict::Violated;
+    let is_still_good = |end: &Instant| search(&until(operations, *end), CUT_STEPS_MAX) != Verdict::Violated;
     let first_bad = ends.partition_point(is_still_good);
     ends.get(first_bad).map_or_else(|| operations.to_vec(), |end| until(operations, *end))
 }
@@ -110,5 +112,5 @@ fn is_violated(operations: &[Operation], loosened: &[bool]) -> bool {
             false => operation.clone(),
         })
         .collect();
-    search(&tried, STEPS_MAX) == Verdict::Violated
+    search(&tried, LOOSEN_STEPS_MAX) == Verdict::Violated
 }
