@@ -108,8 +108,10 @@ impl Cluster {
             last,
             applied,
         });
-        let digest = recovered.store.read().unwrap_or_else(PoisonError::into_inner).hash();
-        let checked = self.invariants.stands_at(node, applied, digest);
+        let view = recovered.store.read().unwrap_or_else(PoisonError::into_inner).view();
+        let found: Vec<_> = view.records().collect();
+        let checked = self.invariants.applied(node, &found);
+        let checked = checked.and_then(|()| self.invariants.stands_at(node, applied, view.hash()));
         self.check(checked);
         Ok(Process::new(recovered, first_id))
     }

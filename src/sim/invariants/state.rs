@@ -11,14 +11,15 @@ use crate::types::{LogIndex, Revision};
 /// What has been made of the log so far.
 #[derive(Default)]
 pub(super) struct States {
-    rows: Vec<Row>,
+    rows: BTreeMap<Revision, Row>,
     outcomes: BTreeMap<LogIndex, Remembered>,
     /// Digest of the whole state by the last entry applied.
     digests: BTreeMap<LogIndex, u64>,
 }
 
 impl Invariants {
-    /// A node's state changed by these records.
+    /// A node's state changed by these records, or a start found them. A node that is alone may apply entries in a start
+    /// that nobody applied before, so that revisions may be missing here until then.
     ///
     /// # Errors
     /// Another node made another row of the same revision, or another outcome at the same index.
@@ -31,14 +32,10 @@ impl Invariants {
                     continue;
                 }
             };
-            let at = usize::try_from(row.revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
-            match self.states.rows.get(at) {
-                Some(known) if known == row => {}
-                None if at == self.states.rows.len() => self.states.rows.push(row.clone()),
-                _ => {
-                    let what = format!("n{} made another row of revision {}", node + 1, row.revision);
-                    return broken("one state", what);
-                }
+            let known = self.states.rows.entry(row.revision).or_insert_with(|| row.clone());
+            if known != row {
+                let what = format!("n{} made another row of revision {}", node + 1, row.revision);
+                return broken("one state", what);
             }
         }
         Ok(())
@@ -70,8 +67,7 @@ impl Invariants {
     /// # Errors
     /// The key never held it.
     pub fn found(&self, node: usize, key: &Bytes, value: &Bytes, revision: Revision) -> Checked {
-        let at = usize::try_from(revision.0.saturating_sub(1)).unwrap_or(usize::MAX);
-        let row = self.states.rows.get(at);
+        let row = self.states.rows.get(&revision);
         if row.is_some_and(|row| row.key == key && row.value.as_ref() == Some(value)) {
             return Ok(());
         }
