@@ -11,9 +11,10 @@
 //! 7. [`tls`]: certificates, and connections under them
 //! 8. [`transport`]: peers over gRPC
 //! 9. [`api`]: clients over HTTP
-//! 10. [`metrics`], [`config`], [`server`], [`cli`]: the process
-//! 11. [`sim`]: histories and clusters that never were, to find faults
-//! 12. [`chaos`]: load on real clusters, judged, while faults are injected
+//! 10. [`k8s`]: the API server, which nothing of the above needs
+//! 11. [`metrics`], [`config`], [`server`], [`cli`]: the process
+//! 12. [`sim`]: histories and clusters that never were, to find faults
+//! 13. [`chaos`]: load on real clusters, judged, while faults are injected
 
 pub mod api;
 pub mod chaos;

@@ -1,11 +1,11 @@
 //! `kuberaft member` and `kuberaft transfer-leader`.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use super::client::{ClientFlags, block_on};
+use super::output::{Layout, Output};
 use super::{CliError, print};
 use crate::api::client::ClientError;
 use crate::api::cluster::MemberChange;
@@ -96,26 +96,6 @@ pub(super) struct TransferLeader {
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, Args)]
-struct Output {
-    /// Format of the answer: table or json [default: table on a terminal, otherwise json]
-    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
-    format: Option<Format>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
-
-impl Output {
-    fn format(self) -> Format {
-        let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
-        self.format.unwrap_or(terminal)
-    }
-}
-
 fn parse_id(text: &str) -> Result<NodeId, String> {
     let id = text.parse().ok().filter(|_| text.len() == 16 && !text.starts_with('+'));
     id.ok_or_else(|| "expected 16 hex digits".to_owned())
@@ -178,9 +158,9 @@ fn change(order: &Order, change: &MemberChange, text: &str) -> Result<(), CliErr
 }
 
 fn show(output: Output, done: Done, text: &str) {
-    match output.format() {
-        Format::Table => print::text(&format!("{text} (entry {})\n", done.index)),
-        Format::Json => print::json(&done),
+    match output.layout() {
+        Layout::Table => print::text(&format!("{text} (entry {})\n", done.index)),
+        Layout::Json => print::json(&done),
     }
 }
 
@@ -197,9 +177,9 @@ fn explain(client: &ClientFlags, error: &ClientError) -> CliError {
 fn list(args: &List) -> Result<(), CliError> {
     let mut cluster = args.client.cluster()?;
     let report = block_on(async { cluster.members().await.map_err(|error| args.client.explain(&error)) })?;
-    match args.output.format() {
-        Format::Table => print::text(&table(&report)),
-        Format::Json => print::json(&report),
+    match args.output.layout() {
+        Layout::Table => print::text(&table(&report)),
+        Layout::Json => print::json(&report),
     }
     Ok(())
 }

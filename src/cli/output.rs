@@ -1,8 +1,10 @@
 //! How results are shown.
 
+use std::io::{IsTerminal, stdout};
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 /// For people or for programs.
@@ -13,6 +15,31 @@ pub(super) enum Format {
     Text,
     /// One JSON document.
     Json,
+}
+
+/// The flag of what administers a cluster.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Output {
+    /// Format of the answer: table or json [default: table on a terminal, otherwise json]
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    layout: Option<Layout>,
+}
+
+/// For people or for programs, where there are many values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Layout {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+impl Output {
+    /// What was asked for, or what suits where the answer goes.
+    pub(super) fn layout(self) -> Layout {
+        let suitable = if stdout().is_terminal() { Layout::Table } else { Layout::Json };
+        self.layout.unwrap_or(suitable)
+    }
 }
 
 /// Bytes in JSON: a string where they are UTF-8, else `{"base64": "…"}`.

@@ -9,13 +9,13 @@ use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use http_body_util::BodyExt;
 use serde::Serialize;
 
 use super::client::{ClientFlags, block_on, unless_interrupted};
 use super::endpoints::Endpoint;
-use super::output::utc;
+use super::output::{Layout, Output, utc};
 use super::place::PlaceFlags;
 use super::{CliError, print};
 use crate::api::client::{Client, ClientError};
@@ -110,26 +110,6 @@ pub(super) struct Restore {
 
     #[command(flatten)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, Args)]
-struct Output {
-    /// Format of the answer: table or json [default: table on a terminal, otherwise json]
-    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
-    format: Option<Format>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
-
-impl Output {
-    fn format(self) -> Format {
-        let terminal = if io::stdout().is_terminal() { Format::Table } else { Format::Json };
-        self.format.unwrap_or(terminal)
-    }
 }
 
 /// What is told of a file.
@@ -229,9 +209,9 @@ fn list(args: &List) -> Result<(), CliError> {
         }
         None => format!("{}  {}\n", file.display(), error.as_deref().unwrap_or_default()),
     });
-    match args.output.format() {
-        Format::Table => print::text(&lines.collect::<String>()),
-        Format::Json => print::json(&listed),
+    match args.output.layout() {
+        Layout::Table => print::text(&lines.collect::<String>()),
+        Layout::Json => print::json(&listed),
     }
     Ok(())
 }
@@ -406,9 +386,9 @@ impl<'a> Report<'a> {
 }
 
 fn report(report: &Report, output: Output) {
-    match output.format() {
-        Format::Table => print::text(&table(report)),
-        Format::Json => print::json(report),
+    match output.layout() {
+        Layout::Table => print::text(&table(report)),
+        Layout::Json => print::json(report),
     }
 }
 

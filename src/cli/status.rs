@@ -1,16 +1,16 @@
 //! `kuberaft status`: asks every endpoint what it knows of itself.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::client::{ClientFlags, block_on, unless_interrupted};
 use super::endpoints::Endpoint;
+use super::output::{Layout, Output};
 use super::{CliError, print};
 use crate::api::StatusReport;
 use crate::api::client::{Client, ClientError};
@@ -36,15 +36,8 @@ pub(super) struct Status {
     #[arg(long, value_name = "NAME", requires = "wait")]
     statefulset: Option<String>,
 
-    /// Format of the answer: table or json [default: table on a terminal, otherwise json]
-    #[arg(short, long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
-    output: Option<Format>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What one endpoint answered.
@@ -66,10 +59,9 @@ pub(super) fn run(args: &Status) -> Result<(), CliError> {
             None => return Ok(()),
         },
     };
-    let terminal = if std::io::stdout().is_terminal() { Format::Table } else { Format::Json };
-    match args.output.unwrap_or(terminal) {
-        Format::Table => print::text(&table(&answers)),
-        Format::Json => print::json(&answers),
+    match args.output.layout() {
+        Layout::Table => print::text(&table(&answers)),
+        Layout::Json => print::json(&answers),
     }
     if answers.iter().any(|answer| answer.status.is_some()) {
         Ok(())

@@ -4,13 +4,14 @@ mod control;
 
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::control::Control;
 use crate::chaos::{FinalReport, Load, LoadSettings, Names, PodNames, Reach, table};
 use crate::cli::client::block_on;
+use crate::cli::output::Layout;
 use crate::cli::{CliError, endpoints, print};
 use crate::config::{Address, Span};
 
@@ -110,13 +111,7 @@ pub(super) struct Watch {
         default_value = "table",
         hide_possible_values = true
     )]
-    output: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
+    output: Layout,
 }
 
 /// A member and its client address.
@@ -243,8 +238,8 @@ pub(super) fn run(args: &Watch) -> Result<(), CliError> {
         }
     })?;
     match args.output {
-        Format::Table => print::text(&summary(&report)),
-        Format::Json => print::json(&*report),
+        Layout::Table => print::text(&summary(&report)),
+        Layout::Json => print::json(&*report),
     }
     if report.is_clean() { Ok(()) } else { Err(CliError::Failed(report.problems().join("\n"))) }
 }
