@@ -17,7 +17,7 @@ import time
 import dashboard as file
 import expectations
 import metrics_page
-from cluster import PODS, RELEASE, NAMESPACE, Cluster, Failed, Processes, Prometheus, wait
+from cluster import PODS, RELEASE, NAMESPACE, SCRAPE_S, Cluster, Failed, Processes, Prometheus, wait
 
 CHART = os.path.join(file.ROOT, "charts", "kuberaft")
 # What `helm template` puts into the alerts' files.
@@ -51,8 +51,8 @@ def run(cluster, prometheus):
     start = time.time()
     cluster.load()
     wait("the load is seen", lambda: positive(prometheus, "sum(rate(kuberaft_http_requests_total[4s]))"))
-    elections(cluster, prometheus)
-    majority_lost(cluster, prometheus)
+    elections(cluster, prometheus, start)
+    majority_lost(cluster, prometheus, start)
     cluster.load()
     wait("the load is seen again", lambda: positive(prometheus, "sum(rate(kuberaft_http_requests_total[4s]))"))
     dashboard = file.load()
@@ -67,20 +67,29 @@ def positive(prometheus, expression):
     return any(float(series["value"][1]) > 0 for series in prometheus.instant(expression))
 
 
-def leader_seen(prometheus):
-    """The pod that alone leads, as Prometheus has it, and the highest term."""
-    leaders = prometheus.instant("kuberaft_raft_is_leader == 1")
+def leader_seen(prometheus, start):
+    """The pod that alone leads, as the panels since `start` show it, and the highest term.
+
+    It leads at the last two of a panel's points: one that led between two points only would be on no panel, and the last
+    point alone may still change by a scrape that is under way.
+    """
+    leading = prometheus.panel({"expr": "kuberaft_raft_is_leader == 1"}, start)
+    times = sorted({at for series in leading for at, _ in series["values"]})[-2:]
+    led = {(at, series["metric"]["pod"]) for series in leading for at, _ in series["values"] if at in times}
+    pods = {pod for _, pod in led}
     terms = [float(series["value"][1]) for series in prometheus.instant("kuberaft_raft_term")]
-    return (leaders[0]["metric"]["pod"], max(terms)) if len(leaders) == 1 and terms else None
+    if len(led) != 2 or len(pods) != 1 or not terms or times[-1] < time.time() - 2 * SCRAPE_S:
+        return None
+    return pods.pop(), max(terms)
 
 
-def elections(cluster, prometheus):
-    first, term = wait("Prometheus sees one leader", lambda: leader_seen(prometheus))
+def elections(cluster, prometheus, start):
+    first, term = wait("Prometheus sees one leader", lambda: leader_seen(prometheus, start))
     to = next(pod for pod in PODS if pod != first)
     cluster.transfer(to)
 
     def follows():
-        seen = leader_seen(prometheus)
+        seen = leader_seen(prometheus, start)
         return seen if seen and seen[0] == to and seen[1] > term else None
 
     _, term = wait(f"Prometheus sees that {to} leads", follows)
@@ -88,7 +97,7 @@ def elections(cluster, prometheus):
     cluster.kill(to)
 
     def elected():
-        seen = leader_seen(prometheus)
+        seen = leader_seen(prometheus, start)
         return seen if seen and seen[0] != to and seen[1] > term else None
 
     leader, term = wait("Prometheus sees another leader", elected)
@@ -98,10 +107,10 @@ def elections(cluster, prometheus):
     print(f"election 2: {to} killed, {leader} elected, term {term:.0f}")
 
 
-def majority_lost(cluster, prometheus):
+def majority_lost(cluster, prometheus, start):
     """Two of three members die: requests fail, and the alerts' conditions hold."""
     cluster.end_load()
-    leader, _ = wait("Prometheus sees one leader", lambda: leader_seen(prometheus))
+    leader, _ = wait("Prometheus sees one leader", lambda: leader_seen(prometheus, start))
     others = [pod for pod in PODS if pod != leader]
     for pod in (leader, others[0]):
         cluster.kill(pod)
@@ -115,7 +124,7 @@ def majority_lost(cluster, prometheus):
     for pod in (leader, others[0]):
         cluster.start_node(pod)
     cluster.wait_ready()
-    wait("Prometheus sees one leader", lambda: leader_seen(prometheus))
+    wait("Prometheus sees one leader", lambda: leader_seen(prometheus, start))
     print("majority lost and found again: requests were refused meanwhile")
 
 
