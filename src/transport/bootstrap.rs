@@ -321,7 +321,7 @@ async fn ask_expected(
     Ok((cluster, answers))
 }
 
-/// Asks every other expected member at the same time, at its `attempt`th address. Those that do not answer in time are
+/// Asks every other expected member at the same time, beginning at its `attempt`th address. Those that do not answer in time are
 /// left out.
 async fn ask_all(
     local: &Local,

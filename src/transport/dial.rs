@@ -26,7 +26,8 @@ use crate::tls::{PeerTls, Wire};
 use crate::types::{ClusterId, NodeId};
 
 /// From a member's name to the addresses, `host:port`, that it may have now, the likeliest first; asked before each
-/// dial, which tries one of them, the next dial the next one. The host is then looked up. Empty: none is known now.
+/// dial, which tries them in turn, the next dial beginning with the next one. The host is then looked up. Empty: none is
+/// known now.
 pub type Resolver = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
 /// Why an attempt or a stream ended.
@@ -72,8 +73,8 @@ fn describe(status: &tonic::Status) -> String {
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 
-/// Looks up and connects to the node called `name`, the `attempt`th time in a row, from 0. Returns the client and the
-/// address used.
+/// Connects to the node called `name`, the `attempt`th time in a row, from 0: beginning with the `attempt`th of its
+/// addresses, at the first that can be connected to. Returns the client and the address used.
 pub(super) async fn connect(
     name: &str,
     resolver: &Resolver,
@@ -81,18 +82,32 @@ pub(super) async fn connect(
     settings: &Settings,
 ) -> Result<(PeerClient<Channel>, String), DialError> {
     let mut addresses = resolver(name);
-    if addresses.is_empty() {
-        return Err(DialError::NoAddress(name.to_owned()));
+    if !addresses.is_empty() {
+        let first = attempt % addresses.len();
+        addresses.rotate_left(first);
     }
-    let address = addresses.swap_remove(attempt % addresses.len());
-    let attempt = connect_to(name, &address, settings);
-    let channel = timeout(settings.connect_timeout, attempt)
+    let mut error = DialError::NoAddress(name.to_owned());
+    for address in addresses {
+        match connect_at(name, &address, settings).await {
+            Ok(client) => return Ok((client, address)),
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
+}
+
+async fn connect_at(
+    name: &str,
+    address: &str,
+    settings: &Settings,
+) -> Result<PeerClient<Channel>, DialError> {
+    let channel = timeout(settings.connect_timeout, connect_to(name, address, settings))
         .await
-        .map_err(|_| DialError::Timeout(address.clone()))??;
+        .map_err(|_| DialError::Timeout(address.to_owned()))??;
     let client = PeerClient::new(channel)
         .max_decoding_message_size(GRPC_BYTES_MAX)
         .max_encoding_message_size(GRPC_BYTES_MAX);
-    Ok((client, address))
+    Ok(client)
 }
 
 async fn connect_to(name: &str, address: &str, settings: &Settings) -> Result<Channel, DialError> {

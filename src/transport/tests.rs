@@ -128,11 +128,15 @@ struct Traffic {
 impl Node {
     /// Forms or finds its cluster among `NAMES`.
     fn bootstrap(&self) -> JoinHandle<Result<Formed, BootstrapError>> {
+        self.bootstrap_with(self.addresses.resolver())
+    }
+
+    fn bootstrap_with(&self, resolver: Resolver) -> JoinHandle<Result<Formed, BootstrapError>> {
         let members = NAMES.map(|name| InitialMember { name: name.into(), address: name.into() });
         let cluster = InitialCluster::new(members.into()).unwrap();
         let (policy, name_in_use_max) = (JoinPolicy::Wait, Duration::ZERO);
         let entrance = Entrance { surroundings: Arc::new(cluster), policy, name_in_use_max };
-        let (service, resolver) = (self.service.clone(), self.addresses.resolver());
+        let service = self.service.clone();
         tokio::spawn(async move { bootstrap(&service, &entrance, &resolver, &settings()).await })
     }
 
@@ -234,6 +238,25 @@ async fn three_empty_nodes_form_one_cluster_and_talk() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_cluster_forms_though_the_likeliest_addresses_are_dead() {
+    // As after pods moved and before the API server says so.
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let addresses = Addresses::default();
+    let live = addresses.resolver();
+    let resolver: Resolver = Arc::new(move |name| std::iter::once(dead.clone()).chain(live(name)).collect());
+    let mut nodes = Vec::new();
+    for (id, name) in (1..).zip(NAMES) {
+        nodes.push(start(&addresses, name, id, Arc::default()).await);
+    }
+    let tasks: Vec<_> = nodes.iter().map(|node| node.bootstrap_with(resolver.clone())).collect();
+    let mut clusters = Vec::new();
+    for task in tasks {
+        clusters.push(task.await.unwrap().unwrap().cluster_id);
+    }
+    assert!(clusters.iter().all(|id| *id == clusters[0]), "{clusters:?}");
 }
 
 #[tokio::test]
