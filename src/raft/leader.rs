@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::lease::Echo;
-use super::progress::{Flow, Progress};
+use super::progress::{Flow, Progress, Recent};
 use super::proposals::{Origin, Queued};
 use super::replication::{Outgoing, send_heartbeat, send_waiting};
 use super::role::{Batch, Leader, Role};
@@ -28,6 +28,7 @@ impl Raft {
             next_heartbeat: now.after(self.settings.heartbeat_interval),
             round: 0,
             rounds_sent: VecDeque::new(),
+            recent: Recent::new(now, last.next()),
             noop_index: last.next(),
             batches: VecDeque::new(),
             elected_at: now,
@@ -169,6 +170,7 @@ impl Raft {
         self.start_transfers(now, out);
         if let Role::Leader(leader) = &mut self.role {
             leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
+            leader.recent.note(now, self.log.last().index, self.settings.election_timeout);
         }
         self.start_round(now, out);
         self.advance_transfer(out);

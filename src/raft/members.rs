@@ -65,7 +65,10 @@ impl Raft {
         let can_lead = |id: NodeId| {
             configuration.voters.contains_key(&id)
                 && next.voters.contains_key(&id)
-                && leader.progress.get(&id).is_some_and(|progress| progress.is_caught_up(last))
+                && leader
+                    .progress
+                    .get(&id)
+                    .is_some_and(|progress| progress.is_caught_up(last, &leader.recent))
         };
         self.furthest_voter(now, can_lead)
     }
@@ -99,7 +102,7 @@ impl Raft {
         if !planted.is(Plant::PromoteBeforeCatchUp) {
             for id in &asked.change.promote {
                 let progress = leader.progress.get(id);
-                if !progress.is_some_and(|progress| progress.is_caught_up(last)) {
+                if !progress.is_some_and(|progress| progress.is_caught_up(last, &leader.recent)) {
                     let entries = progress.map_or(last.0, |progress| progress.lacks(last));
                     return Err(AdminRefusal::NotCaughtUp { id: *id, entries });
                 }
@@ -131,7 +134,8 @@ impl Raft {
         let is_there = |id: &&NodeId| {
             **id == self.id
                 || leader.progress.get(id).is_some_and(|progress| {
-                    progress.is_active(now, self.settings.election_timeout) && progress.is_caught_up(last)
+                    progress.is_active(now, self.settings.election_timeout)
+                        && progress.is_caught_up(last, &leader.recent)
                 })
         };
         let (active, voters) = (next.voters.keys().filter(is_there).count(), next.voters.len());

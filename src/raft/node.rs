@@ -401,7 +401,7 @@ impl Raft {
             Role::Leader(leader) => {
                 let progress = leader.progress.get_mut(&to);
                 if let Some(progress) = progress.filter(|progress| !progress.gets_snapshot()) {
-                    progress.probe_from(progress.match_index.next(), before);
+                    progress.on_send_dropped(before);
                 }
             }
             Role::Follower(follower) if follower.leader == Some(to) => self.reads.forget_question(None),

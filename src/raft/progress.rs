@@ -5,8 +5,35 @@ use std::time::Duration;
 
 use crate::types::{Instant, LogIndex, Session};
 
-/// A follower that lacks no more entries than these has caught up.
+/// A follower that lacks no more entries than these has caught up, whatever their age.
 const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// How far the leader's log reached one election timeout ago: a follower that holds all of that can catch up within
+/// about that time (thesis, 4.2.1). Under load no fixed number of entries would tell: a healthy one lacks thousands.
+#[derive(Debug)]
+pub(super) struct Recent {
+    /// Where the log ended and when, at each heartbeat, oldest first; never empty.
+    ends: VecDeque<(Instant, LogIndex)>,
+}
+
+impl Recent {
+    /// Begins with a new leader's no-op.
+    pub(super) fn new(now: Instant, noop: LogIndex) -> Self {
+        Self { ends: VecDeque::from([(now, noop)]) }
+    }
+
+    /// Takes where the log ends now, and forgets what is not needed to tell where it ended `ago`.
+    pub(super) fn note(&mut self, now: Instant, last: LogIndex, ago: Duration) {
+        self.ends.push_back((now, last));
+        while self.ends.get(1).is_some_and(|(at, _)| now.since(*at) >= ago) {
+            self.ends.pop_front();
+        }
+    }
+
+    fn index(&self) -> LogIndex {
+        self.ends.front().map_or(LogIndex(0), |(_, index)| *index)
+    }
+}
 
 /// A follower as its leader sees it.
 ///
@@ -94,8 +121,9 @@ impl Progress {
     }
 
     /// Whether it lacks so little that it can count in a majority without holding it up.
-    pub(super) fn is_caught_up(&self, last: LogIndex) -> bool {
-        self.match_index > LogIndex(0) && self.lacks(last) <= CAUGHT_UP_ENTRIES
+    pub(super) fn is_caught_up(&self, last: LogIndex, recent: &Recent) -> bool {
+        self.match_index > LogIndex(0)
+            && (self.lacks(last) <= CAUGHT_UP_ENTRIES || self.match_index >= recent.index())
     }
 
     /// Messages and bytes in the window.
@@ -120,6 +148,13 @@ impl Progress {
                 self.on_compacted(before);
             }
         }
+    }
+
+    /// What was sent is lost. Of a follower that this leader has not heard yet nothing is known: it is asked about what
+    /// would come next, and its rejection leads back, seldom to the log's first entry.
+    pub(super) fn on_send_dropped(&mut self, before: LogIndex) {
+        let is_known = self.match_index > LogIndex(0);
+        self.probe_from(if is_known { self.match_index.next() } else { self.next_index }, before);
     }
 
     /// What was sent may be lost: find out where the logs agree, from `next_index` down.

@@ -49,12 +49,13 @@ impl Raft {
         let at_once = self.settings.planted.is(Plant::PromoteBeforeCatchUp);
         let (mut ready, mut others_come) = (Vec::new(), false);
         for (id, member) in &configuration.learners {
-            let Some(progress) = leader.progress.get_mut(id) else { continue };
+            let (recent, progress) = (&leader.recent, &mut leader.progress);
+            let Some(progress) = progress.get_mut(id) else { continue };
             if member.stays_learner || configuration.is_voter(*id) {
                 continue;
             }
             let is_active = progress.is_active(now, timeout);
-            if is_active && progress.is_caught_up(last) {
+            if is_active && progress.is_caught_up(last, recent) {
                 progress.caught_up_since.get_or_insert(now);
             } else {
                 progress.caught_up_since = None;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::RoleName;
 use super::members::PendingChange;
-use super::progress::Progress;
+use super::progress::{Progress, Recent};
 use super::transfer::Transfer;
 use crate::types::{Instant, IoId, LogIndex, LogTime, NodeId};
 
@@ -53,6 +53,8 @@ pub(super) struct Leader {
     pub(super) round: u64,
     /// When the latest rounds were sent, for round-trip times.
     pub(super) rounds_sent: VecDeque<(u64, Instant)>,
+    /// Where the log ended an election timeout ago.
+    pub(super) recent: Recent,
     /// The no-op of this term. Reads wait until it is committed.
     pub(super) noop_index: LogIndex,
     /// Batches of entries not yet committed, oldest first.

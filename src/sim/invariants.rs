@@ -20,6 +20,7 @@
 
 mod leases;
 mod members;
+mod pace;
 mod snapshots;
 mod state;
 
@@ -32,6 +33,7 @@ use crate::raft::{
 };
 use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Term};
 use members::Members;
+use pace::Pace;
 pub use snapshots::Found;
 use state::States;
 
@@ -69,6 +71,8 @@ struct Node {
     held: LogIndex,
     /// Last entry at the begin of that turn.
     turn_began_with: LogIndex,
+    /// How far its log reached earlier.
+    pace: Pace,
     /// Configurations that it appended in its turn as leader.
     proposed: Vec<LogIndex>,
 }
@@ -342,7 +346,14 @@ impl Invariants {
     /// # Errors
     /// A term or commit index that went back; a commit against an earlier one, of what no majority holds, or by a
     /// leader of an earlier term's entries alone; a leader that lacks committed entries.
-    pub fn turned(&mut self, node: usize, status: &Status, log_waits: bool) -> Checked {
+    pub fn turned(
+        &mut self,
+        node: usize,
+        local: Instant,
+        status: &Status,
+        log_waits: bool,
+        raft: &Settings,
+    ) -> Checked {
         let this = &mut self.nodes[node];
         if status.term < this.term || status.commit_index < this.commit {
             let what = format!(
@@ -362,6 +373,10 @@ impl Invariants {
         let became_leader = status.role == RoleName::Leader
             && (this.role != Some(RoleName::Leader) || this.term != status.term);
         (this.role, this.term) = (Some(status.role), status.term);
+        if became_leader {
+            this.pace.begin(this.held);
+        }
+        this.pace.note(local, this.memory.last().index, raft);
         if status.commit_index > old && !log_waits {
             self.committing(node, old, status)?;
         }

@@ -99,7 +99,7 @@ impl Cluster {
             self.trace.note(now, [22, index.0, term.0], || Happening::Committed { node, index, term });
         }
         let log_waits = self.process(node).log_waits();
-        let checked = self.invariants.turned(node, &status, log_waits);
+        let checked = self.invariants.turned(node, local, &status, log_waits, &self.setup.raft);
         self.check(checked);
         if status.role == RoleName::Leader {
             let peers = self.process(node).core.raft().peers(local);

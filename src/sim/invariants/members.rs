@@ -8,7 +8,7 @@
 //! | voters change by steps | other voters only in a joint configuration whose old ones are those before; every two quorums of consecutive committed configurations share a node |
 //! | removed for ever | no removed id is a member again; only who was removed is told so |
 //! | sessions | a member's session is the entry that added it |
-//! | promoted when caught up | a new voter's disk, and a majority of the voters to be, lacks few entries |
+//! | promoted when caught up | a new voter's disk, and a majority of the voters to be, lacks few entries, or only late ones |
 //! | handed over whole | who is told to stand at once holds all that the leader's log held |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::raft::{Configuration, Member};
 use crate::sim::marks::{Configurations, Mark, MarkedLog, place};
 use crate::types::{LogIndex, NodeId, Session, Term};
 
-/// A learner that lacks no more entries than these may be made a voter.
+/// A learner that lacks no more entries than these may be made a voter, whatever their age.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// What is known of members so far.
@@ -178,12 +178,13 @@ impl Invariants {
         if !next.is_joint() {
             return Ok(());
         }
-        let term = self.nodes[node].term;
+        let (term, earlier) = (self.nodes[node].term, self.nodes[node].pace.earlier());
         let holds = |id: &NodeId| {
             // One that has gone on to a later term may have dropped what it had.
             let log = self.durable_of(*id);
             log.is_some_and(|log| {
-                log.hard_state.term > term || log.last().index.0 + CAUGHT_UP_ENTRIES + 1 >= index.0
+                let last = log.last().index;
+                log.hard_state.term > term || last.0 + CAUGHT_UP_ENTRIES + 1 >= index.0 || last >= earlier
             })
         };
         let is_new = |id: &&NodeId| !before.voters.contains_key(id);
