@@ -25,8 +25,9 @@ pub enum Rollout {
     HandOver(NodeId),
 }
 
-/// The next step of a rollout: pods that are down first (they have nothing to lose), then followers one at a time,
-/// each only while all other members are caught up; the leader last.
+/// The next step of a rollout: pods that are down first, then followers one at a time, each only while all other
+/// members are caught up; the leader last. A pod whose member does not answer has nothing to lose, and goes as long as
+/// the others are a majority; one that is not ready but votes must not take the majority with it.
 #[must_use]
 pub fn next(
     own: NodeId,
@@ -47,33 +48,90 @@ pub fn next(
     if let Some(pod) = wanted.iter().find(|pod| pod.is_terminating) {
         return Rollout::Wait { why: format!("{} is being replaced", pod.name) };
     }
-    let evict = |pod: &Pod| Rollout::Evict { pod: pod.name.clone(), uid: pod.uid.clone() };
-    let members = configuration.members();
-    let id_of = |name: &str| members.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id);
     if let Some(broken) = wanted.iter().find(|pod| !is_old(pod) && !pod.is_ready) {
         // A new pod that does not get ready stops the rollout; a newer template goes on with it first.
         return Rollout::Wait { why: format!("{} of the newest revision is not ready", broken.name) };
     }
-    if let Some(down) = old.iter().find(|pod| !pod.is_ready) {
-        return evict(down);
+    let members = Members { own, configuration, health };
+    let mut followers = old.iter().filter(|pod| members.id(&pod.name) != Some(own));
+    let mut down = followers.clone().filter(|pod| !pod.is_ready);
+    if let Some(gone) = down.clone().find(|pod| !members.may_vote(&pod.name)) {
+        return if members.are_majority_without(&gone.name) {
+            evict(gone)
+        } else {
+            Rollout::Wait { why: format!("without {} no majority is known to be caught up", gone.name) }
+        };
     }
     if wanted.len() < workload.replicas as usize {
         return Rollout::Wait { why: "not all pods are there".into() };
     }
-    let lagging = health.iter().find(|health| members.contains_key(&health.id) && !health.is_caught_up());
-    if let Some(lagging) = lagging {
-        let name = members.get(&lagging.id).map_or_else(String::new, |member| member.name.clone());
-        return Rollout::Wait { why: format!("{name} is not caught up") };
+    if let Some(voting) = down.next() {
+        return members.lagging(Some(&voting.name)).map_or_else(|| evict(voting), not_caught_up);
     }
-    if let Some(follower) = old.iter().find(|pod| id_of(&pod.name) != Some(own)) {
+    if let Some(lagging) = members.lagging(None) {
+        return not_caught_up(lagging);
+    }
+    if let Some(follower) = followers.next() {
         return evict(follower);
     }
     let successor = wanted.iter().find_map(|pod| {
-        let id = id_of(&pod.name)?;
+        let id = members.id(&pod.name)?;
         (!is_old(&pod) && configuration.voters.contains_key(&id)).then_some(id)
     });
     // Alone, the leader is evicted by itself.
     successor.map_or_else(|| evict(old[0]), Rollout::HandOver)
+}
+
+fn evict(pod: &Pod) -> Rollout {
+    Rollout::Evict { pod: pod.name.clone(), uid: pod.uid.clone() }
+}
+
+fn not_caught_up(name: String) -> Rollout {
+    Rollout::Wait { why: format!("{name} is not caught up") }
+}
+
+/// The members as their leader sees them, by the names of their pods.
+struct Members<'a> {
+    own: NodeId,
+    configuration: &'a Configuration,
+    health: &'a [Health],
+}
+
+impl Members<'_> {
+    fn id(&self, name: &str) -> Option<NodeId> {
+        let members = self.configuration.members();
+        members.into_iter().find_map(|(id, member)| (member.name == name).then_some(id))
+    }
+
+    fn health(&self, id: NodeId) -> Option<&Health> {
+        self.health.iter().find(|health| health.id == id)
+    }
+
+    /// Whether a pod's process is a member that answers. Ready or not, its vote may be needed.
+    fn may_vote(&self, name: &str) -> bool {
+        let health = self.id(name).and_then(|id| self.health(id));
+        health.is_some_and(|health| health.in_touch || health.id == self.own)
+    }
+
+    /// A member that is not caught up, other than the one of this pod.
+    fn lagging(&self, except: Option<&str>) -> Option<String> {
+        let members = self.configuration.members();
+        let others = members.into_iter().filter(|(_, member)| Some(member.name.as_str()) != except);
+        let mut lagging =
+            others.filter(|(id, _)| self.health(*id).is_some_and(|health| !health.is_caught_up()));
+        lagging.next().map(|(_, member)| member.name.clone())
+    }
+
+    /// Whether those that are caught up, other than the member of this pod, can commit without it.
+    fn are_majority_without(&self, name: &str) -> bool {
+        let left = self.id(name);
+        [&self.configuration.voters, &self.configuration.outgoing].into_iter().all(|voters| {
+            let able = voters
+                .keys()
+                .filter(|id| Some(**id) != left && self.health(**id).is_some_and(Health::is_caught_up));
+            voters.is_empty() || able.count() > voters.len() / 2
+        })
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +206,63 @@ mod tests {
             evict(1),
             "what is down first"
         );
+    }
+
+    #[test]
+    fn an_unready_pod_that_votes_stays_while_another_member_is_away() {
+        let mut unready = pods(["old", "old", "old"]);
+        unready[1].is_ready = false;
+        let step =
+            |health: &[Health], pods: &[Pod]| next(NodeId(1), &configuration(), health, &workload(), pods);
+        assert_eq!(step(&health(), &unready), evict(1), "the others are a majority");
+        let mut frozen = health();
+        frozen[2].in_touch = false;
+        assert_eq!(step(&frozen, &unready), Rollout::Wait { why: "kv-2 is not caught up".into() });
+        assert!(matches!(step(&health(), &unready[..2]), Rollout::Wait { .. }), "kv-2 is not there");
+        // Silent itself, it does not vote: the template may be what mends it.
+        frozen[1].in_touch = false;
+        assert!(matches!(step(&frozen, &unready), Rollout::Wait { .. }), "nobody is known to be there");
+        frozen[2].in_touch = true;
+        assert_eq!(step(&frozen, &unready), evict(1));
+        // Of two that are down, the silent one first.
+        unready[2].is_ready = false;
+        frozen[1].in_touch = true;
+        frozen[2].in_touch = false;
+        assert_eq!(step(&frozen, &unready), evict(2));
+    }
+
+    #[test]
+    fn a_silent_pod_goes_although_another_member_of_five_is_away() {
+        let member = |id: u64| (NodeId(id), Member { name: format!("kv-{}", id - 1), ..Member::default() });
+        let five = Configuration { voters: (1..=5).map(member).collect(), ..Configuration::default() };
+        let health = |away: &[u64]| {
+            let one = |id| Health { id: NodeId(id), in_touch: !away.contains(&id), lag_entries: 0 };
+            (1..=5).map(one).collect::<Vec<_>>()
+        };
+        let pod = |ordinal: usize| Pod {
+            name: format!("kv-{ordinal}"),
+            uid: format!("u{ordinal}"),
+            revision: "old".into(),
+            is_ready: ordinal != 1,
+            ..Pod::default()
+        };
+        let pods: Vec<Pod> = (0..5).map(pod).collect();
+        let workload = Workload { replicas: 5, ..workload() };
+        let step = |away: &[u64]| next(NodeId(1), &five, &health(away), &workload, &pods);
+        assert_eq!(step(&[2, 3]), evict(1));
+        assert!(matches!(step(&[3]), Rollout::Wait { .. }), "it votes");
+        let joint = Configuration { outgoing: (1..=3).map(member).collect(), ..five.clone() };
+        let step = next(NodeId(1), &joint, &health(&[2, 3]), &workload, &pods);
+        assert!(matches!(step, Rollout::Wait { .. }), "no majority of the former voters");
+    }
+
+    #[test]
+    fn the_leader_is_last_even_if_its_own_pod_is_not_ready() {
+        let mut unready = pods(["old", "old", "new"]);
+        unready[0].is_ready = false;
+        assert_eq!(step(&unready), evict(1));
+        unready[1].revision = "new".into();
+        assert_eq!(step(&unready), Rollout::HandOver(NodeId(2)));
     }
 
     #[test]
