@@ -93,43 +93,53 @@ impl<C: Cluster> Controller<C> {
                 () = wake.notified() => {}
                 Some(_) = changes.next() => {}
             }
-            let busy = self.look().await.unwrap_or_else(|error| {
-                if !std::mem::replace(&mut self.is_api_away, true) {
-                    tracing::warn!(%error, "scaling, rollouts and labels wait for the Kubernetes API");
+            let busy = match self.cluster.led() {
+                Some(led) => self.try_to_look(&led).await,
+                None => {
+                    self.labelled = None;
+                    self.majority_on_one_node.set(0);
+                    false
                 }
-                true
-            });
+            };
             next = Instant::now() + if busy { BUSY_INTERVAL } else { LOOK_INTERVAL };
         }
     }
 
-    /// One look, and at most one step. Returns whether to look again soon.
-    async fn look(&mut self) -> Result<bool, KubeError> {
-        let Some(led) = self.cluster.led() else {
-            self.labelled = None;
-            self.majority_on_one_node.set(0);
-            return Ok(false);
-        };
-        let Some(workload) = self.kube.workload().await? else { return Ok(false) };
-        if std::mem::take(&mut self.is_api_away) {
-            tracing::info!("the Kubernetes API answers again");
+    /// Looks, and says once when the API server lets no look end, and once when it does again.
+    async fn try_to_look(&mut self, led: &Led) -> bool {
+        let looked = self.look(led).await;
+        let was_away = std::mem::replace(&mut self.is_api_away, looked.is_err());
+        match &looked {
+            Err(error) if !was_away => {
+                tracing::warn!(%error, "scaling, rollouts and labels wait for the Kubernetes API");
+            }
+            Ok(_) if was_away => tracing::info!("the Kubernetes API answers again"),
+            Ok(_) | Err(_) => {}
         }
-        let is_labelled = self.label(&led, &workload).await;
+        looked.unwrap_or(true)
+    }
+
+    /// One look, and at most one step. Returns whether to look again soon.
+    async fn look(&mut self, led: &Led) -> Result<bool, KubeError> {
+        let Some(workload) = self.kube.workload().await? else { return Ok(false) };
+        let is_labelled = self.label(led, &workload).await;
         self.keep_latch().await;
-        if workload.replicas > self.kube.settings().members_max {
+        let members_max = self.kube.settings().members_max;
+        if workload.replicas > members_max {
             let note = format!(
-                "{} replicas are wanted, but only {} members may join (maxMembers)",
-                workload.replicas,
-                self.kube.settings().members_max
+                "{} replicas are wanted, but only {members_max} members may join (maxMembers)",
+                workload.replicas
             );
             self.announce("TooManyReplicas", note, true);
         }
-        if let Some(busy) = self.scale(&led, &workload).await {
+        if let Some(busy) = self.scale(led, &workload).await {
             return Ok(busy);
         }
+        // Pods beyond that never get ready, and the role does not cover them.
+        let workload = workload.at_most(members_max);
         let pods = self.kube.pods_named(&workload.pods()).await?;
         self.look_at_nodes(&led.configuration, &pods);
-        Ok(self.roll_out(&led, &workload, &pods).await? || !is_labelled)
+        Ok(self.roll_out(led, &workload, &pods).await? || !is_labelled)
     }
 
     /// Asserts the labels when they are due, or members have changed. They are hints: nothing else waits for them.

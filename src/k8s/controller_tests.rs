@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::driver::Member;
 use crate::k8s::api_server::{ApiServer, Fault};
-use crate::k8s::tests::{eventually, kube, latch, pod, role, stateful_set};
+use crate::k8s::tests::{eventually, kube, latch, pod, role, settings, stateful_set};
 use crate::metrics::Metrics;
 
 const OWN: ClusterId = ClusterId(7);
@@ -78,9 +78,13 @@ fn led(voters: u64, away: &[u64]) -> Led {
     Led { configuration: Arc::new(configuration), index: LogIndex(5), health }
 }
 
-/// An API server with a StatefulSet of so many replicas, a pod for each, and a latch that this cluster filled.
+/// An API server with a StatefulSet of so many replicas, a pod for each, a latch that this cluster filled, and the
+/// chart's role: pods up to `maxMembers`.
 async fn server(replicas: u32) -> ApiServer {
     let server = ApiServer::start().await;
+    for resource in ["pods", "pods/eviction"] {
+        server.restrict(resource, (0..settings().members_max).map(|ordinal| format!("kv-{ordinal}")));
+    }
     server.put("configmaps", latch(&OWN.to_string()));
     server.put("statefulsets", stateful_set(replicas));
     for ordinal in 0..replicas {
@@ -268,6 +272,30 @@ async fn too_many_replicas_and_a_majority_on_one_node_are_announced() {
     looks(&server, 3).await;
     let said = server.list("events").iter().filter(|event| event["reason"] == "TooManyReplicas").count();
     assert_eq!(said, 1, "once, not at each look");
+}
+
+#[tokio::test]
+async fn a_rollout_goes_on_beside_pods_too_many_to_become_members() {
+    let server = server(7).await;
+    for ordinal in 0..7 {
+        let mut old = pod(ordinal, None);
+        old["metadata"]["labels"]["controller-revision-hash"] = json!("old");
+        if ordinal >= 5 {
+            old["status"]["conditions"][0]["status"] = json!("False");
+        }
+        server.put("pods", old);
+    }
+    let cluster = Fake::leading(5, &[]);
+    let majority_on_one_node = control(&server, &cluster);
+    for ordinal in 1..5 {
+        let eviction = format!("POST pods/eviction kv-{ordinal}");
+        eventually("an eviction", || server.count(&eviction) == 1).await;
+        server.put("pods", pod(ordinal, None));
+    }
+    eventually("the leader hands over", || !cluster.hand_overs.lock().unwrap().is_empty()).await;
+    assert_eq!(server.count("GET pods kv-5") + server.count("POST pods/eviction kv-5"), 0, "not in the role");
+    assert_eq!(majority_on_one_node.get(), 0);
+    eventually("the Event", || is_announced(&server, "TooManyReplicas")).await;
 }
 
 #[tokio::test]

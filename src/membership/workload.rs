@@ -100,6 +100,12 @@ impl Workload {
         (self.first_ordinal..self.first_ordinal + self.replicas).map(|ordinal| self.pod(ordinal)).collect()
     }
 
+    /// The same with no more than so many pods.
+    #[must_use]
+    pub fn at_most(&self, pods_max: u32) -> Self {
+        Self { replicas: self.replicas.min(pods_max), ..self.clone() }
+    }
+
     /// Whether there should be a pod of this name.
     #[must_use]
     pub fn wants(&self, pod: &str) -> bool {

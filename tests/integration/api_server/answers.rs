@@ -58,6 +58,9 @@ pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
     let method = if is_watch { "WATCH".to_owned() } else { request.method().to_string() };
     let line = format!("{method} {} {}", target.resource, target.name);
     shared.state().requests.push(line.trim_end().to_owned());
+    if !shared.covers(&target.resource, &target.name) {
+        return refuse(403, None);
+    }
     let mut is_silent = false;
     match shared.fault(&method, &target.resource) {
         None => {}

@@ -11,6 +11,7 @@
 mod answers;
 mod objects;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,8 @@ struct Rule {
 #[derive(Default)]
 struct State {
     objects: Objects,
+    /// By resource, whose objects may be asked for by name; others, and lists of all, are refused with 403.
+    roles: BTreeMap<&'static str, Vec<String>>,
     rules: Vec<Rule>,
     requests: Vec<String>,
 }
@@ -75,6 +78,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// Whether the role covers this object, or with an empty name all of them.
+    fn covers(&self, resource: &str, name: &str) -> bool {
+        self.state().roles.get(resource).is_none_or(|names| names.iter().any(|covered| covered == name))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,6 +155,11 @@ impl ApiServer {
     /// All objects of a resource, by name.
     pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
         self.shared.state().objects.list(resource).cloned().collect()
+    }
+
+    /// From now on a role covers only these names of a resource; one that was never restricted is covered whole.
+    pub(crate) fn restrict(&self, resource: &'static str, names: impl IntoIterator<Item = String>) {
+        self.shared.state().roles.insert(resource, names.into_iter().collect());
     }
 
     /// The next `times` requests of this method on this resource (`*`: any) fail. `pods/eviction` is a resource of its
