@@ -54,10 +54,13 @@ macro_rules! identity {
         }
 
         impl std::str::FromStr for $name {
-            type Err = std::num::ParseIntError;
+            type Err = IdentityError;
 
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                u64::from_str_radix(text, 16).map(Self)
+            fn from_str(text: &str) -> Result<Self, IdentityError> {
+                // `from_str_radix` alone takes a sign and any length.
+                let is_shown_so = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let number = u64::from_str_radix(text, 16).ok().filter(|_| is_shown_so);
+                number.map(Self).ok_or(IdentityError)
             }
         }
 
@@ -75,6 +78,11 @@ macro_rules! identity {
         }
     };
 }
+
+/// A text that is no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 16 hex digits")]
+pub struct IdentityError;
 
 identity! {
     /// A node: random, drawn when its data directory is first used, so that a directory that was
@@ -162,5 +170,21 @@ impl Instant {
     #[must_use]
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_read_as_it_is_shown_and_in_no_other_way() {
+        assert_eq!(NodeId(0xabc).to_string().parse(), Ok(NodeId(0xabc)));
+        assert_eq!("00000000000000AB".parse(), Ok(ClusterId(0xab)));
+        for text in
+            ["", "1", "+1", "+000000000000001", "-000000000000001", "0x00000000000001", "00000000000000001"]
+        {
+            assert_eq!(text.parse::<NodeId>(), Err(IdentityError), "{text}");
+        }
     }
 }

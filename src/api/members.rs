@@ -13,7 +13,7 @@ use super::query::{Parameters, decode_key};
 use super::status::{LeaderReport, find, json, leader_report};
 use super::{Api, Problem, Replica};
 use crate::driver::{Change, Configuration, Member, NewMember, Status};
-use crate::membership::{AdminError, AdminReason, AdminRequest};
+use crate::membership::{AdminError, AdminReason, AdminRequest, check_new_member};
 use crate::types::{LogIndex, NodeId};
 
 /// Path before a member.
@@ -141,24 +141,10 @@ pub(super) async fn add<R: Replica>(
     let order = Order::of(&api, &request, started)?;
     let body = read_body(request.into_body(), api.settings.request_bytes_max, order.deadline).await?;
     let MemberToAdd { node_id: id, name, peer_addr, stays_learner } = parse(&body)?;
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(Problem::bad_request(format!("`name` must have 1 to {NAME_BYTES_MAX} bytes")));
-    }
-    let has_port = |address: &String| {
-        address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
-    };
-    if peer_addr.as_ref().is_some_and(|address| address.len() > ADDRESS_BYTES_MAX || !has_port(address)) {
-        return Err(Problem::bad_request("`peer_addr` is no `host:port`"));
-    }
     let new = NewMember { id, name, peer_addr, stays_learner };
+    check_new_member(&new).map_err(|error| Problem::bad_request(error.to_string()))?;
     order.change(&api, Change { add: vec![new], ..Change::default() }).await
 }
-
-/// Longest name in bytes: that of a DNS name.
-const NAME_BYTES_MAX: usize = 253;
-const ADDRESS_BYTES_MAX: usize = 512;
 
 /// `DELETE /v1/members/{id}`.
 pub(super) async fn remove<R: Replica>(
@@ -271,7 +257,9 @@ fn find_member(configuration: &Configuration, text: &str) -> Result<NodeId, Prob
         return Ok(*id);
     }
     match text.parse::<NodeId>() {
-        Ok(id) if text.len() == 16 && !text.starts_with('+') => Ok(id),
-        _ => Err(AdminError::new(AdminReason::NotAMember, format!("no member is called {text:?}")).into()),
+        Ok(id) => Ok(id),
+        Err(_) => {
+            Err(AdminError::new(AdminReason::NotAMember, format!("no member is called {text:?}")).into())
+        }
     }
 }

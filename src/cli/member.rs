@@ -44,7 +44,7 @@ pub(super) struct Add {
     name: Name,
 
     /// Id of its data directory, which it says while it waits to be added: 16 hex digits
-    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    #[arg(long, value_name = "ID")]
     id: NodeId,
 
     /// Where the other members reach it, if they have it in no list
@@ -94,11 +94,6 @@ pub(super) struct TransferLeader {
 
     #[command(flatten)]
     output: Output,
-}
-
-fn parse_id(text: &str) -> Result<NodeId, String> {
-    let id = text.parse().ok().filter(|_| text.len() == 16 && !text.starts_with('+'));
-    id.ok_or_else(|| "expected 16 hex digits".to_owned())
 }
 
 /// Does what `member` is asked for.

@@ -110,7 +110,8 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, ClusterError> {
         let wrong = || ClusterError::Address(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
+        // `parse` alone would take a sign.
+        let port = port.parse().ok().filter(|_| !port.starts_with('+')).ok_or_else(wrong)?;
         let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
             Some(Some(ip)) if ip.parse::<std::net::Ipv6Addr>().is_ok() => ip,
             None if is_host(host) => host,
@@ -220,6 +221,7 @@ mod tests {
             ":7000",
             "host:",
             "host:70000",
+            "host:+1",
             "::1:7000",
             "[::1:7000",
             "[x]:1",

@@ -13,6 +13,7 @@ mod formation;
 mod initial_cluster;
 mod join;
 pub mod latch;
+mod new_member;
 mod reconcile;
 mod refounding;
 pub mod rollout;
@@ -28,6 +29,7 @@ pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
 pub use join::{
     ClusterView, JoinStep, MEMBERS_MAX, on_join, on_join_without_leader, removed_by, silent_before_replaced,
 };
+pub use new_member::{NewMemberError, check_new_member};
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
 pub use stranded::stranded;

@@ -12,13 +12,12 @@ use super::peers::Peers;
 use super::proto::{self, admin_response};
 use super::service::PeerService;
 use super::settings::Settings;
-use crate::membership::{AdminError, AdminReason, AdminRequest, Local};
+use crate::membership::{AdminError, AdminReason, AdminRequest, Local, check_new_member};
 use crate::raft::{Change, NewMember};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
-/// Nodes named in one request, names and addresses in bytes: more is refused.
+/// Nodes named in one request: more is refused.
 const NODES_MAX: usize = 64;
-const TEXT_BYTES_MAX: usize = 512;
 /// How long a request may take at most at the node that is asked.
 const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 /// What the network may add.
@@ -113,11 +112,9 @@ pub(super) fn join_from_wire(node: Option<proto::NewMember>) -> Result<AdminRequ
 
 fn member_from_wire(wire: proto::NewMember) -> Result<NewMember, Status> {
     let proto::NewMember { node_id, name, peer_addr, stays_learner } = wire;
-    let is_short = |text: &str| !text.is_empty() && text.len() <= TEXT_BYTES_MAX;
-    if node_id == 0 || !is_short(&name) || peer_addr.as_deref().is_some_and(|address| !is_short(address)) {
-        return Err(Status::invalid_argument("a new member needs an id, a name, and no empty address"));
-    }
-    Ok(NewMember { id: NodeId(node_id), name, peer_addr, stays_learner })
+    let new = NewMember { id: NodeId(node_id), name, peer_addr, stays_learner };
+    check_new_member(&new).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(new)
 }
 
 pub(super) fn change_from_wire(wire: proto::ChangeRequest) -> Result<AdminRequest, Status> {
@@ -256,3 +253,30 @@ pub(super) async fn ask_to_join(
 
 /// Shared by all requests.
 pub(super) type SharedAdministrator = Arc<dyn Administrator>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_http_would_refuse_is_refused_here_too() {
+        let new = |node_id: u64, name: &str, peer_addr: Option<&str>| {
+            let peer_addr = peer_addr.map(str::to_owned);
+            proto::NewMember { node_id, name: name.into(), peer_addr, stays_learner: false }
+        };
+        let joins = |new: proto::NewMember| {
+            let change = proto::ChangeRequest { add: vec![new.clone()], ..proto::ChangeRequest::default() };
+            let outcomes = [join_from_wire(Some(new)), change_from_wire(change)];
+            let taken: Vec<_> =
+                outcomes.into_iter().map(|outcome| outcome.map_err(|status| status.code())).collect();
+            assert_eq!(taken[0].as_ref().err(), taken[1].as_ref().err());
+            taken[0].as_ref().map(drop).map_err(|code| *code)
+        };
+        assert_eq!(joins(new(1, "n-1", None)), Ok(()));
+        assert_eq!(joins(new(1, "n-1", Some("[::1]:7000"))), Ok(()));
+        let refused = Err(tonic::Code::InvalidArgument);
+        assert_eq!(joins(new(0, "n-1", None)), refused);
+        assert_eq!(joins(new(1, "a b/\n\"x", None)), refused);
+        assert_eq!(joins(new(1, "n-1", Some("no where!:1"))), refused);
+    }
+}

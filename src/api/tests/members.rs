@@ -121,12 +121,27 @@ async fn refusals_have_a_stable_code_and_reason() {
 #[tokio::test]
 async fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
     let (server, asked) = administered(Ok(LogIndex(12))).await;
-    let calls: [(&str, &str, &[u8], u16); 9] = [
+    let calls: [(&str, &str, &[u8], u16); 14] = [
         ("POST", "/v1/members", b"", 400),
         ("POST", "/v1/members", br#"{"name": "new"}"#, 400),
-        ("POST", "/v1/members", br#"{"node_id": "1", "name": ""}"#, 400),
-        ("POST", "/v1/members", br#"{"node_id": "1", "name": "a", "peer_addr": "nowhere"}"#, 400),
-        ("POST", "/v1/members", br#"{"node_id": "1", "name": "a", "adress": "a:1"}"#, 400),
+        ("POST", "/v1/members", br#"{"node_id": "1", "name": "a"}"#, 400),
+        ("POST", "/v1/members", br#"{"node_id": "+000000000000001", "name": "a"}"#, 400),
+        ("POST", "/v1/members", br#"{"node_id": "0000000000000000", "name": "a"}"#, 400),
+        ("POST", "/v1/members", br#"{"node_id": "0000000000000001", "name": ""}"#, 400),
+        ("POST", "/v1/members", br#"{"node_id": "0000000000000001", "name": "a b/\n\"x"}"#, 400),
+        (
+            "POST",
+            "/v1/members",
+            br#"{"node_id": "0000000000000001", "name": "a", "peer_addr": "nowhere"}"#,
+            400,
+        ),
+        (
+            "POST",
+            "/v1/members",
+            br#"{"node_id": "0000000000000001", "name": "a", "peer_addr": "no where!:1"}"#,
+            400,
+        ),
+        ("POST", "/v1/members", br#"{"node_id": "0000000000000001", "name": "a", "adress": "a:1"}"#, 400),
         ("DELETE", "/v1/members/nobody", b"", 404),
         ("DELETE", "/v1/members/kuberaft-1?expected=x", b"", 400),
         ("POST", "/v1/leader/transfer", br#"{"to": "nobody"}"#, 404),

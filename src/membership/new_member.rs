@@ -1,0 +1,105 @@
+//! What a node must be like to be added: the rules of `--name` and of addresses, for those that come over the network.
+
+use crate::raft::NewMember;
+use crate::types::NodeId;
+
+/// Longest name, and longest host, in bytes: that of a DNS name.
+const NAME_BYTES_MAX: usize = 253;
+
+/// Why a node cannot be a member, whatever the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NewMemberError {
+    /// Zero stands for "none" between nodes.
+    #[error("`node_id` is zero: give the id that the node says while it waits to be added")]
+    NoId,
+    /// Names become labels of metrics, lines of logs and names of hosts.
+    #[error(
+        "`name` is {0:?}: use 1 to {NAME_BYTES_MAX} letters, digits, `-`, `_` and `.`, a letter or digit first"
+    )]
+    Name(String),
+    /// Nobody could dial it.
+    #[error("`peer_addr` is {0:?}: expected `host:port`, for example 127.0.0.1:7000 or [::1]:7000")]
+    PeerAddr(String),
+}
+
+/// Whether `new` can be a member of any cluster.
+///
+/// # Errors
+/// The first thing wrong with it.
+pub fn check_new_member(new: &NewMember) -> Result<(), NewMemberError> {
+    let NewMember { id, name, peer_addr, stays_learner: _ } = new;
+    if *id == NodeId(0) {
+        return Err(NewMemberError::NoId);
+    }
+    if !is_name(name) {
+        return Err(NewMemberError::Name(name.clone()));
+    }
+    match peer_addr.as_ref().filter(|address| !is_address(address)) {
+        Some(address) => Err(NewMemberError::PeerAddr(address.clone())),
+        None => Ok(()),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphanumeric()) && is_host(text)
+}
+
+/// Whether others could dial `text`: a DNS name, an IPv4 address or an IPv6 address in brackets, and a port above 0.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    // `parse` alone would take a sign.
+    let is_port =
+        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_reachable = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+        Some(Some(ip)) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        Some(None) => false,
+        None => is_host(host),
+    };
+    is_port && is_reachable
+}
+
+fn is_host(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, peer_addr: Option<&str>) -> NewMember {
+        let peer_addr = peer_addr.map(str::to_owned);
+        NewMember { id: NodeId(7), name: name.into(), peer_addr, stays_learner: false }
+    }
+
+    #[test]
+    fn only_names_that_are_safe_everywhere_are_taken() {
+        let longest = "n".repeat(NAME_BYTES_MAX);
+        for text in ["1", "kuberaft-0", "n_1.x", &longest] {
+            assert_eq!(check_new_member(&node(text, None)), Ok(()), "{text:?}");
+        }
+        let too_long = "n".repeat(NAME_BYTES_MAX + 1);
+        for text in ["", ".", "a/b", "-x", "a b", "a b/\n\"x", "\u{e9}", "a\0", &too_long] {
+            assert_eq!(check_new_member(&node(text, None)), Err(NewMemberError::Name(text.into())));
+        }
+    }
+
+    #[test]
+    fn only_addresses_that_can_be_dialled_are_taken() {
+        for text in ["127.0.0.1:7000", "[::1]:7000", "kuberaft-0.kuberaft:7000"] {
+            assert_eq!(check_new_member(&node("n", Some(text))), Ok(()), "{text:?}");
+        }
+        let ports = ["", "7000", "a", "a:", "a:0", "a:70000", "a:-1", "a:+1"];
+        for text in
+            [":7000", "::1:7000", "[::1:7000", "[x]:1", "no where!:1", "a/b:1"].into_iter().chain(ports)
+        {
+            assert_eq!(check_new_member(&node("n", Some(text))), Err(NewMemberError::PeerAddr(text.into())));
+        }
+    }
+
+    #[test]
+    fn no_node_has_id_zero() {
+        let none = NewMember { id: NodeId(0), ..node("n", None) };
+        assert_eq!(check_new_member(&none), Err(NewMemberError::NoId));
+    }
+}
