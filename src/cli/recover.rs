@@ -11,7 +11,7 @@ use super::place::{LatchBefore, PlaceFlags};
 use super::{CliError, print};
 use crate::config::{InitialCluster, Name, PeerTlsFlags};
 use crate::membership::InitialMember;
-use crate::server::{Recovery, Target, survey};
+use crate::server::{Majority, OtherMembers, PeerPods, Recovery, Target, survey};
 use crate::types::NodeId;
 
 const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \
@@ -34,7 +34,7 @@ pub(super) struct Recover {
     #[arg(long)]
     yes: bool,
 
-    /// Do it although a majority of the voters answers
+    /// Do it although a majority of the voters answers, or cannot be asked
     #[arg(long)]
     force: bool,
 
@@ -53,6 +53,20 @@ pub(super) struct Recover {
     #[command(flatten)]
     place: PlaceFlags,
 
+    /// The headless Service of the StatefulSet, by which the other pods are asked whether they run
+    #[arg(long, value_name = "NAME", env = "KUBERAFT_KUBE_SERVICE", help_heading = "Kubernetes")]
+    kube_service: Option<String>,
+
+    /// Port at which pods reach each other
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "KUBERAFT_KUBE_PEER_PORT",
+        help_heading = "Kubernetes",
+        default_value_t = 7000
+    )]
+    kube_peer_port: u16,
+
     /// How the other members are asked: as `serve` has them
     #[command(flatten)]
     tls: PeerTlsFlags,
@@ -69,7 +83,13 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
         name: args.name.as_ref().map(ToString::to_string),
         adopt: args.adopt,
     };
-    let recovery = survey(&args.data_dir, listed.collect(), target, args.tls.settings()?)?;
+    let pods = args
+        .kube_service
+        .clone()
+        .filter(|service| !service.is_empty())
+        .map(|service| PeerPods { service, port: args.kube_peer_port });
+    let peers = OtherMembers { listed: listed.collect(), pods, tls: args.tls.settings()? };
+    let recovery = survey(&args.data_dir, target, peers)?;
     args.place.check_name(&recovery.name)?;
     let latch = args.place.latch();
     print::text(&describe(&recovery));
@@ -106,7 +126,7 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
 
 /// Whether it may be done.
 fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -> Result<(), CliError> {
-    let Recovery { identity, place, old_cluster_id, has_quorum, .. } = recovery;
+    let Recovery { identity, place, old_cluster_id, majority, unknown, .. } = recovery;
     if args.adopt && identity.place == *place && identity.name == recovery.name {
         return Err(CliError::Failed(format!(
             "nothing was changed: there is nothing to adopt, {} is at home here. Without --adopt this recovers a lost \
@@ -114,7 +134,18 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
             args.data_dir.display()
         )));
     }
-    if *has_quorum && !args.force && !args.adopt {
+    let is_free = args.force || args.adopt;
+    if *majority == Majority::Unknown && !is_free {
+        let mut unknown: Vec<&str> = unknown.values().map(String::as_str).collect();
+        unknown.sort_unstable();
+        return Err(CliError::Failed(format!(
+            "nothing was changed: {} cannot be asked from here, and may be running. Say where the other members are: in \
+             Kubernetes by --kube-service, where the API server or DNS answers, elsewhere by --initial-cluster; with --peer-tls-… if they ask for certificates. \
+             --force goes on nevertheless: if they are a majority with this node, two clusters have the same data",
+            unknown.join(", ")
+        )));
+    }
+    if *majority == Majority::There && !is_free {
         // Perhaps a recovery before this one got no further.
         let latch = latch.filter(|latch| !latch.names(*old_cluster_id));
         let latch = latch.map(|latch| latch.by_hand(*old_cluster_id, "as far as can be seen here"));
@@ -181,6 +212,13 @@ fn describe(recovery: &Recovery) -> String {
     }
     if !alive.is_empty() {
         let _ = writeln!(text, "\nWARNING: these members of the old cluster are running: {}.", names(alive));
+    }
+    if !recovery.unknown.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nWARNING: these members of the old cluster may be running: {}.",
+            names(&recovery.unknown)
+        );
     }
     text
 }

@@ -8,9 +8,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures_util::StreamExt;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 
-use super::{Kube, Settings, WATCH_SECONDS};
+use super::{Kube, KubeError, Settings, WATCH_SECONDS, answer};
 
 /// Which slice named which pods.
 type Slices = BTreeMap<String, BTreeMap<String, Vec<IpAddr>>>;
@@ -51,11 +52,26 @@ impl Addresses {
         format!("{}:{}", self.settings.host(pod), self.settings.peer_port)
     }
 
+    /// Reads the slices once.
+    ///
+    /// # Errors
+    /// The API server does not answer, or refuses.
+    pub async fn look(&self, kube: &Kube) -> Result<(), KubeError> {
+        let parameters = ListParams::default().labels(&self.selector());
+        let listed = answer(kube.endpoint_slices().list(&parameters)).await?;
+        let listed = listed.iter().map(|slice| (slice.name_any(), pods(slice))).collect();
+        self.change(|known| *known = listed);
+        Ok(())
+    }
+
+    fn selector(&self) -> String {
+        format!("kubernetes.io/service-name={}", self.settings.service)
+    }
+
     /// Follows the slices until dropped. Survives a lost connection, an expired resource version and an API server
     /// that is away: what was known stays.
     pub async fn follow(self, kube: Kube) {
-        let selector = format!("kubernetes.io/service-name={}", self.settings.service);
-        let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
+        let config = watcher::Config::default().labels(&self.selector()).timeout(WATCH_SECONDS);
         let mut events = pin!(watcher(kube.endpoint_slices(), config).default_backoff());
         let mut listed: Option<Slices> = None;
         while let Some(event) = events.next().await {

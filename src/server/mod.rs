@@ -9,6 +9,7 @@
 
 mod addresses;
 mod administration;
+mod alive;
 mod announcements;
 mod bootstrap_store;
 mod error;
@@ -48,8 +49,9 @@ use crate::transport::{
 };
 use crate::types::LogIndex;
 
+pub use alive::{PeerPods, Peers as OtherMembers};
 pub use refounding::{
-    Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore, survey,
+    Majority, Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore, survey,
 };
 
 use addresses::{Addresses, initial_cluster, member_names};

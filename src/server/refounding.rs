@@ -6,15 +6,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::addresses::Addresses;
-use crate::membership::{
-    InitialCluster, InitialClusterError, InitialMember, Local, Origin, Refounding, WasRemoved, refound,
-};
-use crate::metrics::Metrics;
-use crate::raft::{Configuration, Snapshot};
+use super::alive::{Found, PeerPods, Peers, ask};
+use crate::k8s;
+use crate::membership::{InitialClusterError, Origin, Refounding, WasRemoved, refound};
+use crate::raft::Snapshot;
 use crate::replica::recovery::{Disk, Survivor, survivor};
 use crate::replica::snapshot::file::{About, FileError, Reader, Totals};
 use crate::storage::wal::Options;
@@ -22,8 +19,7 @@ use crate::storage::{
     AuditRecord, Cause, Checkpoint, DataDir, Elsewhere, Identity, Lock, NewData, Opened, Place, Remake,
     Staging, StorageError, claim_empty,
 };
-use crate::tls::{PeerSettings, PeerTls, Port, TlsError};
-use crate::transport::{self, PeerDirectory, who_answers};
+use crate::tls::TlsError;
 use crate::types::{ClusterId, LogPosition, NodeId, Revision};
 
 /// Records are written to the new state so many at a time.
@@ -109,9 +105,22 @@ pub struct Recovery {
     pub plan: Refounding,
     /// Other members of the old cluster that answer, by id, with their names.
     pub alive: BTreeMap<NodeId, String>,
-    /// Those and this node are a majority: the cluster needs no recovery.
-    pub has_quorum: bool,
+    /// Other members of which it cannot be told from here whether they run, by id, with their names.
+    pub unknown: BTreeMap<NodeId, String>,
+    /// Whether the cluster needs a recovery.
+    pub majority: Majority,
     audit: Vec<AuditRecord>,
+}
+
+/// Whether a majority of a cluster's voters is there, this node among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Majority {
+    /// It is: the cluster needs no recovery.
+    There,
+    /// It may be: too many could not be asked.
+    Unknown,
+    /// It is not.
+    Lost,
 }
 
 /// What `recover` did.
@@ -121,18 +130,12 @@ pub struct Recovered {
     pub before: Option<PathBuf>,
 }
 
-/// Looks at the directory `root`, whose node must not be running, and asks the other members whether they live: at the
-/// addresses that the configuration has, and at those of `listed`.
+/// Looks at the directory `root`, whose node must not be running, and asks the other members whether they live.
 ///
 /// # Errors
 /// [`RefoundError`]; [`StorageError::Locked`] while a node runs on the directory; [`StorageError::Place`] and
 /// [`StorageError::Identity`] if it is at home elsewhere, or has another name, and is not to be adopted.
-pub fn survey(
-    root: &Path,
-    listed: Vec<InitialMember>,
-    target: Target,
-    tls: Option<PeerSettings>,
-) -> Result<Recovery, RefoundError> {
+pub fn survey(root: &Path, target: Target, peers: Peers) -> Result<Recovery, RefoundError> {
     let data = DataDir::open_existing(root, Options::default())?;
     let nothing = |what| RefoundError::Nothing { path: root.to_owned(), what };
     let Target { place, name, adopt } = target;
@@ -159,8 +162,14 @@ pub fn survey(
         term: survivor.hard_state.term,
         time: *time,
     })?;
-    let alive = ask(&identity, old_cluster_id, configuration, listed, tls)?;
-    let has_quorum = configuration.has_quorum(|id| id == identity.node_id || alive.contains_key(&id));
+    let pod = peers.pods.as_ref().zip(place.as_ref()).map(|(pods, place)| as_pod(&name, place, pods));
+    let Found { alive, unknown } = ask(&identity, old_cluster_id, configuration, peers, pod)?;
+    let lives = |id| id == identity.node_id || alive.contains_key(&id);
+    let majority = match configuration.has_quorum(lives) {
+        true => Majority::There,
+        false if configuration.has_quorum(|id| lives(id) || unknown.contains_key(&id)) => Majority::Unknown,
+        false => Majority::Lost,
+    };
     let cluster_id = new_cluster_id()?;
     let root = root.to_owned();
     Ok(Recovery {
@@ -175,9 +184,23 @@ pub fn survey(
         survivor,
         plan,
         alive,
-        has_quorum,
+        unknown,
+        majority,
         audit,
     })
+}
+
+fn as_pod(name: &str, place: &Place, peers: &PeerPods) -> k8s::Settings {
+    k8s::Settings {
+        namespace: place.namespace.clone(),
+        pod: name.to_owned(),
+        stateful_set: place.stateful_set.clone(),
+        service: peers.service.clone(),
+        // Neither is asked for here.
+        latch: String::new(),
+        members_max: 0,
+        peer_port: peers.port,
+    }
 }
 
 /// Whether the directory is of this place and name, as far as given.
@@ -201,45 +224,6 @@ fn check_home(
         }
         _ => Ok(()),
     }
-}
-
-/// The other members of the cluster that answer.
-fn ask(
-    identity: &Identity,
-    cluster_id: ClusterId,
-    configuration: &Configuration,
-    mut members: Vec<InitialMember>,
-    tls: Option<PeerSettings>,
-) -> Result<BTreeMap<NodeId, String>, RefoundError> {
-    for member in configuration.members().into_values() {
-        if let Some(address) = &member.peer_addr
-            && !members.iter().any(|other| other.name == member.name || other.address == *address)
-        {
-            members.push(InitialMember { name: member.name.clone(), address: address.clone() });
-        }
-    }
-    if members.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let listed = InitialCluster::new(members)?;
-    let addresses = Addresses::new(listed.clone(), PeerDirectory::default(), None);
-    addresses.configure(configuration);
-    let local = Local {
-        node_id: identity.node_id,
-        name: identity.name.clone(),
-        client_addr: String::new(),
-        peer_addr: None,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let metrics = Metrics::new();
-    let port = tls.map(|tls| Port::peer(tls, &metrics)).transpose()?;
-    let tls = port.map(|port| PeerTls::new(Arc::new(port), None, &metrics));
-    let settings = transport::Settings { tls, ..transport::Settings::default() };
-    let answers = runtime.block_on(who_answers(&local, &listed, &addresses.resolver(), &settings));
-    let of_cluster = answers.into_values().filter(|answer| {
-        answer.cluster_id == Some(cluster_id) && configuration.member(answer.node_id).is_some()
-    });
-    Ok(of_cluster.map(|answer| (answer.node_id, answer.name)).collect())
 }
 
 impl Recovery {

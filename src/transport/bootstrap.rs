@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::administration::ask_to_join;
-use super::dial::{self, DialError, Resolver};
+use super::dial::{self, DialError, Resolver, Silence};
 use super::proto;
 use super::service::{Outcome, PeerService};
 use super::settings::Settings;
@@ -296,16 +296,26 @@ fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     }
 }
 
-/// What the other members say of themselves, by name, of those that answer at one of their first two addresses.
+/// What each of the other members says of itself, by name, or how it is silent at the first two of its addresses.
 pub async fn who_answers(
     local: &Local,
     cluster: &InitialCluster,
     resolver: &Resolver,
     settings: &Settings,
-) -> BTreeMap<String, HelloAnswer> {
-    let mut answers = ask_all(local, cluster, false, resolver, 0, settings).await;
-    answers.extend(ask_all(local, cluster, false, resolver, 1, settings).await);
-    answers
+) -> BTreeMap<String, Result<HelloAnswer, Silence>> {
+    let mut found: BTreeMap<String, Result<HelloAnswer, Silence>> = BTreeMap::new();
+    for attempt in 0..2 {
+        for (name, answer) in ask_each(local, cluster, false, resolver, attempt, settings).await {
+            let answer = answer.map_err(|error| Silence::from(&error));
+            match (found.get_mut(&name), answer) {
+                (None, answer) => drop(found.insert(name, answer)),
+                (Some(before), Ok(answer)) => *before = Ok(answer),
+                (Some(Err(before)), Err(silence)) => *before = silence.max(*before),
+                (Some(Ok(_)), Err(_)) => {}
+            }
+        }
+    }
+    found
 }
 
 /// One round of questions: who is expected now, and what they answer.
@@ -321,8 +331,7 @@ async fn ask_expected(
     Ok((cluster, answers))
 }
 
-/// Asks every other expected member at the same time, beginning at its `attempt`th address. Those that do not answer in time are
-/// left out.
+/// Those that answer in time, by name.
 async fn ask_all(
     local: &Local,
     cluster: &InitialCluster,
@@ -331,6 +340,19 @@ async fn ask_all(
     attempt: usize,
     settings: &Settings,
 ) -> BTreeMap<String, HelloAnswer> {
+    let answers = ask_each(local, cluster, forming, resolver, attempt, settings).await;
+    answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))).collect()
+}
+
+/// Asks every other expected member at the same time, beginning at its `attempt`th address.
+async fn ask_each(
+    local: &Local,
+    cluster: &InitialCluster,
+    forming: bool,
+    resolver: &Resolver,
+    attempt: usize,
+    settings: &Settings,
+) -> Vec<(String, Result<HelloAnswer, DialError>)> {
     let mut questions = JoinSet::new();
     for member in cluster.others(&local.name) {
         let (local, resolver, settings) = (local.clone(), resolver.clone(), settings.clone());
@@ -340,13 +362,15 @@ async fn ask_all(
             (name, answer)
         });
     }
-    let mut answers = BTreeMap::new();
+    let mut answers = Vec::new();
     while let Some(joined) = questions.join_next().await {
         match joined {
-            Ok((name, Ok(answer))) => {
-                answers.insert(name, answer);
+            Ok((name, answer)) => {
+                if let Err(error) = &answer {
+                    tracing::debug!(peer = name, "no answer: {error}");
+                }
+                answers.push((name, answer));
             }
-            Ok((name, Err(error))) => tracing::debug!(peer = name, "no answer: {error}"),
             Err(error) => tracing::error!("a question failed: {error}"),
         }
     }
@@ -364,7 +388,11 @@ async fn hello(
     let (mut client, address) = dial::connect(name, resolver, attempt, settings).await?;
     let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
     let question = proto::HelloRequest { route: Some(route), sender: Some(local.into()), forming };
-    let answer = dial::ask(&address, settings, client.hello(question)).await?;
+    let answer = match dial::ask(&address, settings, client.hello(question)).await {
+        // It has taken the connection.
+        Err(DialError::Timeout(address)) => return Err(DialError::Unanswered(address)),
+        answer => answer?,
+    };
     HelloAnswer::try_from(answer).map_err(|_| DialError::Incomplete)
 }
 

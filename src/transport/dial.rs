@@ -43,6 +43,8 @@ pub(super) enum DialError {
     Connect { address: String, source: tonic::transport::Error },
     #[error("{0} does not answer in time")]
     Timeout(String),
+    #[error("{0} takes connections, but does not answer in time")]
+    Unanswered(String),
     #[error("{}", describe(.0))]
     Status(#[from] tonic::Status),
     #[error(
@@ -58,6 +60,43 @@ pub(super) enum DialError {
     Incomplete,
     #[error("the peer ended the stream")]
     Ended,
+}
+
+/// What became of a question to a member, as far as it was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Silence {
+    /// Nothing takes connections where the member should be.
+    Nobody,
+    /// Packets get lost: a machine that is away, or a network that lets nothing through.
+    Lost,
+    /// Something takes connections there, and does not answer as this member would: a frozen process, or one that asks for
+    /// other certificates.
+    Unclear,
+}
+
+impl From<&DialError> for Silence {
+    fn from(error: &DialError) -> Self {
+        match error {
+            DialError::Timeout(_) => Self::Lost,
+            DialError::NoAddress(_) | DialError::Lookup { .. } | DialError::NoIpAddress(_) => Self::Nobody,
+            DialError::Connect { source, .. } => {
+                let mut error: &dyn std::error::Error = source;
+                while let Some(source) = error.source() {
+                    error = source;
+                }
+                match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                    Some(io::ErrorKind::ConnectionRefused) => Self::Nobody,
+                    Some(
+                        io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                        | io::ErrorKind::TimedOut,
+                    ) => Self::Lost,
+                    _ => Self::Unclear,
+                }
+            }
+            _ => Self::Unclear,
+        }
+    }
 }
 
 /// The error that started it: the outer ones say only "transport error".

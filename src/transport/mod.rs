@@ -30,7 +30,7 @@ pub use bootstrap::{
     watch_elsewhere, who_answers,
 };
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
-pub use dial::Resolver;
+pub use dial::{Resolver, Silence};
 pub use directory::{PeerDirectory, PeerInfo};
 pub use outbox::Dropped;
 pub use peers::{OnLost, Peers, PeersContext};

@@ -17,6 +17,7 @@ mod members;
 mod once;
 mod pause;
 mod pods;
+mod pods_astray;
 mod quorum;
 mod recover;
 mod snapshots;

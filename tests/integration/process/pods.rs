@@ -16,16 +16,16 @@ use crate::api_server::ApiServer;
 const KEYS: usize = 20;
 
 /// Pods `kv-0`, `kv-1`, … of StatefulSet `kv`.
-struct Pods {
-    server: ApiServer,
-    cluster: Cluster,
+pub(super) struct Pods {
+    pub(super) server: ApiServer,
+    pub(super) cluster: Cluster,
     kubeconfig: String,
     /// All peers have the same port, at loopback addresses of their own.
     peer: Port,
 }
 
 impl Pods {
-    fn prepare(size: usize) -> Self {
+    pub(super) fn prepare(size: usize) -> Self {
         let mut cluster = Cluster::prepare(size, &[]);
         let (server, peer) = (runtime().block_on(ApiServer::start()), Port::reserve());
         let path = cluster.directory.path().join("kubeconfig");
@@ -43,7 +43,7 @@ impl Pods {
         pods
     }
 
-    fn start(size: usize) -> Self {
+    pub(super) fn start(size: usize) -> Self {
         let mut pods = Self::prepare(size);
         pods.live_in("ns");
         pods.cluster.nodes.iter_mut().for_each(super::cluster::Node::start);
@@ -52,7 +52,7 @@ impl Pods {
     }
 
     /// Gives all nodes the flags of pods in this namespace.
-    fn live_in(&mut self, namespace: &str) {
+    pub(super) fn live_in(&mut self, namespace: &str) {
         for (ordinal, node) in self.cluster.nodes.iter_mut().enumerate() {
             let own = [
                 format!("--client-addr={}", node.client.address()),
@@ -82,7 +82,7 @@ impl Pods {
     }
 
     /// What the latch says.
-    fn latched(&self) -> String {
+    pub(super) fn latched(&self) -> String {
         let map = self.server.get("configmaps", "kv-cluster").unwrap();
         map["data"]["cluster-id"].as_str().unwrap().to_owned()
     }
@@ -92,18 +92,18 @@ impl Pods {
         Some(pod["metadata"]["labels"]["kuberaft.io/role"].as_str()?.to_owned())
     }
 
-    fn is_announced(&self, reason: &str) -> bool {
+    pub(super) fn is_announced(&self, reason: &str) -> bool {
         self.server.list("events").iter().any(|event| event["reason"] == reason)
     }
 
     /// Ends a node in order.
-    fn stop(&mut self, at: usize) {
+    pub(super) fn stop(&mut self, at: usize) {
         self.cluster.nodes[at].signal(Signal::TERM);
         assert!(self.cluster.nodes[at].ended().success());
     }
 
     /// Starts a node that refuses to run; returns what it said.
-    fn refused(&mut self, at: usize) -> String {
+    pub(super) fn refused(&mut self, at: usize) -> String {
         let node = &mut self.cluster.nodes[at];
         node.start();
         assert_eq!(node.ended().code(), Some(5), "{}", node.log());
@@ -120,18 +120,26 @@ impl Pods {
         program.output().unwrap()
     }
 
-    fn recover(&self, at: usize, namespace: &str, more: &[&str]) -> (Option<i32>, String) {
+    /// With all flags that say where the other members are.
+    pub(super) fn recover(&self, at: usize, namespace: &str, more: &[&str]) -> (Option<i32>, String) {
+        let port = self.peer.number.to_string();
+        let peers = ["--kube-service", "kv-peers", "--kube-peer-port", &port];
+        self.recover_unasked(at, namespace, &[&peers, more].concat())
+    }
+
+    /// Without them.
+    pub(super) fn recover_unasked(&self, at: usize, namespace: &str, more: &[&str]) -> (Option<i32>, String) {
         said(&self.command(at, &["recover"], namespace, more))
     }
 
-    fn write_keys(&self) {
+    pub(super) fn write_keys(&self) {
         let leader = self.cluster.leader();
         for key in 0..KEYS {
             self.cluster.nodes[leader].put(&format!("key-{key}"), format!("value-{key}")).unwrap();
         }
     }
 
-    fn assert_keys(&self, at: usize) {
+    pub(super) fn assert_keys(&self, at: usize) {
         for key in 0..KEYS {
             let found = self.cluster.nodes[at].get(&format!("key-{key}"), Consistency::Linearizable).unwrap();
             assert_eq!(found.unwrap().content.value, format!("value-{key}"), "key-{key}");
@@ -144,7 +152,7 @@ fn said(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn stateful_set(replicas: usize) -> Value {
+pub(super) fn stateful_set(replicas: usize) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": {"name": "kv", "uid": "set", "generation": 1},
@@ -166,7 +174,7 @@ fn pod(ordinal: usize) -> Value {
     })
 }
 
-fn latch(id: &str) -> Value {
+pub(super) fn latch(id: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "kv-cluster"}, "data": {"cluster-id": id},
@@ -268,7 +276,8 @@ fn a_lost_quorum_is_recovered_together_with_the_latch() {
     pods.server.set_away(true);
     let (code, told) = pods.recover(survivor, "ns", &[]);
     assert!(code == Some(1) && told.contains("cannot be read here"), "{told}");
-    let (code, told) = pods.recover(survivor, "ns", &["--yes"]);
+    // Nor does it say that the others are gone.
+    let (code, told) = pods.recover(survivor, "ns", &["--yes", "--force"]);
     let patch = "kubectl --namespace ns patch configmap kv-cluster --type merge --patch '{\"data\":{\"cluster-id\":\"";
     assert!(code == Some(0) && told.contains(patch), "{told}");
     // As that command does.
