@@ -1,6 +1,6 @@
 //! The core's thread: takes what waits, in order of urgency, steps the core, and passes its output on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -252,13 +252,12 @@ impl CoreThread {
         }
     }
 
-    /// Takes the requests that wait as one event for writes and one for reads.
+    /// Takes the requests that wait as one event for writes and one for reads of each deadline: most have the same.
     fn take_requests(&mut self) {
         let now = clock::now();
         let mut proposals = Vec::new();
-        let mut ids = Vec::new();
+        let mut reads: BTreeMap<Instant, Vec<ReadId>> = BTreeMap::new();
         let mut administrative = Vec::new();
-        let mut deadline = now;
         for _ in 0..REQUESTS_PER_TURN {
             match self.queues.requests.try_recv() {
                 Ok(Request::Stop) => self.stopping = self.stopping.or(Some(now)),
@@ -273,8 +272,7 @@ impl CoreThread {
                 Ok(Request::Read { timeout, reply }) => {
                     let id = ReadId(self.draw_id());
                     self.readers.insert(id, reply);
-                    ids.push(id);
-                    deadline = deadline.max(now.after(timeout));
+                    reads.entry(now.after(timeout)).or_default().push(id);
                 }
                 Ok(Request::ChangeMembers { change, expected, timeout, reply }) => {
                     let (request, deadline) = (self.administrator(reply), now.after(timeout));
@@ -291,7 +289,7 @@ impl CoreThread {
         if !proposals.is_empty() {
             self.step(Event::Propose { proposals });
         }
-        if !ids.is_empty() {
+        for (deadline, ids) in reads {
             self.step(Event::Read { ids, deadline });
         }
         for event in administrative {

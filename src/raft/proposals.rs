@@ -4,7 +4,7 @@
 //! (index, term) is known it is followed through the log: applied there, or certainly not applied when another
 //! term's entry is committed there, whoever leads by then.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -31,24 +31,34 @@ pub(super) struct Queued {
 /// Where a local client's write is.
 #[derive(Debug)]
 enum Stage {
-    Queued,
+    /// At this place of the queue.
+    Queued(u64),
     /// Sent to the leader; the command is kept in case the leader refuses it.
     Forwarded(Bytes),
     Appended(LogPosition),
 }
 
+/// A local client's write that has no outcome yet.
+#[derive(Debug)]
+struct Waiting {
+    stage: Stage,
+    deadline: Instant,
+}
+
 #[derive(Default)]
 pub(super) struct Proposals {
-    queue: VecDeque<Queued>,
+    /// By order of arrival. A write that is finished leaves it at once, wherever it is, so that it takes up no room.
+    queue: BTreeMap<u64, Queued>,
+    /// The next one's place in the queue.
+    next_place: u64,
     queue_bytes: usize,
     /// Bytes of commands kept while they are forwarded.
     forwarded_bytes: usize,
-    /// Local clients' writes that have no outcome yet.
-    waiting: BTreeMap<ProposalId, Stage>,
+    waiting: BTreeMap<ProposalId, Waiting>,
     /// Those of `waiting` whose place in the log is known; of several with one index, at most one is committed.
     appended: BTreeMap<LogPosition, ProposalId>,
-    /// In order of arrival; deadlines never fall, since each is raised to the one before it.
-    deadlines: VecDeque<(Instant, ProposalId)>,
+    /// Those of `waiting`, the first to give up first.
+    deadlines: BTreeSet<(Instant, ProposalId)>,
 }
 
 impl Proposals {
@@ -71,43 +81,49 @@ impl Proposals {
 
     /// Moves a write that waits on to its next stage; returns the one before.
     fn advance(&mut self, id: ProposalId, stage: Stage) -> Option<Stage> {
-        let slot = self.waiting.get_mut(&id)?;
+        let waiting = self.waiting.get_mut(&id)?;
         if let Stage::Forwarded(command) = &stage {
             self.forwarded_bytes += command.len();
         }
-        let before = std::mem::replace(slot, stage);
+        let before = std::mem::replace(&mut waiting.stage, stage);
         self.leave(&before);
         Some(before)
     }
 
     fn leave(&mut self, stage: &Stage) {
-        if let Stage::Forwarded(command) = stage {
-            self.forwarded_bytes -= command.len();
+        match stage {
+            // Not there if it was taken out to be moved on.
+            Stage::Queued(place) => {
+                self.queue_bytes -= self.queue.remove(place).map_or(0, |q| q.command.len())
+            }
+            Stage::Forwarded(command) => self.forwarded_bytes -= command.len(),
+            Stage::Appended(position) => {
+                self.appended.remove(position);
+            }
         }
     }
 
     pub(super) fn add_local(&mut self, proposal: Proposal) {
-        let deadline =
-            self.deadlines.back().map_or(proposal.deadline, |(last, _)| proposal.deadline.max(*last));
-        self.deadlines.push_back((deadline, proposal.id));
-        self.waiting.insert(proposal.id, Stage::Queued);
-        self.enqueue(Queued { origin: Origin::Local, id: proposal.id, command: proposal.command });
+        let Proposal { id, command, deadline } = proposal;
+        let place = self.enqueue(Queued { origin: Origin::Local, id, command });
+        self.deadlines.insert((deadline, id));
+        self.waiting.insert(id, Waiting { stage: Stage::Queued(place), deadline });
     }
 
-    pub(super) fn enqueue(&mut self, queued: Queued) {
+    /// Puts a write behind the others; returns its place.
+    pub(super) fn enqueue(&mut self, queued: Queued) -> u64 {
+        let place = self.next_place;
+        self.next_place += 1;
         self.queue_bytes += queued.command.len();
-        self.queue.push_back(queued);
+        self.queue.insert(place, queued);
+        place
     }
 
-    /// The next queued write whose client still waits.
+    /// The next queued write.
     pub(super) fn dequeue(&mut self) -> Option<Queued> {
-        while let Some(queued) = self.queue.pop_front() {
-            self.queue_bytes -= queued.command.len();
-            if queued.origin != Origin::Local || self.waiting.contains_key(&queued.id) {
-                return Some(queued);
-            }
-        }
-        None
+        let (_, queued) = self.queue.pop_first()?;
+        self.queue_bytes -= queued.command.len();
+        Some(queued)
     }
 
     /// Takes all queued writes of local clients, to forward them.
@@ -124,14 +140,15 @@ impl Proposals {
     /// Takes other nodes' writes out of the queue: only a leader holds those.
     pub(super) fn take_remote(&mut self) -> BTreeMap<NodeId, Vec<ProposalId>> {
         let mut remote: BTreeMap<NodeId, Vec<ProposalId>> = BTreeMap::new();
-        let queue = std::mem::take(&mut self.queue);
-        self.queue_bytes = 0;
-        for queued in queue {
-            match queued.origin {
-                Origin::Local => self.enqueue(queued),
-                Origin::Peer(peer) => remote.entry(peer).or_default().push(queued.id),
+        let mut bytes = 0;
+        self.queue.retain(|_, queued| {
+            if let Origin::Peer(peer) = queued.origin {
+                remote.entry(peer).or_default().push(queued.id);
+                bytes += queued.command.len();
             }
-        }
+            queued.origin == Origin::Local
+        });
+        self.queue_bytes -= bytes;
         remote
     }
 
@@ -144,15 +161,15 @@ impl Proposals {
 
     /// Whether the client of a forwarded write still waits.
     pub(super) fn is_forwarded(&self, id: ProposalId) -> bool {
-        matches!(self.waiting.get(&id), Some(Stage::Forwarded(_)))
+        matches!(self.waiting.get(&id), Some(Waiting { stage: Stage::Forwarded(_), .. }))
     }
 
     /// The leader refused a forwarded write before it appended it: it may be sent again.
     pub(super) fn requeue(&mut self, id: ProposalId) {
-        if self.is_forwarded(id)
-            && let Some(Stage::Forwarded(command)) = self.advance(id, Stage::Queued)
-        {
-            self.enqueue(Queued { origin: Origin::Local, id, command });
+        if let Some(Waiting { stage: Stage::Forwarded(command), .. }) = self.waiting.get(&id) {
+            let command = command.clone();
+            let place = self.enqueue(Queued { origin: Origin::Local, id, command });
+            self.advance(id, Stage::Queued(place));
         }
     }
 
@@ -166,34 +183,16 @@ impl Proposals {
 
     /// Ends a write's wait.
     pub(super) fn finish(&mut self, id: ProposalId) {
-        if let Some(stage) = self.waiting.remove(&id) {
+        if let Some(Waiting { stage, deadline }) = self.waiting.remove(&id) {
             self.leave(&stage);
-            if let Stage::Appended(position) = stage {
-                self.appended.remove(&position);
-            }
-        }
-        self.trim();
-    }
-
-    /// Forgets deadlines and queued commands of writes that no longer wait, from the front.
-    fn trim(&mut self) {
-        while self.deadlines.front().is_some_and(|(_, id)| !self.waiting.contains_key(id)) {
-            self.deadlines.pop_front();
-        }
-        while self
-            .queue
-            .front()
-            .is_some_and(|q| q.origin == Origin::Local && !self.waiting.contains_key(&q.id))
-        {
-            if let Some(queued) = self.queue.pop_front() {
-                self.queue_bytes -= queued.command.len();
-            }
+            self.deadlines.remove(&(deadline, id));
         }
     }
 
     /// The leader that these writes were forwarded to leads no longer: whether it appended them is not known.
     pub(super) fn take_forwarded(&mut self) -> Vec<ProposalId> {
-        let forwarded = self.waiting.iter().filter(|(_, stage)| matches!(stage, Stage::Forwarded(_)));
+        let forwarded =
+            self.waiting.iter().filter(|(_, waiting)| matches!(waiting.stage, Stage::Forwarded(_)));
         let ids: Vec<ProposalId> = forwarded.map(|(id, _)| *id).collect();
         for id in &ids {
             self.finish(*id);
@@ -230,20 +229,17 @@ impl Proposals {
         ids
     }
 
-    /// When the oldest waiting write gives up.
+    /// When the first of the waiting writes gives up.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Takes the writes whose deadline has come, with whether they may still be applied.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<(ProposalId, Outcome)> {
         let mut expired = Vec::new();
-        while let Some((deadline, id)) = self.deadlines.front().copied() {
-            if deadline > now {
-                break;
-            }
-            let outcome = match self.waiting.get(&id) {
-                Some(Stage::Queued) | None => Outcome::NotApplied,
+        while let Some((_, id)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            let outcome = match self.waiting.get(&id).map(|waiting| &waiting.stage) {
+                Some(Stage::Queued(_)) | None => Outcome::NotApplied,
                 Some(Stage::Forwarded(_) | Stage::Appended(_)) => Outcome::Unknown,
             };
             self.finish(id);
@@ -264,5 +260,58 @@ impl Refusal {
     #[must_use]
     pub fn unknown(reason: RefusalReason) -> Self {
         Self { reason, outcome: Outcome::Unknown }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(id: u64, deadline: u64) -> Proposal {
+        let command = Bytes::from_static(b"1234567890");
+        Proposal { id: ProposalId(id), command, deadline: Instant(deadline) }
+    }
+
+    #[test]
+    fn a_short_write_behind_a_long_one_keeps_its_deadline_and_its_outcome() {
+        let mut proposals = Proposals::default();
+        proposals.add_local(write(1, 2_000));
+        proposals.add_local(write(2, 200));
+        assert_eq!(proposals.next_deadline(), Some(Instant(200)));
+        assert_eq!(proposals.take_expired(Instant(199)), []);
+        assert_eq!(proposals.take_expired(Instant(200)), [(ProposalId(2), Outcome::NotApplied)]);
+        assert_eq!(proposals.next_deadline(), Some(Instant(2_000)));
+        let position = LogPosition { index: LogIndex(7), term: Term(1) };
+        proposals.dequeue();
+        proposals.on_appended(ProposalId(1), position);
+        assert_eq!(proposals.take_expired(Instant(2_000)), [(ProposalId(1), Outcome::Unknown)]);
+        assert_eq!((proposals.len(), proposals.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn a_write_that_is_given_up_takes_no_room_wherever_it_was() {
+        let mut proposals = Proposals::default();
+        for (id, deadline) in [(1, 2_000), (2, 200), (3, 2_000), (4, 100)] {
+            proposals.add_local(write(id, deadline));
+        }
+        proposals.enqueue(Queued {
+            origin: Origin::Peer(NodeId(2)),
+            id: ProposalId(5),
+            command: "12345".into(),
+        });
+        assert_eq!((proposals.queue_len(), proposals.kept_bytes()), (5, 45));
+        let expired = proposals.take_expired(Instant(200));
+        assert_eq!(expired, [4, 2].map(|id| (ProposalId(id), Outcome::NotApplied)));
+        assert_eq!((proposals.queue_len(), proposals.kept_bytes()), (3, 25));
+        assert_eq!(proposals.take_remote(), BTreeMap::from([(NodeId(2), vec![ProposalId(5)])]));
+        let forwarded: Vec<ProposalId> =
+            proposals.take_for_forwarding().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(forwarded, [ProposalId(1), ProposalId(3)]);
+        assert_eq!((proposals.queue_bytes(), proposals.kept_bytes()), (0, 20));
+        proposals.requeue(ProposalId(3));
+        assert_eq!((proposals.queue_bytes(), proposals.kept_bytes()), (10, 20));
+        proposals.finish(ProposalId(1));
+        proposals.finish(ProposalId(3));
+        assert_eq!((proposals.queue_len(), proposals.kept_bytes(), proposals.len()), (0, 0, 0));
     }
 }
