@@ -13,6 +13,7 @@ mod alive;
 mod announcements;
 mod bootstrap_store;
 mod error;
+mod hand_over;
 mod kubernetes;
 mod listen;
 mod recovery;
@@ -58,6 +59,7 @@ use addresses::{Addresses, initial_cluster, member_names};
 use administration::Administration;
 use bootstrap_store::{BootstrapRecords, standing};
 pub use error::ServerError;
+use hand_over::{hand_over, keep_handing_over};
 use kubernetes::Kubernetes;
 use listen::Listeners;
 use reports::{on_lost, on_snapshot_end, still_leads};
@@ -66,8 +68,6 @@ use tls::Tls;
 
 /// Pause between two tries to take the data directory's lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
-/// A leader that stops waits so many election timeouts at most for another to take over.
-const HAND_OVER_ELECTION_TIMEOUTS: u32 = 4;
 /// Pause between two looks, while a pod stops, whether it was scaled down.
 const SCALE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -231,14 +231,23 @@ impl Server {
     async fn stop(self, mut joined: Joined, listeners: Listeners) -> Result<(), ServerError> {
         self.api.set_waiting(Some("this node is stopping".into()));
         let until = tokio::time::Instant::now() + self.config.shutdown_delay;
-        hand_over(&joined.handle, &self.config).await;
-        if let Some(index) = joined.removed_before(until).await? {
-            drop(listeners);
+        let (handle, config) = (joined.handle.clone(), self.config.clone());
+        hand_over(&handle, &config).await;
+        let mut handing_over = pin!(keep_handing_over(&handle, &config));
+        let removed = tokio::select! {
+            removed = joined.removed_before(until) => removed?,
+            () = &mut handing_over => None,
+        };
+        drop(listeners);
+        if let Some(index) = removed {
             return self.leave(joined, index).await;
         }
-        drop(listeners);
         let peers_stop = self.peers_stop.clone();
-        self.finish_requests().await;
+        tokio::select! {
+            () = self.finish_requests() => {}
+            () = handing_over => {}
+        }
+        hand_over(&handle, &config).await;
         joined.stop(&peers_stop).await?;
         tracing::info!("stopped");
         Ok(())
@@ -536,19 +545,6 @@ async fn watch_elsewhere(
     let lost = || handle.status().leader.is_none();
     let everyone = || addresses.everyone();
     transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, settings, lost).await
-}
-
-/// Lets another node lead, if this one does and there is another.
-async fn hand_over(handle: &Handle, config: &Config) {
-    let status = handle.status();
-    if status.leader != Some(status.node_id) || status.configuration.voters.len() < 2 {
-        return;
-    }
-    let timeout = config.raft.election_timeout * HAND_OVER_ELECTION_TIMEOUTS;
-    match handle.transfer_leadership(None, timeout.min(config.shutdown_timeout)).await {
-        Ok(_) => tracing::info!("another node leads now"),
-        Err(refusal) => tracing::warn!("leadership was not handed over: {refusal}"),
-    }
 }
 
 fn at_once(signal: &'static str) -> Ended {

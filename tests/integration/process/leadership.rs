@@ -65,6 +65,33 @@ fn a_leader_that_is_told_to_end_hands_over_first() {
 }
 
 #[test]
+fn a_stopping_node_that_is_made_the_leader_hands_over_again() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_with(3, &["--shutdown-delay=10m"]);
+    let first = cluster.leader();
+    let [stopping, third] = [1, 2].map(|step| (first + step) % 3);
+    let is_stopping = |cluster: &Cluster, at: usize| {
+        cluster.nodes[at].signal(Signal::TERM);
+        until("the node stops", || (cluster.nodes[at].fetch("/readyz").0 == 503).then_some(()));
+    };
+    let leads = |cluster: &Cluster, at: usize| {
+        until("the lead goes there", || (cluster.nodes[at].status()?.role == "leader").then_some(()));
+    };
+    is_stopping(&cluster, stopping);
+    let name = cluster.nodes[stopping].name.clone();
+    cluster.insist(&["transfer-leader", "--to", &name], &["is that already"]);
+    leads(&cluster, third);
+    until("it says so", || cluster.nodes[stopping].log().contains("another node leads now").then_some(()));
+    // Whichever of the two others it chooses, the one that goes on leads in the end.
+    is_stopping(&cluster, third);
+    leads(&cluster, first);
+    for at in [stopping, third] {
+        cluster.nodes[at].signal(Signal::TERM);
+        assert_eq!(cluster.nodes[at].ended().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_node_that_stops_serves_on_for_the_delay_and_ends_at_once_if_told_again() {
     let _alone = alone();
     let mut cluster = Cluster::start_with(3, &["--shutdown-delay=10m"]);
