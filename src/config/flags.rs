@@ -192,9 +192,10 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "0s", help_heading = "Timing")]
     pub(super) shutdown_delay: Span,
 
-    /// How long to wait for another process that still holds the data folder
-    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Timing")]
-    pub(super) lock_timeout: Span,
+    /// How long to wait for another process that still holds the data folder [default: 10s; in Kubernetes as long as it
+    /// takes]
+    #[arg(long, value_name = "DURATION", help_heading = "Timing")]
+    pub(super) lock_timeout: Option<Span>,
 
     /// Time between checkpoints of the applied state; a restart replays what came after the latest one
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Timing")]

@@ -51,8 +51,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long to go on serving after SIGTERM.
     pub shutdown_delay: Duration,
-    /// How long to wait for the data directory's lock.
-    pub lock_timeout: Duration,
+    /// How long to wait for the data directory's lock; `None`: as long as it takes.
+    pub lock_timeout: Option<Duration>,
     /// Time between checkpoints of the applied state.
     pub checkpoint_interval: Duration,
     /// Free space below which no entries are taken, in bytes; 0: never.
@@ -226,6 +226,8 @@ pub enum ConfigError {
     },
 }
 
+/// How long another process's lock of the data directory is waited for outside Kubernetes.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Range of `--log-segment-bytes`.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(1 << 30);
 /// Bytes of a request that are neither key nor value.
@@ -271,6 +273,9 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&flags.log_level) {
             return Err(ConfigError::LogLevel { level: flags.log_level, message: error.to_string() });
         }
+        // A pod's former process ends by itself; a pod that gave up would be started over and over.
+        let lock_timeout = flags.lock_timeout.map(|span| span.0);
+        let lock_timeout = lock_timeout.or_else(|| kubernetes.is_none().then_some(LOCK_TIMEOUT));
         Ok(Self {
             join: flags.join,
             advertise_peer_addr: match &kubernetes {
@@ -291,7 +296,7 @@ impl Config {
             request_timeout: flags.request_timeout.0,
             shutdown_timeout: flags.shutdown_timeout.0,
             shutdown_delay: flags.shutdown_delay.0,
-            lock_timeout: flags.lock_timeout.0,
+            lock_timeout,
             checkpoint_interval: flags.checkpoint_interval.0,
             log_segment_bytes,
             disk_reserve_bytes: flags.disk_reserve.0 as u64,

@@ -36,6 +36,7 @@ fn defaults_are_a_cluster_of_one() {
     assert_eq!(config.raft, raft::Settings::default());
     assert_eq!(config.request_timeout, Duration::from_secs(5));
     assert_eq!(config.limits.value_bytes_max, 1_572_864);
+    assert_eq!(config.lock_timeout, Some(Duration::from_secs(10)));
     assert_eq!(config.disk_reserve_bytes, driver::Settings::default().disk_reserve_bytes);
     assert_eq!(config.advertise_client_addr.unwrap().to_string(), "127.0.0.1:7001");
 }
@@ -227,6 +228,7 @@ const POD: &str = "--discovery kube --name kv-1 --kube-namespace ns --kube-state
 #[test]
 fn a_pod_knows_itself_and_its_stateful_set() {
     let config = load(POD).unwrap();
+    assert_eq!(config.lock_timeout, None, "as long as it takes");
     let pod = config.kubernetes.unwrap();
     assert_eq!((pod.namespace.as_str(), pod.stateful_set.as_str(), pod.members_max), ("ns", "kv", 9));
     assert_eq!(config.initial_cluster.peers().len(), 1);

@@ -30,7 +30,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::api::{self, Access, Api};
@@ -279,14 +279,16 @@ impl Server {
         }
     }
 
-    /// Waits for the data directory's lock: after a forced end the process before may live for a moment.
+    /// Waits for the data directory's lock: after a forced end the process before may live for a moment. The wait ends
+    /// when this is dropped, since a process that is told to stop ends with its last thread.
     async fn open_data_dir(&self) -> Result<DataDir, ServerError> {
         let (root, name) = (self.config.data_dir.clone(), self.config.name.to_string());
-        let give_up = Instant::now() + self.config.lock_timeout;
+        let (begun, lock_timeout) = (Instant::now(), self.config.lock_timeout);
         let api = Arc::clone(&self.api);
         let mut reported = false;
+        let (waits, is_waited_for) = oneshot::channel::<()>();
         let mut wait = move |holder: &str| {
-            if Instant::now() >= give_up {
+            if waits.is_closed() || lock_timeout.is_some_and(|longest| begun.elapsed() >= longest) {
                 return ControlFlow::Break(());
             }
             if !std::mem::replace(&mut reported, true) {
@@ -305,7 +307,9 @@ impl Server {
             }
             Ok::<_, StorageError>(data)
         };
-        Ok(spawn_blocking(open).await.map_err(io::Error::other)??)
+        let opened = spawn_blocking(open).await;
+        drop(is_waited_for);
+        Ok(opened.map_err(io::Error::other)??)
     }
 
     /// From the data directory to a running replica.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use kuberaft::api::Consistency;
+use rustix::process::Signal;
 
 use super::cluster::{Cluster, Node, Port, copy, directory, exchange, open, program};
 use super::{Random, alone, until};
@@ -178,6 +179,22 @@ fn a_second_process_on_a_data_directory_names_the_first_and_ends_or_waits_for_it
     second.ready();
     let found = second.get("key", Consistency::Linearizable).unwrap().unwrap();
     assert_eq!(found.content.value, "value");
+}
+
+#[test]
+fn a_process_that_waits_for_the_data_directory_ends_when_told() {
+    let _alone = alone();
+    let cluster = Cluster::start(1);
+    let data = format!("--data-dir={}", cluster.nodes[0].data().display());
+    let mut second = Cluster::prepare(1, &[&data, "--lock-timeout=10m"]);
+    let second = &mut second.nodes[0];
+    second.start();
+    until("the second process says what it waits for", || {
+        let reasons = second.status()?.reasons;
+        reasons.iter().any(|reason| reason.contains("waiting for the data directory")).then_some(())
+    });
+    second.signal(Signal::TERM);
+    assert_eq!(second.ended().code(), Some(0));
 }
 
 /// Status and code of a problem that is answered to these bytes.
