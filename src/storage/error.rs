@@ -1,7 +1,10 @@
 //! What can go wrong with stored data, told apart by what an operator must do.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::process::{getegid, geteuid};
 
 use super::data_dir::Place;
 use crate::types::LogIndex;
@@ -144,6 +147,52 @@ impl StorageError {
     /// For `map_err` on a system call.
     pub(crate) fn disk(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Disk { operation, path, source }
+        move |source| {
+            let source = if source.kind() == io::ErrorKind::PermissionDenied {
+                io::Error::new(source.kind(), format!("{source}{}", whose(&path)))
+            } else {
+                source
+            };
+            Self::Disk { operation, path, source }
+        }
+    }
+}
+
+/// Whose the path is, or the nearest folder above it that can be looked at, and who asks: a volume that ignores the pod's
+/// `fsGroup` belongs to somebody else.
+fn whose(path: &Path) -> String {
+    let found = path.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
+    let Some((path, metadata)) = found else { return String::new() };
+    let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+    let (own_uid, own_gid) = (geteuid().as_raw(), getegid().as_raw());
+    format!(
+        "; {} belongs to user {uid} and group {gid} with mode {mode:04o}, this process runs as user {own_uid} and group \
+         {own_gid}",
+        path.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_path_that_may_not_be_used_is_told_with_owner_and_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        let path = directory.path().join("data/sled");
+        let error = StorageError::disk("create", &path)(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(error.exit_code(), 4);
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        let whose = format!(
+            "{} belongs to user {uid} and group {gid} with mode 0750, this process runs as user {uid} and group {gid}",
+            directory.path().display()
+        );
+        assert!(error.to_string().ends_with(&whose), "{error}");
+        let full = StorageError::disk("write", &path)(io::ErrorKind::StorageFull.into()).to_string();
+        assert!(!full.contains("belongs"), "{full}");
     }
 }
