@@ -52,6 +52,7 @@ pub struct Api<R> {
     administer: OnceLock<Administer>,
     waiting: RwLock<Option<String>>,
     advice: RwLock<Option<String>>,
+    mentioned: RwLock<Option<String>>,
     draining: watch::Sender<bool>,
     /// One snapshot is sent at a time: each keeps what was overwritten meanwhile in memory.
     pub(super) snapshots: Arc<Semaphore>,
@@ -75,6 +76,7 @@ impl<R: Replica> Api<R> {
             administer,
             waiting,
             advice: RwLock::default(),
+            mentioned: RwLock::default(),
             draining: watch::Sender::new(false),
             snapshots: Arc::new(Semaphore::new(1)),
         }
@@ -113,6 +115,15 @@ impl<R: Replica> Api<R> {
 
     pub(super) fn advice(&self) -> Option<String> {
         self.advice.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what this node waits for as the leader, though it is ready: only its status tells. `None` takes it back.
+    pub fn mention(&self, waits: Option<String>) {
+        *self.mentioned.write().unwrap_or_else(PoisonError::into_inner) = waits;
+    }
+
+    pub(super) fn mentioned(&self) -> Option<String> {
+        self.mentioned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends what would go on for ever, such as streams of events: the server stops.

@@ -48,7 +48,7 @@ pub struct StatusReport {
     pub learners: Vec<MemberReport>,
     /// Whether this node is ready to serve.
     pub healthy: bool,
-    /// Why it is not.
+    /// Why it is not; and at a ready leader in Kubernetes what scaling or a rollout waits for.
     pub reasons: Vec<String>,
 }
 
@@ -115,7 +115,7 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
         voters: Vec::new(),
         learners: Vec::new(),
         healthy: reasons.is_empty(),
-        reasons,
+        reasons: reasons.into_iter().chain(api.mentioned()).collect(),
     };
     if let Some(status) = status {
         report.cluster_id = Some(status.cluster_id);

@@ -184,7 +184,8 @@ fn table(answers: &[Answer]) -> String {
 fn row(endpoint: &str, status: &StatusReport) -> [String; 8] {
     let leader = status.leader.as_ref();
     let leader = leader.map(|leader| leader.name.clone().unwrap_or_else(|| leader.node_id.to_string()));
-    let health = if status.healthy { "ok".to_owned() } else { status.reasons.join("; ") };
+    let ok = status.healthy.then_some("ok");
+    let health: Vec<&str> = ok.into_iter().chain(status.reasons.iter().map(String::as_str)).collect();
     [
         endpoint.to_owned(),
         status.name.clone(),
@@ -193,7 +194,7 @@ fn row(endpoint: &str, status: &StatusReport) -> [String; 8] {
         leader.unwrap_or_else(|| "none".to_owned()),
         status.commit_index.to_string(),
         status.applied_index.to_string(),
-        health,
+        health.join("; "),
     ]
 }
 
@@ -252,5 +253,9 @@ b:1: refused
 ";
         assert_eq!(shown, expected);
         assert_eq!(table(&[answer("b:1", None, Some("refused"))]), "b:1: refused\n");
+        let waits =
+            StatusReport { healthy: true, reasons: vec!["scaling down waits".into()], ..report("one") };
+        let shown = table(&[answer("a:1", Some(waits), None)]);
+        assert!(shown.ends_with(" ok; scaling down waits\n"), "{shown}");
     }
 }

@@ -41,6 +41,8 @@ pub trait Cluster: Send + Sync + 'static {
     fn change(&self, change: Change, expected: LogIndex) -> impl Future<Output = Result<(), String>> + Send;
     /// Hands leadership to this member.
     fn hand_over(&self, to: NodeId) -> impl Future<Output = Result<(), String>> + Send;
+    /// Tells those who ask this node for its status what scaling or a rollout waits for; `None` takes it back.
+    fn waits(&self, why: Option<&str>);
 }
 
 /// A cluster's members, as its leader sees them.
@@ -98,6 +100,7 @@ impl<C: Cluster> Controller<C> {
                 None => {
                     self.labelled = None;
                     self.majority_on_one_node.set(0);
+                    self.go_on();
                     false
                 }
             };
@@ -217,7 +220,7 @@ impl<C: Cluster> Controller<C> {
     async fn roll_out(&mut self, led: &Led, workload: &Workload, pods: &[Pod]) -> Result<bool, KubeError> {
         match rollout::next(self.cluster.node_id(), &led.configuration, &led.health, workload, pods) {
             Rollout::Done => {
-                self.waiting.clear();
+                self.go_on();
                 Ok(false)
             }
             Rollout::Wait { why } => {
@@ -261,9 +264,16 @@ impl<C: Cluster> Controller<C> {
         }
     }
 
+    /// Nothing is waited for any more.
+    fn go_on(&mut self) {
+        self.waiting.clear();
+        self.cluster.waits(None);
+    }
+
     /// Says what is waited for, once.
     fn wait(&mut self, reason: &'static str, why: String) {
         if self.waiting != why {
+            self.cluster.waits(Some(&why));
             tracing::info!(reason, "{why}");
             // A rollout waits at each of its steps.
             self.announce(reason, why.clone(), reason != ROLLOUT_WAITS);

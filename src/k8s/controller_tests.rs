@@ -19,6 +19,7 @@ struct Fake {
     led: Mutex<Option<Led>>,
     changes: Mutex<Vec<Change>>,
     hand_overs: Mutex<Vec<NodeId>>,
+    waits: Mutex<Option<String>>,
 }
 
 impl Cluster for Arc<Fake> {
@@ -53,6 +54,10 @@ impl Cluster for Arc<Fake> {
         *self.led.lock().unwrap() = None;
         Ok(())
     }
+
+    fn waits(&self, why: Option<&str>) {
+        *self.waits.lock().unwrap() = why.map(str::to_owned);
+    }
 }
 
 impl Fake {
@@ -61,6 +66,10 @@ impl Fake {
         let fake = Self::default();
         *fake.led.lock().unwrap() = Some(led(voters, away));
         Arc::new(fake)
+    }
+
+    fn waits_for(&self, what: &str) -> bool {
+        self.waits.lock().unwrap().as_ref().is_some_and(|why| why.contains(what))
     }
 
     fn removed(&self) -> Vec<Vec<u64>> {
@@ -150,8 +159,27 @@ async fn nobody_is_removed_before_a_majority_of_those_that_stay_is_in_touch() {
     eventually("the Event", || is_announced(&server, "ScaleDownWaits")).await;
     looks(&server, 2).await;
     assert!(cluster.removed().is_empty());
+    assert!(cluster.waits_for("only 1 of the 3 voters that stay"), "the status says why");
     *cluster.led.lock().unwrap() = Some(led(5, &[3]));
     eventually("a change", || cluster.removed() == [[4, 5]]).await;
+    eventually("nothing to say", || cluster.waits.lock().unwrap().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_node_that_leads_no_longer_waits_for_nothing() {
+    let server = server(5).await;
+    let cluster = Fake::leading(5, &[2, 3]);
+    let kube = kube(&server);
+    let announcer = Announcer::new(&kube);
+    let gauge = Metrics::new().kube_majority_on_one_node;
+    let wake = Arc::new(Notify::new());
+    let controller = Controller::new(kube, Arc::clone(&cluster), announcer, gauge);
+    tokio::spawn(controller.run(Arc::clone(&wake)));
+    server.put("statefulsets", stateful_set(3));
+    eventually("it waits", || cluster.waits_for("scaling down to 3 waits")).await;
+    *cluster.led.lock().unwrap() = None;
+    wake.notify_one();
+    eventually("nothing to say", || cluster.waits.lock().unwrap().is_none()).await;
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ impl Kubernetes {
         let wake = Arc::new(Notify::new());
         let announcer = Announcer::new(&self.kube);
         let majority_on_one_node = metrics.kube_majority_on_one_node.clone();
-        let replica = Replica(handle.clone());
+        let replica = Replica { handle: handle.clone(), api: Arc::clone(api) };
         let controller = Controller::new(self.kube.clone(), replica, announcer.clone(), majority_on_one_node);
         self.tasks.push(tokio::spawn(controller.run(Arc::clone(&wake))));
         self.tasks.push(tokio::spawn(follow(handle.clone(), wake, announcer.clone())));
@@ -161,19 +161,22 @@ impl Surroundings for StatefulSet {
 }
 
 /// A replica, to the controller.
-struct Replica(Handle);
+struct Replica {
+    handle: Handle,
+    api: Arc<Api<Handle>>,
+}
 
 impl Cluster for Replica {
     fn cluster_id(&self) -> ClusterId {
-        self.0.status().cluster_id
+        self.handle.status().cluster_id
     }
 
     fn node_id(&self) -> NodeId {
-        self.0.status().node_id
+        self.handle.status().node_id
     }
 
     fn led(&self) -> Option<Led> {
-        let status = self.0.status();
+        let status = self.handle.status();
         if status.role != RoleName::Leader {
             return None;
         }
@@ -188,13 +191,17 @@ impl Cluster for Replica {
     }
 
     async fn change(&self, change: Change, expected: LogIndex) -> Result<(), String> {
-        let done = self.0.change_members(change, Some(expected), CHANGE_TIMEOUT).await;
+        let done = self.handle.change_members(change, Some(expected), CHANGE_TIMEOUT).await;
         done.map(drop).map_err(|refusal| refusal.to_string())
     }
 
     async fn hand_over(&self, to: NodeId) -> Result<(), String> {
-        let done = self.0.transfer_leadership(Some(to), CHANGE_TIMEOUT).await;
+        let done = self.handle.transfer_leadership(Some(to), CHANGE_TIMEOUT).await;
         done.map(drop).map_err(|refusal| refusal.to_string())
+    }
+
+    fn waits(&self, why: Option<&str>) {
+        self.api.mention(why.map(str::to_owned));
     }
 }
 

@@ -84,7 +84,21 @@ async fn a_node_is_ready_when_it_follows_closely() {
     assert_eq!(ready().await, (503, "no leader is known\nscale back to 3\n".into()));
     server.api.advise(None);
     server.api.set_waiting(Some("shutting down".into()));
+    server.api.mention(Some("scaling down waits".into()));
     assert_eq!(ready().await, (503, "shutting down\nno leader is known\n".into()));
+}
+
+#[tokio::test]
+async fn a_ready_leader_mentions_what_it_waits_for_in_its_status() {
+    let server = Server::start().await;
+    server.api.mention(Some("scaling down to 1 waits".into()));
+    let status = server.get("/v1/status").await.json();
+    assert_eq!(status["healthy"], true);
+    assert_eq!(status["reasons"], serde_json::json!(["scaling down to 1 waits"]));
+    let ready = server.get("/readyz").await;
+    assert_eq!((ready.status, ready.text()), (200, "ok\n"));
+    server.api.mention(None);
+    assert_eq!(server.get("/v1/status").await.json()["reasons"], serde_json::json!([]));
 }
 
 #[tokio::test]
