@@ -44,7 +44,8 @@ const ROUTES: [&str; 14] = [
 ];
 
 /// The codes that are sent; any other counts as the last.
-const CODES: [&str; 11] = ["200", "400", "404", "405", "409", "412", "413", "429", "503", "504", "500"];
+const CODES: [&str; 12] =
+    ["200", "400", "404", "405", "409", "412", "413", "422", "429", "503", "504", "500"];
 
 /// Counters and histograms, resolved.
 pub(super) struct RequestMetrics {

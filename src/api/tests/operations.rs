@@ -138,6 +138,9 @@ async fn requests_are_counted_by_route_and_code() {
     server.get("/v1/kv/a").await;
     server.get("/nothing").await;
     server.call("PATCH", "/get?key=a", &[], &[]).await;
+    for value in ["1", "2"] {
+        server.call("PUT", "/v1/kv/b", &["Idempotency-Key: one"], value.as_bytes()).await;
+    }
     let reply = server.get("/metrics").await;
     assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     for line in [
@@ -145,6 +148,7 @@ async fn requests_are_counted_by_route_and_code() {
         "kuberaft_http_requests_total{code=\"200\",route=\"/get\"} 1",
         "kuberaft_http_requests_total{code=\"404\",route=\"/get\"} 1",
         "kuberaft_http_requests_total{code=\"200\",route=\"/v1/kv/{key}\"} 1",
+        "kuberaft_http_requests_total{code=\"422\",route=\"/v1/kv/{key}\"} 1",
         "kuberaft_http_requests_total{code=\"404\",route=\"other\"} 1",
         "kuberaft_http_requests_total{code=\"405\",route=\"other\"} 1",
         "kuberaft_http_request_duration_seconds_count{route=\"/get\"} 2",
