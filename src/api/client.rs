@@ -455,7 +455,7 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Result<u64, ClientError> {
 
 fn refused(status: StatusCode, body: &Bytes) -> ClientError {
     Problem::parse(status, body).map_or_else(
-        |_| unexpected(status, &format!("no problem document: {}", body.escape_ascii())),
+        |_| unexpected(status, &format!("no problem document: {}", body.trim_ascii().escape_ascii())),
         ClientError::Problem,
     )
 }

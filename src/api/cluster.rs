@@ -175,10 +175,14 @@ impl Cluster {
         let mut failures = 0;
         // How an attempt ended that may have had an effect.
         let mut unknown: Option<ClientError> = None;
+        // How the attempt before ended, if it certainly had no effect.
+        let mut before: Option<ClientError> = None;
         loop {
-            let error = match self.attempt(kind, deadline, &build).await {
-                Ok(response) => return Ok(response),
-                Err(error) => error,
+            let error = match (self.attempt(kind, deadline, &build).await, before.take()) {
+                (Ok(response), _) => return Ok(response),
+                // One that the deadline cuts off before anything is sent tells less than the one before.
+                (Err(ClientError::Timeout { sent: false }), Some(before)) => before,
+                (Err(error), _) => error,
             };
             let may_repeat = may_repeat(kind, &error);
             // That a later attempt was certainly not applied says nothing of the earlier one.
@@ -189,8 +193,10 @@ impl Cluster {
             if !may_repeat || !self.move_on(&mut failures, repeat_until).await {
                 return Err(error);
             }
-            if kind == Kind::Named && error.outcome() == Outcome::Unknown {
-                unknown = Some(error);
+            match error.outcome() {
+                Outcome::NotApplied => before = Some(error),
+                Outcome::Unknown if kind == Kind::Named => unknown = Some(error),
+                Outcome::Unknown => {}
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 use crate::api::replica::{Refusal, RefusalReason};
 use crate::api::tests::Server;
+use crate::tls::ConnectorSettings;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -199,6 +200,32 @@ async fn the_last_error_is_returned_at_the_deadline() {
     let error = put(&mut cluster).await.unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
+}
+
+#[tokio::test]
+async fn a_handshake_that_the_deadline_cuts_off_does_not_hide_why_the_one_before_failed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), told).unwrap();
+    let settings = ConnectorSettings { ca: Some(ca.path().to_owned()), ..ConnectorSettings::default() };
+    let endpoint = format!("https://{address}");
+    let cluster = Cluster::new([endpoint], Duration::from_secs(1)).unwrap();
+    let mut cluster = cluster.with_tls(Connector::new(&settings).unwrap());
+    // No TLS is spoken to the first connection, nothing at all to the second.
+    let serve = async {
+        let (mut first, _) = listener.accept().await.unwrap();
+        first.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        let second = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+        drop((first, second));
+    };
+    let error = tokio::select! {
+        written = put(&mut cluster) => written.unwrap_err(),
+        () = serve => unreachable!("it goes on for ever"),
+    };
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
 }
 
 #[tokio::test]
