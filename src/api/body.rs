@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
+use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
@@ -28,6 +29,18 @@ pub(super) async fn read_body(mut body: Body, bytes_max: usize, deadline: Instan
         }
         Ok(Err(error)) => Err(Problem::bad_request(format!("the body ended early: {error}"))),
         Err(_elapsed) => Err(Problem::timeout_before_proposal("the body did not arrive before the deadline")),
+    }
+}
+
+/// Whether the body has nothing in it, announced or not.
+pub(super) async fn is_empty(body: Body, deadline: Instant) -> Result<bool, Problem> {
+    if body.is_end_stream() {
+        return Ok(true);
+    }
+    match read_body(body, 0, deadline).await {
+        Ok(_) => Ok(true),
+        Err(problem) if problem.status == StatusCode::PAYLOAD_TOO_LARGE => Ok(false),
+        Err(problem) => Err(problem),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
-use super::body::read_body;
+use super::body::{is_empty, read_body};
 use super::query::{Consistency, Parameters, decode_key, parse_condition, parse_idempotency_key};
 use super::{Api, Problem, Replica};
 use crate::kv::{Answer, Command, Condition, KeyValue, Operation};
@@ -31,12 +31,10 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 /// `GET|POST /set?key=K&value=V`.
 pub(super) async fn set<R: Replica>(
     api: Arc<Api<R>>,
-    request: Request,
+    mut request: Request,
     started: Instant,
 ) -> Result<Response<Body>, Problem> {
-    if !request.body().is_end_stream() {
-        return Err(Problem::bad_request("`/set` takes key and value from the query and no body"));
-    }
+    let body = std::mem::take(request.body_mut());
     let parameters = Parameters::parse(request.uri().query(), &["key", "value", "timeout"])?;
     let key = parameters.key.ok_or_else(|| missing("key"))?;
     let value = parameters.value.ok_or_else(|| missing("value"))?;
@@ -45,6 +43,10 @@ pub(super) async fn set<R: Replica>(
     check_key(&api, &key)?;
     check_value(&api, value.len())?;
     let deadline = started + timeout(&api, parameters.timeout);
+    // An empty body may still have been announced.
+    if !is_empty(body, deadline).await? {
+        return Err(Problem::bad_request("`/set` takes key and value from the query and no body"));
+    }
     let operation = Operation::Put { key, value, condition: Condition::Always };
     match propose(&api, Command { operation, idempotency_key }, deadline).await? {
         Answer::Put { .. } => Ok(answer("ok".into(), TEXT)),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderValue, Method, Response, header};
 use axum::response::IntoResponse;
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, MethodRouter, any, on};
 use tokio::time::Instant;
 
 use super::request_metrics::Route;
@@ -31,7 +31,7 @@ pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
                 .merge(route(MethodFilter::DELETE, Route::Kv, kv::kv_delete))
         };
     let router = about()
-        .route("/set", route(GET.or(MethodFilter::POST), Route::Set, kv::set))
+        .route("/set", any(set))
         .route("/get", route(GET, Route::Get, kv::get))
         .route("/v1/kv/{*key}", keys())
         // The wildcard does not match nothing; the handlers say what is wrong with it.
@@ -82,6 +82,17 @@ fn complete<R: Replica>(router: Router<Arc<Api<R>>>, api: Arc<Api<R>>) -> Router
             measure(api, request, Route::Other, |_, _, _| ready(Err(problem()))).await
         })
         .with_state(api)
+}
+
+/// `/set`, which changes something by GET: so HEAD is not GET without the body there, and is refused.
+async fn set<R: Replica>(State(api): State<Arc<Api<R>>>, request: Request) -> Response<Body> {
+    if matches!(*request.method(), Method::GET | Method::POST) {
+        return measure(api, request, Route::Set, kv::set).await;
+    }
+    let refuse = |_, _, _| ready(Err(Problem::method_not_allowed()));
+    let mut response = measure(api, request, Route::Other, refuse).await;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,POST"));
+    response
 }
 
 /// One path's handler for some methods.

@@ -112,7 +112,8 @@ async fn unknown_paths_and_methods_are_problems_too() {
     let mut allowed: Vec<_> = reply.header("allow").unwrap().split(',').collect();
     allowed.sort_unstable();
     assert_eq!(allowed, ["DELETE", "GET", "HEAD", "PUT"]);
-    assert_eq!(server.call("DELETE", "/set?key=a&value=b", &[], &[]).await.code(405), "method_not_allowed");
+    let reply = server.call("DELETE", "/set?key=a&value=b", &[], &[]).await;
+    assert_eq!((reply.code(405), reply.header("allow")), ("method_not_allowed".into(), Some("GET,POST")));
     assert_eq!(server.call("BREW", "/livez", &[], &[]).await.code(405), "method_not_allowed");
 }
 
@@ -127,6 +128,14 @@ async fn head_is_get_without_the_body() {
     assert_eq!((reply.status, &reply.body[..]), (404, &b""[..]));
     assert_eq!(server.call("HEAD", "/v1/status", &[], &[]).await.status, 200);
     assert_eq!(server.call("HEAD", "/get?key=a", &[], &[]).await.header("content-length"), Some("5"));
+}
+
+#[tokio::test]
+async fn head_writes_nothing() {
+    let server = Server::start().await;
+    let reply = server.call("HEAD", "/set?key=a&value=b", &[], &[]).await;
+    assert_eq!((reply.status, reply.header("allow"), &reply.body[..]), (405, Some("GET,POST"), &b""[..]));
+    assert_eq!(server.get("/get?key=a").await.status, 404);
 }
 
 #[tokio::test]
@@ -147,7 +156,7 @@ async fn requests_are_counted_by_route_and_code() {
         "kuberaft_http_requests_total{code=\"200\",route=\"/set\"} 1",
         "kuberaft_http_requests_total{code=\"200\",route=\"/get\"} 1",
         "kuberaft_http_requests_total{code=\"404\",route=\"/get\"} 1",
-        "kuberaft_http_requests_total{code=\"200\",route=\"/v1/kv/{key}\"} 1",
+        "kuberaft_http_requests_total{code=\"200\",route=\"/v1/kv/{key}\"} 2",
         "kuberaft_http_requests_total{code=\"422\",route=\"/v1/kv/{key}\"} 1",
         "kuberaft_http_requests_total{code=\"404\",route=\"other\"} 1",
         "kuberaft_http_requests_total{code=\"405\",route=\"other\"} 1",
