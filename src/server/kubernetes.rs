@@ -42,18 +42,8 @@ impl Kubernetes {
         self.addresses.clone()
     }
 
-    pub(super) fn surroundings(&self) -> Arc<dyn Surroundings> {
-        Arc::new(StatefulSet { kube: self.kube.clone(), addresses: self.addresses.clone() })
-    }
-
-    /// A cluster wakes only where the latch is its own, empty, or out of reach.
-    pub(super) async fn may_wake(&self, own: ClusterId) -> Result<(), ServerError> {
-        match latch::wake(self.kube.latch().await, own) {
-            Wake::Start | Wake::StartAndFill => Ok(()),
-            Wake::Refuse(other) => {
-                Err(ServerError::Latch { own, other, config_map: self.kube.settings().latch.clone() })
-            }
-        }
+    pub(super) fn stateful_set(&self) -> StatefulSet {
+        StatefulSet { kube: self.kube.clone(), addresses: self.addresses.clone() }
     }
 
     /// Begins the leader's work, which goes on until this is dropped.
@@ -95,8 +85,9 @@ pub(super) async fn announce_end(settings: &Settings, error: &ServerError) {
     }
 }
 
-/// The pods of a StatefulSet are the expected members.
-struct StatefulSet {
+/// The pods of a StatefulSet are the expected members, and its latch says which cluster was formed.
+#[derive(Clone)]
+pub(super) struct StatefulSet {
     kube: Kube,
     addresses: Addresses,
 }
@@ -129,6 +120,16 @@ fn members(
 }
 
 impl StatefulSet {
+    /// A cluster wakes only where the latch is its own, empty, or out of reach.
+    pub(super) async fn may_wake(&self, own: ClusterId) -> Result<(), ServerError> {
+        match latch::wake(self.kube.latch().await, own) {
+            Wake::Start | Wake::StartAndFill => Ok(()),
+            Wake::Refuse(other) => {
+                Err(ServerError::Latch { own, other, config_map: self.kube.settings().latch.clone() })
+            }
+        }
+    }
+
     fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
         latch::may_form(latch, intended, &self.kube.settings().latch)
     }

@@ -12,6 +12,7 @@ mod administration;
 mod alive;
 mod announcements;
 mod bootstrap_store;
+mod elsewhere;
 mod error;
 mod hand_over;
 mod kubernetes;
@@ -26,6 +27,7 @@ mod tls;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -45,8 +47,8 @@ use crate::storage::state::SledState;
 use crate::storage::wal::Options;
 use crate::storage::{DataDir, Lock, StorageError, set_aside};
 use crate::transport::{
-    self, Administrator, Elsewhere, Entrance, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
-    Surroundings, bootstrap,
+    self, Administrator, Entrance, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext, Surroundings,
+    bootstrap,
 };
 use crate::types::LogIndex;
 
@@ -58,6 +60,7 @@ pub use refounding::{
 use addresses::{Addresses, initial_cluster, member_names};
 use administration::Administration;
 use bootstrap_store::{BootstrapRecords, standing};
+use elsewhere::{Found, Watch};
 pub use error::ServerError;
 use hand_over::{hand_over, keep_handing_over};
 use kubernetes::Kubernetes;
@@ -140,6 +143,7 @@ struct Joined {
     local: Local,
     addresses: Addresses,
     settings: transport::Settings,
+    data_dir: PathBuf,
     /// Serves the peer port.
     peers: JoinHandle<()>,
     kubernetes: Option<Kubernetes>,
@@ -187,7 +191,7 @@ impl Server {
             joined = self.join_cluster(&listeners) => joined?,
         };
         let mut joined = joined;
-        let handle = joined.handle.clone();
+        let elsewhere = joined.watch();
         let removed = tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "stopping");
@@ -199,13 +203,9 @@ impl Server {
                     return Err(failure.map_or(ServerError::Ended("the replica"), ServerError::Replica));
                 }
             },
-            elsewhere = watch_elsewhere(&handle, &joined.local, &joined.addresses, &joined.settings) => match elsewhere {
-                Elsewhere::Removed(index) => Some(index),
-                Elsewhere::OtherCluster(other) => {
-                    let own = handle.status().cluster_id;
-                    let path = self.config.data_dir.clone();
-                    return Err(ServerError::OtherCluster { path, own, other });
-                }
+            found = elsewhere.run() => match found {
+                Found::Removed(index) => Some(index),
+                Found::Refused(error) => return Err(error),
             },
         };
         if let Some(index) = removed {
@@ -323,7 +323,7 @@ impl Server {
             None => None,
         };
         if let (Some(kubernetes), Standing::Member(formed)) = (&kubernetes, &standing) {
-            kubernetes.may_wake(formed.cluster_id).await?;
+            kubernetes.stateful_set().may_wake(formed.cluster_id).await?;
         }
         let name = self.config.name.to_string();
         let peer_addr = self.config.advertise_peer_addr.as_ref().map(ToString::to_string);
@@ -342,8 +342,8 @@ impl Server {
             }
         });
         let listed = initial_cluster(&self.config)?;
-        let surroundings = match &kubernetes {
-            Some(kubernetes) => kubernetes.surroundings(),
+        let surroundings: Arc<dyn Surroundings> = match &kubernetes {
+            Some(kubernetes) => Arc::new(kubernetes.stateful_set()),
             None => Arc::new(listed.clone()),
         };
         let pods = kubernetes.as_ref().map(Kubernetes::addresses);
@@ -360,11 +360,23 @@ impl Server {
         if let Some(kubernetes) = &mut kubernetes {
             kubernetes.control(&handle, &self.metrics, &self.api);
         }
-        Ok(Joined { running, lock, handle, local, addresses, settings, peers, kubernetes })
+        let data_dir = self.config.data_dir.clone();
+        Ok(Joined { running, lock, handle, local, addresses, settings, data_dir, peers, kubernetes })
     }
 }
 
 impl Joined {
+    fn watch(&self) -> Watch {
+        Watch {
+            handle: self.handle.clone(),
+            local: self.local.clone(),
+            addresses: self.addresses.clone(),
+            settings: self.settings.clone(),
+            stateful_set: self.kubernetes.as_ref().map(Kubernetes::stateful_set),
+            data_dir: self.data_dir.clone(),
+        }
+    }
+
     /// Waits until `until`, and for as long as this pod is one of too many: as a member it is needed until those that
     /// stay have removed it. Returns the entry that did so.
     async fn removed_before(&mut self, until: tokio::time::Instant) -> Result<Option<LogIndex>, ServerError> {
@@ -372,7 +384,8 @@ impl Joined {
             tokio::time::sleep_until(until).await;
             return Ok(None);
         };
-        let mut elsewhere = pin!(watch_elsewhere(&self.handle, &self.local, &self.addresses, &self.settings));
+        let elsewhere = self.watch();
+        let mut elsewhere = pin!(elsewhere.run());
         let mut reported = false;
         loop {
             let is_leaving = kubernetes.is_scaled_below().await;
@@ -390,8 +403,8 @@ impl Joined {
                     None => return Err(ServerError::Ended("the replica")),
                 },
                 found = &mut elsewhere => return Ok(match found {
-                    Elsewhere::Removed(index) => Some(index),
-                    Elsewhere::OtherCluster(_) => None,
+                    Found::Removed(index) => Some(index),
+                    Found::Refused(_) => None,
                 }),
             }
         }
@@ -535,20 +548,6 @@ fn told(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
     async move {
         let _ = stop.wait_for(|stop| *stop).await;
     }
-}
-
-/// Returns when peers show that this node, which finds no leader among them, is not one of theirs.
-async fn watch_elsewhere(
-    handle: &Handle,
-    local: &Local,
-    addresses: &Addresses,
-    settings: &transport::Settings,
-) -> Elsewhere {
-    let resolver = addresses.resolver();
-    let own = handle.status().cluster_id;
-    let lost = || handle.status().leader.is_none();
-    let everyone = || addresses.everyone();
-    transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, settings, lost).await
 }
 
 fn at_once(signal: &'static str) -> Ended {

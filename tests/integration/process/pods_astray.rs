@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 
 use super::alone;
-use super::pods::Pods;
+use super::pods::{Pods, latch};
 
 #[test]
 fn no_twin_is_made_of_a_cluster_that_lives() {
@@ -39,4 +39,22 @@ fn no_twin_is_made_of_a_cluster_that_lives() {
     pods.cluster.nodes[2].start();
     pods.cluster.ready();
     pods.assert_keys(2);
+}
+
+#[test]
+fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_cluster() {
+    let _alone = alone();
+    let mut pods = Pods::start(3);
+    let foreign = pods.latched();
+    for at in 0..3 {
+        pods.stop(at);
+    }
+    pods.server.put("configmaps", latch(""));
+    pods.cluster.nodes[2].start();
+    pods.cluster.nodes[2].gives_reason("no leader");
+    pods.server.put("configmaps", latch("0000000000000008"));
+    assert_eq!(pods.cluster.nodes[2].ended().code(), Some(5));
+    let log = pods.cluster.nodes[2].log();
+    assert!(log.contains(&foreign) && log.contains("says that cluster 0000000000000008 was formed"), "{log}");
+    assert!(pods.is_announced("OtherCluster"));
 }

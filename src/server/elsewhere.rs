@@ -1,0 +1,86 @@
+//! A node that finds no leader looks whether it is in the right place: removed from its cluster, or with the data of
+//! another one than that of its peers.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::ServerError;
+use super::addresses::Addresses;
+use super::kubernetes::StatefulSet;
+use crate::driver::Handle;
+use crate::membership::Local;
+use crate::transport::{self, Elsewhere};
+use crate::types::LogIndex;
+
+/// Pause between looks at the latch. Without a leader at two of them in a row, it is more than an election.
+const LATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why a node must not go on as the one that it is.
+pub(super) enum Found {
+    /// Its cluster removed it by this entry.
+    Removed(LogIndex),
+    /// Its data is of another cluster.
+    Refused(ServerError),
+}
+
+/// A node that runs, and what is to be known to look.
+pub(super) struct Watch {
+    pub(super) handle: Handle,
+    pub(super) local: Local,
+    pub(super) addresses: Addresses,
+    pub(super) settings: transport::Settings,
+    pub(super) stateful_set: Option<StatefulSet>,
+    pub(super) data_dir: PathBuf,
+}
+
+impl Watch {
+    /// Returns when the latch or its peers show that this node, which finds no leader, is not one of theirs.
+    pub(super) async fn run(&self) -> Found {
+        tokio::select! {
+            found = self.ask_peers() => found,
+            refused = self.read_latch() => Found::Refused(refused),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.handle.status().leader.is_none()
+    }
+
+    async fn ask_peers(&self) -> Found {
+        let Self { local, addresses, settings, .. } = self;
+        let own = self.handle.status().cluster_id;
+        let (resolver, lost) = (addresses.resolver(), || self.is_lost());
+        let everyone = || addresses.everyone();
+        match transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, settings, lost)
+            .await
+        {
+            Elsewhere::Removed(index) => Found::Removed(index),
+            Elsewhere::OtherCluster(other) => {
+                let path = self.data_dir.clone();
+                Found::Refused(ServerError::OtherCluster { path, own, other })
+            }
+        }
+    }
+
+    /// The latch may have been empty, or out of reach, when this node started.
+    async fn read_latch(&self) -> ServerError {
+        let Some(stateful_set) = &self.stateful_set else { return pending().await };
+        let own = self.handle.status().cluster_id;
+        let mut looks = interval(LATCH_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_lost = false;
+        loop {
+            looks.tick().await;
+            let is_lost = self.is_lost();
+            if std::mem::replace(&mut was_lost, is_lost)
+                && is_lost
+                && let Err(refused) = stateful_set.may_wake(own).await
+            {
+                return refused;
+            }
+        }
+    }
+}
