@@ -206,7 +206,8 @@ fn describe(recovery: &Recovery) -> String {
         plan.position.term,
         names(&plan.dropped)
     );
-    if let Some(place) = &recovery.place {
+    let stays = identity.place == recovery.place && identity.name == recovery.name;
+    if let Some(place) = recovery.place.as_ref().filter(|_| !stays) {
         let home = identity.place.as_ref().map(|home| format!(", was {} of {home}", identity.name));
         let _ = writeln!(text, "It will be {} of {place}{}.", recovery.name, home.unwrap_or_default());
     }

@@ -276,6 +276,7 @@ fn a_lost_quorum_is_recovered_together_with_the_latch() {
     pods.server.set_away(true);
     let (code, told) = pods.recover(survivor, "ns", &[]);
     assert!(code == Some(1) && told.contains("cannot be read here"), "{told}");
+    assert!(!told.contains("It will be"), "it stays where it is: {told}");
     // Nor does it say that the others are gone.
     let (code, told) = pods.recover(survivor, "ns", &["--yes", "--force"]);
     let patch = "kubectl --namespace ns patch configmap kv-cluster --type merge --patch '{\"data\":{\"cluster-id\":\"";
