@@ -81,7 +81,7 @@ impl Fake {
 fn led(voters: u64, away: &[u64]) -> Led {
     let member = |id: u64| Member { name: format!("kv-{}", id - 1), ..Member::default() };
     let voters: BTreeMap<_, _> = (1..=voters).map(|id| (NodeId(id), member(id))).collect();
-    let health = |id: &NodeId| Health { id: *id, in_touch: !away.contains(&id.0), lag_entries: 0 };
+    let health = |id: &NodeId| Health { id: *id, in_touch: !away.contains(&id.0), caught_up: true };
     let health = voters.keys().map(health).collect();
     let configuration = Configuration { voters, ..Configuration::default() };
     Led { configuration: Arc::new(configuration), index: LogIndex(5), health }

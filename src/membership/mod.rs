@@ -33,4 +33,4 @@ pub use new_member::{NewMemberError, check_new_member};
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
 pub use stranded::stranded;
-pub use workload::{CAUGHT_UP_ENTRIES, Health, Pod, Workload, is_majority_on_one_node};
+pub use workload::{Health, Pod, Workload, is_majority_on_one_node};

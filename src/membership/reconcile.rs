@@ -78,7 +78,7 @@ mod tests {
 
     fn health(in_touch: &[u64]) -> Vec<Health> {
         (1..=5)
-            .map(|id| Health { id: NodeId(id), in_touch: in_touch.contains(&id), lag_entries: 0 })
+            .map(|id| Health { id: NodeId(id), in_touch: in_touch.contains(&id), caught_up: true })
             .collect()
     }
 
@@ -126,7 +126,7 @@ mod tests {
         );
         let mut behind = health(&[1, 2, 3, 4, 5]);
         for health in &mut behind[..2] {
-            health.lag_entries = 100_000;
+            health.caught_up = false;
         }
         assert!(matches!(
             reconcile(NodeId(3), &configuration(5), &behind, &wanting(3)),

@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn health() -> Vec<Health> {
-        (1..=3).map(|id| Health { id: NodeId(id), in_touch: true, lag_entries: 0 }).collect()
+        (1..=3).map(|id| Health { id: NodeId(id), in_touch: true, caught_up: true }).collect()
     }
 
     fn workload() -> Workload {
@@ -236,7 +236,7 @@ mod tests {
         let member = |id: u64| (NodeId(id), Member { name: format!("kv-{}", id - 1), ..Member::default() });
         let five = Configuration { voters: (1..=5).map(member).collect(), ..Configuration::default() };
         let health = |away: &[u64]| {
-            let one = |id| Health { id: NodeId(id), in_touch: !away.contains(&id), lag_entries: 0 };
+            let one = |id| Health { id: NodeId(id), in_touch: !away.contains(&id), caught_up: true };
             (1..=5).map(one).collect::<Vec<_>>()
         };
         let pod = |ordinal: usize| Pod {
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn nothing_while_a_member_lags_or_the_revision_is_not_known() {
         let mut behind = health();
-        behind[2].lag_entries = 1_000_000;
+        behind[2].caught_up = false;
         let old = pods(["old", "old", "old"]);
         assert!(matches!(
             next(NodeId(1), &configuration(), &behind, &workload(), &old),

@@ -48,18 +48,15 @@ pub struct Health {
     pub id: NodeId,
     /// Heard within an election timeout; the leader itself is.
     pub in_touch: bool,
-    /// Entries that it has not acknowledged.
-    pub lag_entries: u64,
+    /// Whether it lacks few entries, or only such as were written within an election timeout.
+    pub caught_up: bool,
 }
-
-/// A member that lags by more than this is not caught up.
-pub const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
 impl Health {
     /// Whether it can take part in commits at once.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        self.in_touch && self.lag_entries <= CAUGHT_UP_ENTRIES
+        self.in_touch && self.caught_up
     }
 }
 

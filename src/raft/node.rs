@@ -104,6 +104,8 @@ pub struct PeerStatus {
     pub is_learner: bool,
     /// Whether it answered within an election timeout.
     pub active: bool,
+    /// Whether it lacks so little that it can count in a majority at once.
+    pub caught_up: bool,
     /// Time since it was last heard, or since this node began to send to it.
     pub silent_for: Duration,
     /// Appends on their way to it: how many, and their entries' bytes.
@@ -258,12 +260,14 @@ impl Raft {
     #[must_use]
     pub fn peers(&self, now: Instant) -> Vec<PeerStatus> {
         let Role::Leader(leader) = &self.role else { return Vec::new() };
+        let last = self.log.last().index;
         let peer = |(id, progress): (&NodeId, &Progress)| PeerStatus {
             id: *id,
             match_index: progress.match_index,
             next_index: progress.next_index,
             is_learner: self.log.configuration().is_some_and(|c| c.is_learner(*id)),
             active: progress.is_active(now, self.settings.election_timeout),
+            caught_up: progress.is_caught_up(last, &leader.recent),
             silent_for: now.since(progress.last_contact),
             in_flight: progress.in_flight(),
             gets_snapshot: progress.gets_snapshot(),

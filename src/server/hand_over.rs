@@ -100,6 +100,7 @@ mod tests {
             next_index: LogIndex(1),
             is_learner: false,
             active: durable.is_some(),
+            caught_up: durable.is_some(),
             silent_for: Duration::ZERO,
             in_flight: (0, 0),
             gets_snapshot: false,

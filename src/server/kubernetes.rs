@@ -181,11 +181,10 @@ impl Cluster for Replica {
         if status.role != RoleName::Leader {
             return None;
         }
-        let lag = |durable: LogIndex| status.last_log_index.0.saturating_sub(durable.0);
         let health = |id: NodeId| match status.peers.iter().find(|peer| peer.id == id) {
-            Some(peer) => Health { id, in_touch: peer.active, lag_entries: lag(peer.match_index) },
+            Some(peer) => Health { id, in_touch: peer.active, caught_up: peer.caught_up },
             // A new leader has not heard of the others yet.
-            None => Health { id, in_touch: id == status.node_id, lag_entries: 0 },
+            None => Health { id, in_touch: id == status.node_id, caught_up: true },
         };
         let health = status.configuration.members().into_keys().map(health).collect();
         Some(Led { health, configuration: status.configuration, index: status.configuration_index })

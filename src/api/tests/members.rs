@@ -45,6 +45,7 @@ async fn the_leader_tells_how_far_each_member_is() {
             next_index: LogIndex(4),
             gets_snapshot: false,
             active: true,
+            caught_up: true,
             silent_for: Duration::from_millis(20),
             in_flight: (0, 0),
         }]
