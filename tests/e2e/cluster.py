@@ -16,6 +16,7 @@ STUCK_S = float(os.environ.get("KUBERAFT_E2E_TIMEOUT", "300"))
 RELEASE = "kv"
 SET = f"{RELEASE}-kuberaft"  # the chart's full name
 LATCH = f"{SET}-cluster"
+OPS_PORT = 7002  # plain HTTP, also where clients need TLS
 MEMBERS = "app.kubernetes.io/component=member"
 
 
@@ -46,7 +47,7 @@ class Pod:
         self.name, self.uid = found["metadata"]["name"], found["metadata"]["uid"]
         self.node = found["spec"].get("nodeName", "")
         self.is_leaving = "deletionTimestamp" in found["metadata"]
-        self.revision = found["metadata"]["labels"].get("controller-revision-hash")
+        self.revision = found["metadata"].get("labels", {}).get("controller-revision-hash")
         conditions = {c["type"]: c for c in found.get("status", {}).get("conditions", [])}
         self.is_ready = not self.is_leaving and conditions.get("Ready", {}).get("status") == "True"
         self.ready_since = conditions.get("Ready", {}).get("lastTransitionTime")
@@ -105,8 +106,8 @@ class Cluster:
     def create_namespace(self):
         command("kubectl", "create", "namespace", self.namespace, check=False)  # it may be there
 
-    def install(self):
-        self.helm("install", RELEASE, CHART, *self.values())
+    def install(self, *more):
+        self.helm("install", RELEASE, CHART, *self.values(), *more)
 
     def upgrade(self, *more):
         self.helm("upgrade", RELEASE, CHART, *self.values(), *more)
@@ -129,10 +130,33 @@ class Cluster:
         now = ["--grace-period=0", "--force"] if force else []
         self.kubectl("delete", "pod", *pods, "--wait=false", *now)
 
+    def exec(self, pod, *words):
+        """What a command of kuberaft prints in this pod."""
+        return self.kubectl("exec", pod, "--", "kuberaft", *words)
+
+    def metric(self, pod, name):
+        """The value of the first series that begins so; `None` if there is none."""
+        for line in (self.ask(pod, "/metrics", OPS_PORT) or "").splitlines():
+            if line.startswith(name):
+                return float(line.rsplit(" ", 1)[1])
+        return None
+
+    def run_pod(self, manifest):
+        """Runs a pod to its end and removes it. Returns the exit code of its container and what it printed."""
+        name = manifest["metadata"]["name"]
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}"
+        self.kubectl("apply", "-f", "-", input=json.dumps(manifest))
+        try:
+            self.wait_for(f"pod {name} to end", lambda: "terminated" in Pod(self.api(path)).container())
+            code = Pod(self.api(path)).container()["terminated"]["exitCode"]
+            return code, self.kubectl("logs", name)
+        finally:
+            self.kubectl("delete", "pod", name)
+
     def transfer_leadership(self, to):
         leader = self.leader()
         if leader != to:
-            self.kubectl("exec", leader, "--", "kuberaft", "transfer-leader", "--to", to)
+            self.exec(leader, "transfer-leader", "--to", to)
             self.wait_for(f"{to} to lead", lambda: self.roles().get(to) == "leader")
 
     # Views
@@ -173,7 +197,7 @@ class Cluster:
         return body.decode() if code == 200 else None
 
     def status(self, pod):
-        answer = self.ask(pod, "/v1/status")
+        answer = self.ask(pod, "/v1/status", OPS_PORT)
         return json.loads(answer) if answer else None
 
     def statuses(self, pods):

@@ -2,7 +2,7 @@
 
 import time
 
-from cluster import Failed, names, pod_name
+from cluster import CHART, RELEASE, Failed, names, pod_name
 from rows import expect, milliseconds, row
 
 
@@ -49,3 +49,21 @@ def woken_too_small(test):
     expect(sorted(v["name"] for v in cluster.status(pod_name(0))["voters"]) == names(3), "other members")
     test.load.finish()
     return f"says after {took:.1f} s: {text}; whole {again:.1f} s after scaling to 3"
+
+
+@row()
+def even_and_many(test):
+    """3 → 4 → 7 → 3: an even number of voters works and shows; seven on three nodes; all go again in one step."""
+    cluster, told = test.cluster, []
+    for members in (4, 7, 3):
+        with test.measured(f"to-{members}") as measured:
+            cluster.scale(members)
+            measured.whole(members)
+        shown = {cluster.metric(name, "kuberaft_raft_voters") for name in names(members)}
+        expect(shown == {members}, f"the metrics show {shown} voters, not {members}")
+        told.append(f"→{members} {measured.round.whole_s:.1f} s (gap {milliseconds(measured.round.gap_s)}, "
+                    f"Service {milliseconds(measured.round.service_gap_s)})")
+    notes = cluster.helm("upgrade", RELEASE, CHART, *cluster.values(), "--dry-run=server", "--set", "replicaCount=4")
+    expect("WARNING: 4 members survive no more failures than 3" in notes, "the notes do not warn of an even number")
+    cluster.upgrade()
+    return ", ".join(told)

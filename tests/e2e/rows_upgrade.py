@@ -2,7 +2,7 @@
 
 import time
 
-from cluster import SET, Failed, names
+from cluster import SET, Failed, names, pod_name
 from rows import expect, row
 
 
@@ -91,3 +91,39 @@ def broken_image(test):
 def broken_setting(test):
     """An upgrade with which the program does not start stops at one pod; the next upgrade mends it."""
     return broken_upgrade(test, "broken-setting", "--set", "config.KUBERAFT_ELECTION_TIMEOUT=soon")
+
+
+WAIT = f"{SET}-wait"
+
+
+@row(is_fresh=True)
+def wait_job(test):
+    """`waitJob`: `helm install` and `helm upgrade` end when every pod is of the newest template and serves, or say why not."""
+    cluster = test.cluster
+    cluster.purge()
+    on = ("--set", "waitJob.enabled=true")
+    began = time.monotonic()
+    cluster.install(*on)
+    installed = time.monotonic() - began
+    expect(sum(pod.is_ready for pod in cluster.pods().values()) == 3, f"helm did not wait: {cluster.picture()}")
+    cluster.exec(pod_name(1), "put", "served", "at-once")
+    began = time.monotonic()
+    cluster.upgrade(*on, "--set", f"podAnnotations.e2e=at-{int(time.time())}")
+    upgraded = time.monotonic() - began
+    newest, pods = revision(cluster), cluster.pods().values()
+    expect(all(pod.is_ready and pod.revision == newest for pod in pods), f"helm did not wait: {cluster.picture()}")
+    cluster.purge()
+    began = time.monotonic()
+    try:
+        cluster.install(*on, "--set", "waitJob.timeoutSeconds=20,config.KUBERAFT_ELECTION_TIMEOUT=soon")
+    except Failed as error:
+        expect(WAIT in str(error), f"helm does not name the hook: {error}")
+    else:
+        raise Failed("helm install succeeds although no pod starts")
+    failed = time.monotonic() - began
+    said = cluster.kubectl("logs", f"job/{WAIT}").strip().splitlines()[-1]
+    expect("not ready after 20" in said, f"the hook does not say why: {said}")
+    cluster.purge()
+    cluster.kubectl("delete", "job", WAIT, "--ignore-not-found")
+    return (f"install ends after {installed:.1f} s, an upgrade after {upgraded:.1f} s, all ready; an installation that "
+            f"cannot start fails after {failed:.0f} s: {said}")
