@@ -20,6 +20,8 @@ const SELECTOR: &str = "app.kubernetes.io/name=kuberaft";
 /// What the chart calls the port for clients, and its number if the pods do not say.
 const CLIENT_PORT: &str = "client";
 const CLIENT_PORT_DEFAULT: u16 = 7001;
+/// The variable by which a pod of the chart has TLS at that port.
+const CLIENT_TLS_CERT: &str = "KUBERAFT_CLIENT_TLS_CERT";
 /// Longest wait for one answer: an administrator is more patient than a member.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request that got no answer, or one that says "later", is sent so often, after a pause each time.
@@ -42,6 +44,8 @@ pub struct Seen {
     pub pods: BTreeMap<String, SeenPod>,
     /// The port for clients.
     pub client_port: u16,
+    /// Whether that port speaks TLS only.
+    pub is_client_tls: bool,
     /// Names of its volume claim templates.
     pub volumes: Vec<String>,
 }
@@ -118,6 +122,7 @@ impl Admin {
             workload: wishes(&set),
             pods,
             client_port: client_port(&set).unwrap_or(CLIENT_PORT_DEFAULT),
+            is_client_tls: is_client_tls(&set),
             volumes: templates.into_iter().flatten().map(ResourceExt::name_any).collect(),
         }))
     }
@@ -204,6 +209,12 @@ fn client_port(set: &StatefulSet) -> Option<u16> {
     let mut ports = pod.containers.iter().filter_map(|container| container.ports.as_ref()).flatten();
     let port = ports.find(|port| port.name.as_deref() == Some(CLIENT_PORT))?;
     u16::try_from(port.container_port).ok()
+}
+
+fn is_client_tls(set: &StatefulSet) -> bool {
+    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let containers = pod.into_iter().flat_map(|pod| &pod.containers);
+    containers.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == CLIENT_TLS_CERT)
 }
 
 /// What was to be deleted is not there, or is another one of the name: that is as good.

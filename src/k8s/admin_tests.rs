@@ -121,6 +121,16 @@ async fn seen(pods: &[Value]) -> Seen {
 }
 
 #[tokio::test]
+async fn a_look_tells_whether_clients_need_tls() {
+    assert!(!seen(&[]).await.is_client_tls);
+    let mut set = set();
+    let env = json!([{"name": "KUBERAFT_CLIENT_TLS_CERT", "value": "/etc/kuberaft/tls/client/tls.crt"}]);
+    set["spec"]["template"]["spec"]["containers"][0]["env"] = env;
+    let server = Server::start(vec![(200, set), (200, list("PodList", &[]))]).await;
+    assert!(server.admin.look("kv").await.unwrap().unwrap().is_client_tls);
+}
+
+#[tokio::test]
 async fn a_look_tells_the_pods_and_what_is_lacking() {
     let both = [pod("kv-0", "set", true), pod("kv-1", "set", true)];
     let all = seen(&both).await;

@@ -151,6 +151,12 @@ impl KubeCluster {
         if seen.workload.replicas == 0 {
             return Err(CliError::Failed(format!("StatefulSet {set} has no replicas: scale it up first")));
         }
+        if seen.is_client_tls {
+            return Err(CliError::Failed(format!(
+                "the clients of StatefulSet {set} need TLS, which chaos does not speak: try it on an installation with \
+                 tls.client.enabled=false; its members may have TLS among each other"
+            )));
+        }
         // The chart gives both the same name.
         let service = ("service".to_owned(), format!("{set}.{}.svc:{}", admin.namespace(), seen.client_port));
         let service: Option<Arc<dyn Reach>> = match via {
