@@ -28,6 +28,10 @@ struct Asked {
 struct Nothing;
 
 impl Staging for Nothing {
+    fn disk_bytes_max(record_bytes: u64) -> u64 {
+        record_bytes
+    }
+
     fn write(&mut self, _: &[Record]) -> Result<(), StorageError> {
         Ok(())
     }

@@ -148,6 +148,7 @@ pub fn start<F: Files, S: StateStore + 'static>(
         Arc::clone(&status),
         done_in.clone(),
         threads.reporter(),
+        snapshots::Room { free_bytes: Arc::clone(&free_bytes), reserve_bytes: settings.disk_reserve_bytes },
         metrics.clone(),
     ));
     let inbox = Inbox::new(messages_in, done_in.clone(), Arc::clone(&snapshots) as Arc<dyn Receive>);

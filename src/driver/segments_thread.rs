@@ -1,5 +1,6 @@
 //! The segments' thread: makes room for the log ahead of need, removes what it no longer needs, and tells the core when there is little left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -25,7 +26,7 @@ pub(super) enum SegmentJob<F> {
 }
 
 /// Asks the file system for the bytes that are free to the data directory.
-pub type FreeBytes = Box<dyn FnMut() -> Result<u64, StorageError> + Send>;
+pub type FreeBytes = Arc<dyn Fn() -> Result<u64, StorageError> + Send + Sync>;
 
 /// Watches free space.
 pub(super) struct Watch {
@@ -91,7 +92,7 @@ pub(super) fn run<F: Files>(
 fn prepare<F: Files>(preparation: &Preparation<F>) -> Result<(), StorageError> {
     match preparation.run() {
         // Nothing is lost yet: the log tries itself when it needs the segment, and may find room by then.
-        Err(StorageError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => {
+        Err(error) if error.is_full() => {
             tracing::warn!("the disk is too full for the log's next segment");
             Ok(())
         }
@@ -103,6 +104,7 @@ fn prepare<F: Files>(preparation: &Preparation<F>) -> Result<(), StorageError> {
 mod tests {
     use std::collections::VecDeque;
     use std::io;
+    use std::sync::Mutex;
 
     use crossbeam_channel::{bounded, unbounded};
 
@@ -114,11 +116,13 @@ mod tests {
     fn the_core_is_told_of_changes_only() {
         let (jobs_in, jobs) = bounded::<SegmentJob<OsFiles>>(1);
         let (done_in, done) = unbounded();
-        let mut found = VecDeque::from([Some(99), None, Some(124), Some(10), Some(125), Some(500)]);
+        let found = Mutex::new(VecDeque::from([Some(99), None, Some(124), Some(10), Some(125), Some(500)]));
         let gauge = Metrics::new().storage_free_bytes;
         let mut watch = Watch {
             space: Space::new(100),
-            free_bytes: Box::new(move || found.pop_front().flatten().ok_or(StorageError::Poisoned)),
+            free_bytes: Arc::new(move || {
+                found.lock().unwrap().pop_front().flatten().ok_or(StorageError::Poisoned)
+            }),
             gauge: gauge.clone(),
             is_blind: false,
         };
@@ -137,10 +141,10 @@ mod tests {
         drop(done);
         let gauge = Metrics::new().storage_free_bytes;
         let free_bytes: FreeBytes =
-            Box::new(|| Err(StorageError::disk("statvfs", "x".as_ref())(io::Error::other("x"))));
+            Arc::new(|| Err(StorageError::disk("statvfs", "x".as_ref())(io::Error::other("x"))));
         let mut watch = Watch { space: Space::new(1), free_bytes, gauge, is_blind: false };
         assert!(watch.look().is_none() && watch.is_blind);
-        watch.free_bytes = Box::new(|| Ok(0));
+        watch.free_bytes = Arc::new(|| Ok(0));
         run(&jobs, watch, &done_in).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! What comes in, from whom, and instead of what.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 use tempfile::TempDir;
@@ -17,10 +18,14 @@ const ONE: NodeId = NodeId(1);
 
 struct Node {
     receiving: Receiving<SledState>,
+    free_bytes: Arc<AtomicU64>,
     done: Receiver<Done>,
     status: Arc<RwLock<Status>>,
-    _root: TempDir,
+    root: TempDir,
 }
+
+/// What is kept free.
+const RESERVE: u64 = 100 << 20;
 
 fn node() -> Node {
     let root = tempfile::tempdir().unwrap();
@@ -45,9 +50,13 @@ fn node() -> Node {
     }));
     let (done_in, done) = bounded(16);
     let reporter = shutdown::Threads::default().reporter();
+    let free_bytes = Arc::new(AtomicU64::new(u64::MAX));
+    let free = Arc::clone(&free_bytes);
+    let room =
+        Room { free_bytes: Arc::new(move || Ok(free.load(Ordering::Relaxed))), reserve_bytes: RESERVE };
     let receiving =
-        Receiving::new(state, Shelf::default(), Arc::clone(&status), done_in, reporter, Metrics::new());
-    Node { receiving, done, status, _root: root }
+        Receiving::new(state, Shelf::default(), Arc::clone(&status), done_in, reporter, room, Metrics::new());
+    Node { receiving, free_bytes, done, status, root }
 }
 
 /// A state of several chunks at this entry.
@@ -67,6 +76,17 @@ impl Node {
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         result
+    }
+
+    fn set_free(&self, bytes: u64) {
+        self.free_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Generations of the state that are on the disk.
+    fn generations(&self) -> usize {
+        let entries = std::fs::read_dir(self.root.path().join("data")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("state-")).count()
     }
 
     fn offer(&self, cut: &Cut, id: u64) -> Result<Offered, Refused> {
@@ -141,4 +161,63 @@ fn a_snapshot_that_nobody_goes_on_with_is_let_go() {
     node.receiving.slot().touched = Instant::now().checked_sub(ABANDONED * 2).unwrap();
     node.receiving.expire();
     assert_eq!(node.offer(&cut, 7).unwrap(), Offered::From(0));
+}
+
+/// What a snapshot of this cut takes on the disk.
+fn needed(cut: &Cut) -> u64 {
+    <SledState as StateStore>::Staging::disk_bytes_max(cut.header(7).bytes_max)
+}
+
+#[track_caller]
+fn refused_for_room(result: Result<impl std::fmt::Debug, Refused>) -> String {
+    match result {
+        Err(Refused::NotNow(why)) if why.starts_with("no room for a snapshot: ") => why.into_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_snapshot_that_does_not_fit_beside_the_reserve_is_refused_until_there_is_room() {
+    let node = node();
+    let cut = cut(5, 500);
+    node.set_free(RESERVE + needed(&cut) - 1);
+    let why = refused_for_room(node.offer(&cut, 7));
+    let told = "19 MiB of disk are needed and 100 MiB are kept in reserve, but only 118 MiB are free";
+    assert!(why.ends_with(told), "{why}");
+    refused_for_room(node.offer(&cut, 7));
+    assert_eq!(node.generations(), 1, "nothing was staged");
+    let metrics = &node.receiving.metrics;
+    assert_eq!(metrics.raft_snapshots_refused_total.get(), 2);
+    assert_eq!(metrics.storage_free_bytes.get(), i64::try_from(RESERVE + needed(&cut) - 1).unwrap());
+    node.set_free(RESERVE + needed(&cut));
+    assert_eq!(node.offer(&cut, 7).unwrap(), Offered::From(0));
+    assert!(node.send(&cut, 7, 0, u64::MAX).unwrap());
+}
+
+#[test]
+fn a_snapshot_is_let_go_when_space_runs_out_under_it_and_begins_anew_when_there_is_room() {
+    let node = node();
+    // More than is taken between two looks.
+    let cut = Cut::sample(150, Term(5), LogPosition { index: LogIndex(500), term: Term(5) });
+    node.set_free(RESERVE + needed(&cut));
+    node.offer(&cut, 7).unwrap();
+    assert_eq!(node.generations(), 2);
+    node.set_free(RESERVE);
+    refused_for_room(node.send(&cut, 7, 0, u64::MAX));
+    assert_eq!(node.generations(), 1, "its space is free again");
+    assert!(matches!(node.send(&cut, 7, 0, 1), Err(Refused::Outdated(_))));
+    refused_for_room(node.offer(&cut, 7));
+    node.set_free(RESERVE + needed(&cut));
+    assert_eq!(node.offer(&cut, 7).unwrap(), Offered::From(0));
+    assert!(node.send(&cut, 7, 0, u64::MAX).unwrap());
+}
+
+#[test]
+fn only_what_is_still_to_come_must_fit() {
+    let node = node();
+    let cut = Cut::sample(150, Term(5), LogPosition { index: LogIndex(500), term: Term(5) });
+    node.offer(&cut, 7).unwrap();
+    // What came until the look took that much.
+    node.set_free(RESERVE + needed(&cut) - 2 * LOOK_BYTES);
+    assert!(node.send(&cut, 7, 0, u64::MAX).unwrap());
 }

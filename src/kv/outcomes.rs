@@ -78,6 +78,11 @@ impl Outcomes {
         self.by_index.clone().into_iter().map(|outcome| Remembered::clone(&outcome))
     }
 
+    /// How many are held.
+    pub(super) fn len(&self) -> usize {
+        self.by_index.len()
+    }
+
     /// Sum of the outcomes' digests.
     pub(super) fn digest(&self) -> u64 {
         self.digest

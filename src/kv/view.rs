@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use super::digest::{digest_key, mix};
 use super::outcomes::Outcomes;
-use super::{Record, Row};
+use super::{IdempotencyKey, Record, Row};
 use crate::types::Revision;
 
 /// One key's present content.
@@ -27,7 +27,7 @@ pub struct KeyValue {
 /// the maps are persistent and share what is equal.
 ///
 /// Invariants: every key's `1 <= create_revision <= mod_revision <= revision`, no two keys have the same
-/// `mod_revision`, and `digest` is the sum of all keys' digests.
+/// `mod_revision`, `digest` is the sum of all keys' digests, and `content_bytes` that of their and their values' lengths.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     keys: OrdMap<Arc<[u8]>, Arc<Slot>>,
@@ -36,6 +36,7 @@ pub struct View {
     /// The key that the change of `revision` deleted, if it did delete one.
     deleted_last: Option<Arc<[u8]>>,
     digest: u64,
+    content_bytes: u64,
 }
 
 /// A key's content and what it adds to the digest.
@@ -95,6 +96,21 @@ impl View {
         live.chain(deleted).map(Record::Row).chain(outcomes)
     }
 
+    /// How many [`View::records`] there are.
+    #[must_use]
+    pub fn record_count(&self) -> u64 {
+        self.keys.len() as u64 + u64::from(self.deleted_last.is_some()) + self.outcomes.len() as u64
+    }
+
+    /// At least as many bytes as [`View::records`] hold in keys and values. Costs nothing to ask for, as
+    /// [`View::hash`].
+    #[must_use]
+    pub fn content_bytes_max(&self) -> u64 {
+        let deleted = self.deleted_last.as_ref().map_or(0, |key| key.len() as u64);
+        let outcomes = self.outcomes.len() as u64 * IdempotencyKey::BYTES_MAX as u64;
+        self.content_bytes + deleted + outcomes
+    }
+
     /// What a row does to the state, whether it is new or restored. Copies what it keeps, so that the state never
     /// keeps a whole log record or network message alive for the sake of one value in it.
     /// `is_there`: whether the key is.
@@ -103,6 +119,7 @@ impl View {
         let Some(value) = &row.value else {
             if let Some(old) = self.keys.remove(&row.key[..]) {
                 self.digest = self.digest.wrapping_sub(old.digest);
+                self.content_bytes -= content_bytes(&row.key, &old.content.value);
             }
             self.deleted_last = Some(row.key[..].into());
             return;
@@ -116,18 +133,24 @@ impl View {
         };
         let slot = Slot { digest: digest_key(&row.key, &content), content };
         self.digest = self.digest.wrapping_add(slot.digest);
+        self.content_bytes += content_bytes(&row.key, value);
         let old = if is_there { self.keys.get_mut(&row.key[..]) } else { None };
         let Some(old) = old else {
             self.keys.insert(row.key[..].into(), Arc::new(slot));
             return;
         };
         self.digest = self.digest.wrapping_sub(old.digest);
+        self.content_bytes -= content_bytes(&row.key, &old.content.value);
         match Arc::get_mut(old) {
             // No view has it.
             Some(old) => *old = slot,
             None => *old = Arc::new(slot),
         }
     }
+}
+
+fn content_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64
 }
 
 fn live_row(key: &[u8], content: &KeyValue) -> Row {

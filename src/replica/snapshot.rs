@@ -15,6 +15,8 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::raft::Snapshot;
@@ -27,6 +29,8 @@ pub use shelf::{Content, Shelf, StagedStores};
 
 /// A chunk holds at most this many bytes of records; a larger record has a chunk of its own.
 pub const CHUNK_BYTES: usize = 256 << 10;
+/// Largest content of a whole snapshot, in bytes: far above what fits into memory.
+pub const SNAPSHOT_BYTES_MAX: u64 = 1 << 42;
 /// Largest content of a chunk: one record of the largest size.
 pub const CHUNK_BYTES_MAX: usize = records::RECORD_BYTES_MAX;
 
@@ -47,6 +51,8 @@ pub struct Header {
     pub keys: u64,
     /// The store's digest.
     pub hash: u64,
+    /// At least as many bytes as the records of all chunks have, and at most [`SNAPSHOT_BYTES_MAX`].
+    pub bytes_max: u64,
 }
 
 /// A piece of a snapshot's content: whole records.
@@ -118,7 +124,7 @@ pub enum Refused {
     Outdated(&'static str),
     /// Worth another try.
     #[error("{0}")]
-    NotNow(&'static str),
+    NotNow(Cow<'static, str>),
     /// The disk failed; the process ends.
     #[error("{0}")]
     Failed(String),

@@ -502,7 +502,7 @@ impl Server {
             state: recovered.state,
             free_bytes: {
                 let path = self.config.data_dir.clone();
-                Box::new(move || free_bytes(&path))
+                Arc::new(move || free_bytes(&path))
             },
             shelf: recovered.shelf,
             send: {

@@ -80,6 +80,10 @@ pub(super) enum Event {
     Restart {
         node: usize,
     },
+    DiskSpace {
+        node: usize,
+        free_bytes: u64,
+    },
     Founding {
         node: usize,
         incarnation: u64,

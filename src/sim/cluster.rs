@@ -185,6 +185,7 @@ impl Cluster {
             Event::Administer => self.administer(),
             Event::AdminRequest { node, request, ask } => self.on_admin_request(node, request, *ask),
             Event::ComeBack { node, id } => self.come_back(node, id),
+            Event::DiskSpace { node, free_bytes } => self.on_disk_space(node, free_bytes),
             Event::Restart { node } => self.restart_planned(node),
             Event::Founding { node, incarnation, step } => self.on_founding(node, incarnation, step),
             Event::Rpc { from, to, rpc } => self.on_rpc(from, to, rpc),
@@ -415,7 +416,7 @@ fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Mach
         paused_until: Instant(0),
         fuse: None,
         flipped: false,
-        space_low: false,
+        free_bytes: u64::MAX,
         standing: if is_spare { Standing::Unused } else { Standing::Fit },
         holds_elections: false,
     }

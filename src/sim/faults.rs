@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::cluster::Cluster;
 use super::disk::Crash;
 use super::random::Random;
+use super::snapshots::RESERVE_BYTES;
 use crate::types::Instant;
 
 /// Something that goes wrong.
@@ -366,10 +367,10 @@ impl Faults {
             _ => {}
         });
         if kind == FaultKind::DiskFull {
-            // The reserve comes first; what is not of the log may eat that up, too.
-            cluster.set_space_low(node, true);
-            let is_full = lasts.is_multiple_of(3);
-            cluster.with_disk(node, |disk| disk.set_full(is_full));
+            // The room for snapshots ends first, then the reserve is touched; what is not of the log may eat that up,
+            // too.
+            let free_bytes = [0, RESERVE_BYTES, RESERVE_BYTES - 1, 0, RESERVE_BYTES - 1, RESERVE_BYTES - 1];
+            cluster.set_free_bytes(node, free_bytes[usize::try_from(lasts % 6).unwrap_or(0)]);
             self.later(cluster, lasts, Remedy::EmptyDisk(node));
         }
     }
@@ -410,8 +411,7 @@ impl Faults {
             }
             Remedy::ClockRate(node) => cluster.set_clock_rate(node, 1_000_000),
             Remedy::EmptyDisk(node) => {
-                cluster.with_disk(node, |disk| disk.set_full(false));
-                cluster.set_space_low(node, false);
+                cluster.set_free_bytes(node, u64::MAX);
             }
             Remedy::KeepReplies => cluster.lose_replies(0),
             Remedy::Mute(node) => {
@@ -448,7 +448,7 @@ impl Faults {
         cluster.calm_down();
         for node in 0..cluster.setup().nodes {
             cluster.with_disk(node, super::disk::Disk::repair);
-            cluster.set_space_low(node, false);
+            cluster.set_free_bytes(node, u64::MAX);
             cluster.set_clock_rate(node, 1_000_000);
             cluster.defuse(node);
             cluster.resume(node);

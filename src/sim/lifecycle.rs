@@ -9,6 +9,7 @@ use super::cluster::{Cluster, DIRECTORY, options};
 use super::disk::Crash;
 use super::invariants::Found;
 use super::node::{Process, Standing};
+use super::snapshots::RESERVE_BYTES;
 use super::trace::Happening;
 use crate::raft::HardState;
 use crate::replica::recovery::{Disk as OnDisk, RecoveryError, recover};
@@ -120,7 +121,7 @@ impl Cluster {
         self.process(node).runs = true;
         self.invariants.started(node);
         self.prepare_segment(node);
-        if self.machines[node].space_low {
+        if self.machines[node].free_bytes < RESERVE_BYTES {
             self.tell_space(node);
         }
         let incarnation = self.incarnation(node);

@@ -47,8 +47,8 @@ pub(super) struct Machine {
     pub(super) fuse: Option<u32>,
     /// A stored bit was changed: damage may be found.
     pub(super) flipped: bool,
-    /// Its disk has little room left.
-    pub(super) space_low: bool,
+    /// Of its disk.
+    pub(super) free_bytes: u64,
     /// Whether its process may be started.
     pub(super) standing: Standing,
     /// Elections start only when asked for: for scripted runs.

@@ -2,6 +2,7 @@
 //! driver do it, over links that lose and delay. What breaks is gone on with, begun anew or given up.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::ControlFlow;
 
 use super::agenda::Event;
@@ -11,14 +12,20 @@ use super::node::Done;
 use super::state::SimStaging;
 use super::trace::Happening;
 use crate::raft::Event as CoreEvent;
-use crate::replica::snapshot::{Chunk, Cut, Header, Incoming};
-use crate::storage::StateStore;
+use crate::replica::snapshot::{Chunk, Cut, Header, Incoming, IncomingError};
+use crate::storage::space::NoRoom;
+use crate::storage::{Staging, StateStore};
 use crate::types::{Instant, NodeId, StagedId};
 
 /// How long an answer is waited for, in microseconds.
 const PATIENCE: u64 = 400_000;
 /// How often what broke is gone on with.
 const ATTEMPTS: u32 = 4;
+
+/// With less free space, nodes take no entries.
+pub(super) const RESERVE_BYTES: u64 = 1 << 20;
+/// So many chunks' worth of bytes come between two looks at free space.
+const CHUNKS_BETWEEN_LOOKS: u64 = 3;
 
 /// A snapshot on its way out.
 pub(super) struct Sending {
@@ -58,6 +65,10 @@ pub(super) struct Snapshots {
     incoming: Option<Incoming<SimStaging>>,
     /// The one that came whole last.
     complete: Option<u64>,
+}
+
+fn is_full(error: &IncomingError) -> bool {
+    matches!(error, IncomingError::Storage(error) if error.is_full())
 }
 
 impl Cluster {
@@ -161,20 +172,68 @@ impl Cluster {
         if !process.shelf.is_empty() {
             return Heard::Refused;
         }
+        process.snapshots.incoming = None;
+        if !self.has_room(node, SimStaging::disk_bytes_max(header.bytes_max)) {
+            return Heard::Refused;
+        }
+        let process = self.process(node);
         let staging = process.state().stage().expect("a staging in memory");
         process.snapshots.incoming = Some(Incoming::new(from, header, staging));
+        if !self.is_calm && self.random.chance(100) {
+            self.fill_disk_soon(node);
+        }
         Heard::From(0)
     }
 
+    /// Something else fills the disk while a snapshot comes.
+    fn fill_disk_soon(&mut self, node: usize) {
+        let free_bytes = self.random.pick(&[0, RESERVE_BYTES]);
+        let (wait, lasts) = (self.random.around(2000), self.random.around(300_000));
+        self.add_in(wait, Event::DiskSpace { node, free_bytes });
+        self.add_in(wait + lasts, Event::DiskSpace { node, free_bytes: u64::MAX });
+    }
+
+    pub(super) fn on_disk_space(&mut self, node: usize, free_bytes: u64) {
+        self.set_free_bytes(node, if self.is_calm { u64::MAX } else { free_bytes });
+    }
+
+    /// Whether so much can be staged without using up the reserve.
+    fn has_room(&mut self, node: usize, needed_bytes: u64) -> bool {
+        let checked = NoRoom::check(needed_bytes, RESERVE_BYTES, self.machines[node].free_bytes);
+        if let Err(no_room) = &checked {
+            self.note_snapshot(node, || format!("n{} has no room for a snapshot: {no_room}", node + 1));
+        }
+        checked.is_ok()
+    }
+
+    /// Nothing of what is staged is kept, so that its room is there for the log.
+    fn let_go(&mut self, node: usize, why: &dyn Display) -> Heard {
+        self.process(node).snapshots.incoming = None;
+        self.note_snapshot(node, || format!("n{} lets go of a snapshot: {why}", node + 1));
+        Heard::Refused
+    }
+
     fn take_chunk(&mut self, node: usize, from: NodeId, id: u64, chunk: &Chunk) -> Heard {
+        let look_bytes = CHUNKS_BETWEEN_LOOKS * self.setup.chunk_bytes as u64;
         let process = self.process(node);
         let is_meant = |incoming: &&mut Incoming<_>| incoming.header().id == id && incoming.from() == from;
         let Some(incoming) = process.snapshots.incoming.as_mut().filter(is_meant) else {
             return Heard::Refused;
         };
         match incoming.take(chunk) {
+            Ok(false) if incoming.is_look_due(look_bytes) => {
+                let (next, left) = (incoming.next_chunk(), incoming.disk_bytes_left());
+                return if self.has_room(node, left) {
+                    Heard::From(next)
+                } else {
+                    self.let_go(node, &"no room")
+                };
+            }
             Ok(false) => return Heard::From(incoming.next_chunk()),
             Ok(true) => {}
+            Err(error) if is_full(&error) => {
+                return self.let_go(node, &error);
+            }
             Err(error) => {
                 if !error.keeps_staged() {
                     let what = format!("n{} was sent a bad snapshot: {error}", node + 1);
@@ -187,6 +246,7 @@ impl Cluster {
         let Header { term, session, snapshot, .. } = incoming.header().clone();
         let content = match incoming.finish() {
             Ok(content) => content,
+            Err(error) if is_full(&error) => return self.let_go(node, &error),
             Err(error) => {
                 let what = format!("n{} was sent a bad snapshot: {error}", node + 1);
                 self.report("snapshots arrive as they were", what);
@@ -257,15 +317,17 @@ impl Cluster {
         self.wake(node);
     }
 
-    /// A node's disk has little room left, or has room again.
-    pub fn set_space_low(&mut self, node: usize, low: bool) {
-        self.machines[node].space_low = low;
+    /// So much room is left on a node's disk.
+    pub fn set_free_bytes(&mut self, node: usize, free_bytes: u64) {
+        self.machines[node].free_bytes = free_bytes;
+        self.machines[node].state.set_full(free_bytes == 0);
+        self.with_disk(node, |disk| disk.set_full(free_bytes == 0));
         self.tell_space(node);
     }
 
     /// Tells a node's process of its disk's room.
     pub(super) fn tell_space(&mut self, node: usize) {
-        let low = self.machines[node].space_low;
+        let low = self.machines[node].free_bytes < RESERVE_BYTES;
         if let Some(process) = self.machines[node].process.as_mut().filter(|process| process.runs) {
             process.done(Done::Event(if low { CoreEvent::SpaceLow } else { CoreEvent::SpaceFreed }));
         }

@@ -1,6 +1,8 @@
 //! A node's applied state on disk: what a checkpoint made durable, and a prefix of what was on its way.
 
+use std::io;
 use std::mem;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::random::Random;
@@ -19,6 +21,8 @@ pub(super) struct StateDisk {
     current: Checkpoint,
     /// A checkpoint under way: its records are behind those of `current`.
     pending: Option<Pending>,
+    /// Nothing more can be staged.
+    is_full: bool,
 }
 
 /// What is there again if the checkpoint under way is lost.
@@ -46,8 +50,10 @@ pub(super) struct SimState {
 }
 
 /// A generation beside the current one; a crash leaves nothing of it.
-#[derive(Default)]
-pub(super) struct SimStaging(Vec<Record>);
+pub(super) struct SimStaging {
+    disk: Arc<Mutex<StateDisk>>,
+    records: Vec<Record>,
+}
 
 /// Shared by a machine and the process on it.
 #[derive(Clone, Default)]
@@ -63,6 +69,11 @@ impl SharedState {
     pub(super) fn open(&self) -> SimState {
         let checkpoint = self.disk().current.clone();
         SimState { disk: Arc::clone(&self.0), checkpoint, rewrite: None }
+    }
+
+    /// Whether there is room for nothing more.
+    pub(super) fn set_full(&self, is_full: bool) {
+        self.disk().is_full = is_full;
     }
 
     /// What the process is about to write is on its way from `begun` on, and durable only at `done_at`.
@@ -146,7 +157,7 @@ impl StateStore for SimState {
     }
 
     fn stage(&self) -> Result<SimStaging, StorageError> {
-        Ok(SimStaging::default())
+        Ok(SimStaging { disk: Arc::clone(&self.disk), records: Vec::new() })
     }
 
     /// Durable at once, with any checkpoint that was under way: nothing may be lost that an acknowledgement rests on.
@@ -156,7 +167,7 @@ impl StateStore for SimState {
         self.rewrite = None;
         let mut disk = self.disk();
         disk.pending = None;
-        disk.records = staging.0;
+        disk.records = staging.records;
         disk.current = checkpoint.clone();
         drop(disk);
         self.checkpoint = checkpoint;
@@ -187,13 +198,19 @@ impl StateStore for SimState {
 }
 
 impl Staging for SimStaging {
+    fn disk_bytes_max(record_bytes: u64) -> u64 {
+        record_bytes
+    }
+
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
-        self.0.extend_from_slice(records);
-        Ok(())
+        self.records.extend_from_slice(records);
+        self.seal()
     }
 
     fn seal(&mut self) -> Result<(), StorageError> {
-        Ok(())
+        let is_full = self.disk.lock().unwrap_or_else(PoisonError::into_inner).is_full;
+        let full = || StorageError::disk("write", Path::new("staging"))(io::ErrorKind::StorageFull.into());
+        if is_full { Err(full()) } else { Ok(()) }
     }
 }
 

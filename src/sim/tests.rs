@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::faults::FaultKind;
 use super::run::{Plan, run, run_as};
 use super::setup::Setup;
+use super::trace::Happening;
 use crate::plant::Planted;
 
 fn plan(seed: u64) -> Plan {
@@ -49,4 +50,31 @@ fn leases_with_clocks_beyond_the_margin_give_stale_reads() {
         run_as(&plan, setup, false).failure.is_some_and(|failure| failure.rule == "linearizable")
     };
     assert!((0..500).any(is_stale));
+}
+
+/// A snapshot is refused or let go for want of room, by the look at free space as by the disk itself; that stops no node,
+/// and what the cluster owes holds.
+#[test]
+fn snapshots_that_find_no_room_are_refused_and_the_cluster_goes_on() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..60 {
+        let only = [FaultKind::DiskFull, FaultKind::Kill];
+        let others = FaultKind::ALL.into_iter().map(|(kind, _)| kind).filter(|kind| !only.contains(kind));
+        let plan = Plan { without: others.collect(), ..plan(seed) };
+        let outcome = run(&plan, true);
+        assert_eq!(outcome.failure, None, "seed {seed}");
+        for (_, happening) in outcome.happenings {
+            let Happening::Fault { what } = happening else { continue };
+            let kinds = [
+                "has no room for a snapshot",
+                "lets go of a snapshot: no room",
+                "lets go of a snapshot: disk",
+            ];
+            seen.extend(kinds.into_iter().filter(|kind| what.contains(kind)));
+        }
+        if seen.len() == 3 {
+            return;
+        }
+    }
+    panic!("only seen: {seen:?}");
 }

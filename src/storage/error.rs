@@ -139,6 +139,13 @@ impl StorageError {
         }
     }
 
+    /// Whether there was no room on the disk, or in its user's share of it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Disk { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// Damage to a file or directory as a whole.
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
         Self::Damaged(Damage { path: path.to_owned(), offset: None, index: None, what: what.into() })

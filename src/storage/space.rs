@@ -62,6 +62,37 @@ impl Space {
     }
 }
 
+/// There is too little room on the disk for something that can wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} MiB of disk are needed and {} MiB are kept in reserve, but only {} MiB are free",
+    needed_bytes.div_ceil(MIB), reserve_bytes.div_ceil(MIB), free_bytes / MIB
+)]
+pub struct NoRoom {
+    /// What it would take.
+    pub needed_bytes: u64,
+    /// What must stay free beside it.
+    pub reserve_bytes: u64,
+    /// What is free.
+    pub free_bytes: u64,
+}
+
+/// For messages.
+const MIB: u64 = 1 << 20;
+
+impl NoRoom {
+    /// Whether `needed_bytes` fit beside the reserve.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn check(needed_bytes: u64, reserve_bytes: u64, free_bytes: u64) -> Result<(), Self> {
+        if free_bytes < needed_bytes.saturating_add(reserve_bytes) {
+            return Err(Self { needed_bytes, reserve_bytes, free_bytes });
+        }
+        Ok(())
+    }
+}
+
 /// Bytes that are free for this process on the disk that holds `path`.
 ///
 /// # Errors
@@ -91,6 +122,17 @@ mod tests {
     #[test]
     fn without_a_reserve_space_is_never_short() {
         assert_eq!(Space::new(0).observe(0), None);
+    }
+
+    #[test]
+    fn room_is_what_is_free_above_the_reserve() {
+        assert_eq!(NoRoom::check(10, 90, 100), Ok(()));
+        let (needed_bytes, reserve_bytes, free_bytes) = (300 << 20, 192 << 20, (491 << 20) + 5);
+        let no_room = NoRoom::check(needed_bytes, reserve_bytes, free_bytes).unwrap_err();
+        assert_eq!(no_room, NoRoom { needed_bytes, reserve_bytes, free_bytes });
+        let told = "300 MiB of disk are needed and 192 MiB are kept in reserve, but only 491 MiB are free";
+        assert_eq!(no_room.to_string(), told);
+        assert!(NoRoom::check(u64::MAX, u64::MAX, u64::MAX - 1).is_err());
     }
 
     #[test]

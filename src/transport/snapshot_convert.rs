@@ -3,14 +3,14 @@
 use super::convert::{Malformed, check_size, check_term, elected_term, index, number, position, session};
 use super::proto;
 use crate::raft::{Configuration, Snapshot};
-use crate::replica::snapshot::{CHUNK_BYTES_MAX, Chunk, Header};
+use crate::replica::snapshot::{CHUNK_BYTES_MAX, Chunk, Header, SNAPSHOT_BYTES_MAX};
 use crate::types::{LogTime, Revision};
 
 /// Largest configuration, encoded, in bytes: as large as an entry's content may be.
 const CONFIGURATION_BYTES_MAX: usize = super::ENTRY_BYTES_MAX;
 
 pub(super) fn header_to_wire(header: Header, route: proto::Route) -> proto::SnapshotHeader {
-    let Header { id, term, session, snapshot, revision, keys, hash } = header;
+    let Header { id, term, session, snapshot, revision, keys, hash, bytes_max } = header;
     let Snapshot { position, time, configuration, configuration_index } = snapshot;
     proto::SnapshotHeader {
         route: Some(route),
@@ -24,6 +24,7 @@ pub(super) fn header_to_wire(header: Header, route: proto::Route) -> proto::Snap
         revision: revision.0,
         keys,
         hash,
+        bytes_max,
     }
 }
 
@@ -47,6 +48,9 @@ pub(super) fn header_from_wire(wire: &proto::SnapshotHeader) -> Result<Header, M
             value: wire.revision.max(wire.keys),
         });
     }
+    if wire.bytes_max > SNAPSHOT_BYTES_MAX {
+        return Err(Malformed::Number { name: "bytes of a snapshot", value: wire.bytes_max });
+    }
     let configuration =
         Configuration::decode(&wire.configuration).map_err(|source| Malformed::Configuration { source })?;
     Ok(Header {
@@ -62,6 +66,7 @@ pub(super) fn header_from_wire(wire: &proto::SnapshotHeader) -> Result<Header, M
         revision,
         keys: wire.keys,
         hash: wire.hash,
+        bytes_max: wire.bytes_max,
     })
 }
 
@@ -100,6 +105,7 @@ mod tests {
             revision: Revision(7),
             keys: 3,
             hash: u64::MAX,
+            bytes_max: SNAPSHOT_BYTES_MAX,
         }
     }
 
@@ -131,6 +137,7 @@ mod tests {
         refused(&|wire| wire.configuration_index = 10);
         refused(&|wire| wire.revision = 10);
         refused(&|wire| wire.keys = 8);
+        refused(&|wire| wire.bytes_max = SNAPSHOT_BYTES_MAX + 1);
     }
 
     #[test]

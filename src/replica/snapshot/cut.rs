@@ -36,6 +36,7 @@ impl Cut {
             revision: self.view.revision(),
             keys: self.view.len() as u64,
             hash: self.view.hash(),
+            bytes_max: records::bytes_max(&self.view),
         }
     }
 

@@ -17,7 +17,9 @@ use bytes::{BufMut, Bytes};
 use crc32c::crc32c_append;
 use serde::{Deserialize, Serialize};
 
-use super::{CHUNK_BYTES_MAX, Chunk, Content, Cut, Header, Incoming, IncomingError, records};
+use super::{
+    CHUNK_BYTES_MAX, Chunk, Content, Cut, Header, Incoming, IncomingError, SNAPSHOT_BYTES_MAX, records,
+};
 use crate::kv::Record;
 use crate::raft::{Configuration, Snapshot};
 use crate::storage::{Staging, StorageError};
@@ -121,6 +123,8 @@ impl About {
             revision: self.revision,
             keys: self.keys,
             hash,
+            // Known at the end only.
+            bytes_max: SNAPSHOT_BYTES_MAX,
         })
     }
 }
@@ -404,6 +408,10 @@ impl<R: Read> Checked<R> {
 pub struct Nowhere;
 
 impl Staging for Nowhere {
+    fn disk_bytes_max(_record_bytes: u64) -> u64 {
+        0
+    }
+
     fn write(&mut self, _: &[Record]) -> Result<(), StorageError> {
         Ok(())
     }

@@ -13,9 +13,6 @@ use crate::kv::{IdempotencyKey, Record, Remembered, Row, Store};
 use crate::storage::{Staging, StorageError};
 use crate::types::{LogIndex, LogTime, NodeId, Revision};
 
-/// Largest content of a whole snapshot, in bytes: far above what fits into memory.
-const SNAPSHOT_BYTES_MAX: u64 = 1 << 42;
-
 /// Why a chunk was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum IncomingError {
@@ -61,6 +58,8 @@ pub struct Incoming<G> {
     next_chunk: u64,
     records: u64,
     bytes: u64,
+    /// How many of them there were when [`Incoming::is_look_due`] last said so.
+    looked_at: u64,
     last_row: Option<Row>,
     last_outcome: (LogIndex, LogTime),
     outcomes: BTreeSet<Bytes>,
@@ -78,6 +77,7 @@ impl<G: Staging> Incoming<G> {
             next_chunk: 0,
             records: 0,
             bytes: 0,
+            looked_at: 0,
             last_row: None,
             last_outcome: (LogIndex(0), LogTime(0)),
             outcomes: BTreeSet::new(),
@@ -102,6 +102,21 @@ impl<G: Staging> Incoming<G> {
         self.next_chunk
     }
 
+    /// Disk space that what is still to come takes, at most.
+    #[must_use]
+    pub fn disk_bytes_left(&self) -> u64 {
+        G::disk_bytes_max(self.header.bytes_max.saturating_sub(self.bytes))
+    }
+
+    /// Whether `bytes` came since this last said so: time to see whether there is still room for the rest.
+    pub fn is_look_due(&mut self, bytes: u64) -> bool {
+        let is_due = self.bytes - self.looked_at >= bytes;
+        if is_due {
+            self.looked_at = self.bytes;
+        }
+        is_due
+    }
+
     /// Takes a chunk; one that was taken before is passed over. True if it was the last one:
     /// [`Incoming::finish`] is next.
     ///
@@ -118,8 +133,9 @@ impl<G: Staging> Incoming<G> {
             return Err(IncomingError::Checksum(chunk.number));
         }
         self.bytes += chunk.records.len() as u64;
-        if chunk.records.len() > CHUNK_BYTES_MAX || self.bytes > SNAPSHOT_BYTES_MAX {
-            return Err(IncomingError::Content("more bytes than any snapshot has".into()));
+        if chunk.records.len() > CHUNK_BYTES_MAX || self.bytes > self.header.bytes_max {
+            let what = format!("more than the {} bytes that were offered", self.header.bytes_max);
+            return Err(IncomingError::Content(what));
         }
         let records = records::decode(chunk.records.clone())?;
         for record in &records {

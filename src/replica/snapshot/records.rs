@@ -11,11 +11,19 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::kv::{Answer, Record, Remembered, Row};
+use crate::kv::{Answer, Record, Remembered, Row, View};
 use crate::types::{LogIndex, LogTime, Revision};
 
 /// Largest record, encoded: the largest request that can be configured, and what is known of it.
 pub(super) const RECORD_BYTES_MAX: usize = (3 << 20) + 128;
+
+/// Most bytes of a record beside key and value.
+const FIXED_BYTES_MAX: u64 = 1 + 3 * 8 + 4 + 1 + 3 * 8;
+
+/// At least as many bytes as all records of a state take.
+pub(super) fn bytes_max(view: &View) -> u64 {
+    view.content_bytes_max() + FIXED_BYTES_MAX * view.record_count()
+}
 
 const ROW: u8 = 1;
 const OUTCOME: u8 = 2;

@@ -22,6 +22,10 @@ struct Memory {
 }
 
 impl Staging for Memory {
+    fn disk_bytes_max(record_bytes: u64) -> u64 {
+        record_bytes
+    }
+
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
         self.records.extend_from_slice(records);
         Ok(())

@@ -39,8 +39,13 @@ impl Generation {
     /// Makes an empty one. Whether it is there after a crash is open until [`Generation::seal`].
     pub(super) fn create(data: &Path, number: u64) -> Result<Self, StorageError> {
         let path = path(data, number);
-        let database = Database::open(&path)?;
-        Self::new(number, path, database)
+        let made = Database::open(&path).and_then(|database| Self::new(number, path.clone(), database));
+        if made.is_err() {
+            // What there is of it takes space of a disk that may be full. If it stays, the next start removes it.
+            wait_until_closed(&path);
+            let _ = remove(&path);
+        }
+        made
     }
 
     /// Opens the one that was made current with `since`, and removes what was written above its newest checkpoint;

@@ -134,6 +134,9 @@ pub trait StateStore: Send {
 
 /// A generation that is not current.
 pub trait Staging: Send {
+    /// The disk space that one with so many bytes of records takes, at most.
+    fn disk_bytes_max(record_bytes: u64) -> u64;
+
     /// Adds records, rows in rising order of revision and outcomes in rising order of index. What memory they take does
     /// not grow with their number.
     ///

@@ -102,8 +102,8 @@ async fn a_snapshot_arrives_whole_and_is_counted() {
 #[tokio::test]
 async fn a_broken_transfer_goes_on_where_it_broke() {
     let (_a, mut sender, _b, _, taker) = pair().await;
-    taker.refuse(2, Refused::NotNow("the first break"));
-    taker.refuse(5, Refused::NotNow("the second one"));
+    taker.refuse(2, Refused::NotNow("the first break".into()));
+    taker.refuse(5, Refused::NotNow("the second one".into()));
     sender.peers.send_snapshot(cut(2));
     assert_eq!(sender.ended.recv().await, Some(outcome(Some(POSITION))));
     // Every chunk was taken once, or the taker would have said so.
@@ -114,7 +114,7 @@ async fn a_broken_transfer_goes_on_where_it_broke() {
 #[tokio::test]
 async fn a_receiver_that_restarts_gets_all_of_it_anew() {
     let (_a, mut sender, b, _, taker) = pair().await;
-    taker.refuse(2, Refused::NotNow("a break"));
+    taker.refuse(2, Refused::NotNow("a break".into()));
     let addresses = b.addresses.clone();
     let (server, stop) = (b.server, b.stop);
     sender.peers.send_snapshot(cut(2));
@@ -149,7 +149,7 @@ async fn a_transfer_ends_when_the_receiver_does_not_want_it_or_is_unknown() {
 #[tokio::test]
 async fn a_transfer_ends_with_the_leadership_or_the_membership() {
     let (_a, mut sender, _b, _, taker) = pair().await;
-    taker.refuse(1, Refused::NotNow("a break"));
+    taker.refuse(1, Refused::NotNow("a break".into()));
     sender.leads.store(false, Ordering::Relaxed);
     sender.peers.send_snapshot(cut(2));
     assert_eq!(sender.ended.recv().await, Some(outcome(None)));
@@ -157,7 +157,7 @@ async fn a_transfer_ends_with_the_leadership_or_the_membership() {
 
     sender.leads.store(true, Ordering::Relaxed);
     for _ in 0..100 {
-        taker.refuse(2, Refused::NotNow("again and again"));
+        taker.refuse(2, Refused::NotNow("again and again".into()));
     }
     sender.peers.send_snapshot(cut(2));
     while taker.state.lock().unwrap().chunks.len() < 2 {
@@ -171,7 +171,7 @@ async fn a_transfer_ends_with_the_leadership_or_the_membership() {
 async fn a_newer_snapshot_takes_the_place_of_one_on_its_way() {
     let (_a, mut sender, _b, _, taker) = pair().await;
     for _ in 0..3 {
-        taker.refuse(2, Refused::NotNow("for a while"));
+        taker.refuse(2, Refused::NotNow("for a while".into()));
     }
     sender.peers.send_snapshot(cut(2));
     while taker.state.lock().unwrap().chunks.len() < 2 {

@@ -9,6 +9,7 @@ mod damage;
 mod emptied;
 mod flush;
 mod forward;
+mod full_disk;
 mod input;
 mod kills;
 mod leadership;
