@@ -46,6 +46,8 @@ pub enum Plant {
     ReadBeforeNoop,
     /// Any answer to a question for a read index is taken for the latest one's.
     ReadAnswerMixedUp,
+    /// A read round that waits for voters who are removed meanwhile goes on waiting for them.
+    ReadWaitsForRemoved,
     /// A forwarded write whose fate is unknown is sent again.
     ForwardTwice,
     /// A leader takes writes however many bytes are not committed.
@@ -88,7 +90,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -110,6 +112,7 @@ impl Plant {
         Self::ReadWithoutRound,
         Self::ReadBeforeNoop,
         Self::ReadAnswerMixedUp,
+        Self::ReadWaitsForRemoved,
         Self::ForwardTwice,
         Self::UnboundedWrites,
         Self::NonceNotChecked,
@@ -156,6 +159,7 @@ impl Plant {
             Self::ReadWithoutRound => "read-without-round",
             Self::ReadBeforeNoop => "read-before-noop",
             Self::ReadAnswerMixedUp => "read-answer-mixed-up",
+            Self::ReadWaitsForRemoved => "read-waits-for-removed",
             Self::ForwardTwice => "forward-twice",
             Self::UnboundedWrites => "unbounded-writes",
             Self::NonceNotChecked => "nonce-not-checked",
@@ -214,6 +218,9 @@ impl Plant {
             Self::ReadBeforeNoop => "A new leader serves reads before its no-op is committed",
             Self::ReadAnswerMixedUp => {
                 "Any answer to a question for a read index is taken for the latest one's"
+            }
+            Self::ReadWaitsForRemoved => {
+                "A read round that waits for voters who are removed meanwhile goes on waiting for them"
             }
             Self::ForwardTwice => "A forwarded write whose fate is unknown is sent again",
             Self::UnboundedWrites => "A leader takes writes however many bytes are not committed",

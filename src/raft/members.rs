@@ -192,7 +192,9 @@ impl Raft {
         if configuration.voters.contains_key(&self.id) {
             self.drop_removed(&configuration, out);
             // Who is gone echoes no round that is under way; a leader that is left alone needs no echo.
-            self.confirm_reads(now, out);
+            if !self.settings.planted.is(Plant::ReadWaitsForRemoved) {
+                self.confirm_reads(now, out);
+            }
         } else {
             // The others learn of the commit before they lose their leader (thesis, 4.2.2).
             self.start_round(now, out);

@@ -162,6 +162,39 @@ impl Cluster {
         }
     }
 
+    // --- the end of a scale-down
+
+    /// Asks a leader to remove everybody else.
+    pub(super) fn ask_to_be_alone(&mut self, leader: usize) {
+        let Some(configuration) = self.status(leader).and_then(|status| status.configuration) else { return };
+        let own = self.machines[leader].id;
+        let remove = configuration.members().into_keys().filter(|id| *id != own).collect();
+        let what = What::Change { change: Change { remove, ..Change::default() }, expected: None };
+        self.churn.next += 1;
+        let request = RequestId(self.churn.next);
+        self.note_admin(|| format!("the administrator asks n{}: {what:?}", leader + 1));
+        let ask = Box::new(Ask { what, timeout: Duration::from_secs(5) });
+        self.add_in(200, Event::AdminRequest { node: leader, request, ask });
+    }
+
+    /// Whether a leader is the only member in the newest configuration that it has, which no other decides with.
+    #[must_use]
+    pub(super) fn is_left_alone(&self, leader: usize) -> bool {
+        let configuration = self.status(leader).and_then(|status| status.configuration);
+        configuration
+            .is_some_and(|configuration| !configuration.is_joint() && configuration.members().len() == 1)
+    }
+
+    /// Stops all nodes but one at once and for good, as pods that are scaled away: none hears of its removal.
+    pub(super) fn stop_others(&mut self, stays: usize) {
+        for node in (0..self.machines.len()).filter(|node| *node != stays) {
+            if self.machines[node].process.is_some() {
+                self.end_process(node, Crash::Killed, "it is scaled away");
+                self.machines[node].standing = Standing::Removed;
+            }
+        }
+    }
+
     // --- what is asked for
 
     fn draw(&mut self, configuration: &Configuration, index: LogIndex) -> Option<What> {

@@ -35,13 +35,20 @@ pub(super) struct Founding {
     intents: BTreeMap<NodeId, Intent>,
     /// Questions and invitations are lost or late.
     pub(super) is_rough: bool,
+    /// Whoever forms first loses its directory as soon as it has invited the others, and forms again.
+    former_falls: bool,
 }
 
 impl Founding {
     pub(super) fn new(nodes: usize) -> Self {
         let member = |node| InitialMember { name: name(node), address: format!("{}:1", name(node)) };
         let initial = InitialCluster::new((0..nodes).map(member).collect());
-        Self { initial: initial.expect("different names"), intents: BTreeMap::new(), is_rough: true }
+        Self {
+            initial: initial.expect("different names"),
+            intents: BTreeMap::new(),
+            is_rough: true,
+            former_falls: false,
+        }
     }
 }
 
@@ -116,6 +123,10 @@ fn name(node: usize) -> String {
 impl Cluster {
     /// Lets all nodes start with empty directories, some of which are emptied again.
     pub(super) fn begin_founding(&mut self) {
+        self.founding.former_falls = self.random.chance(500);
+        if self.founding.former_falls {
+            return;
+        }
         for _ in 0..self.random.index(4) {
             let (node, wait) = (self.random.index(self.machines.len()), self.random.below(500_000));
             self.add_in(wait, Event::Founding { node, incarnation: 0, step: Step::Empty });
@@ -321,8 +332,20 @@ impl Cluster {
             (Decision::Intend(configuration), _) => self.intend(node, configuration),
             (Decision::Formed, Standing::Intent(intent)) => self.accept(node, intent.into()),
             (Decision::Form(invitations), Standing::Intent(intent)) => {
+                // What it sent is still on its way when it forms another cluster under another id.
+                let falls = std::mem::take(&mut self.founding.former_falls);
+                if falls {
+                    let wait = self.random.below(20_000);
+                    self.add_in(wait, Event::Founding { node, incarnation: 0, step: Step::Empty });
+                }
                 for Invitation { name: invited, node_id, nonce } in invitations {
                     let Some(to) = (0..self.machines.len()).find(|to| name(*to) == invited) else { continue };
+                    if falls {
+                        let (wait, offered) = (self.random.below(600_000), intent.clone().into());
+                        let rpc = Box::new(Rpc::Form { target: node_id, nonce, offered });
+                        self.add_in(wait, Event::Rpc { from: node, to, rpc });
+                        continue;
+                    }
                     if self.founding.is_rough && self.random.chance(200) {
                         let wait = self.random.below(5000);
                         self.add_in(wait, Event::Founding { node: to, incarnation: 0, step: Step::Empty });

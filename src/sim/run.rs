@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::checker::{self, Reason};
+use super::clients::Ending;
 use super::cluster::Cluster;
 use super::disk::Crash;
 use super::faults::{FaultKind, Faults};
@@ -236,6 +237,10 @@ impl Runner {
             cluster.report("liveness", what);
             return;
         }
+        if self.random.chance(400) {
+            self.scale_to_one(patience);
+        }
+        let cluster = &mut self.cluster;
         cluster.run_clients(false);
         let limit = cluster.now().after(patience);
         if !cluster.run_until(limit, Cluster::is_settled) {
@@ -249,6 +254,44 @@ impl Runner {
             cluster.report("one state", format!("nodes applied the same and differ: {}", cluster.summary()));
         }
         self.read_everything();
+    }
+
+    /// Where members change, all but the leader may be removed in the end, and stopped as soon as that is in force, while
+    /// it confirms reads: it serves what it was asked before, and what comes.
+    fn scale_to_one(&mut self, patience: Duration) {
+        let cluster = &mut self.cluster;
+        let Some(leader) = cluster.leader().filter(|_| cluster.setup().churn.is_some()) else { return };
+        cluster.ask_to_be_alone(leader);
+        let limit = cluster.now().after(patience);
+        let mut asked = cluster.get(leader, "k0");
+        loop {
+            let client = asked.client;
+            let is_over =
+                |cluster: &Cluster| cluster.is_left_alone(leader) || !cluster.clients.is_asking(client);
+            if !cluster.run_until(limit, is_over) || cluster.leader() != Some(leader) {
+                // Another leads by now, or it was not to be.
+                return;
+            }
+            if cluster.is_left_alone(leader) {
+                break;
+            }
+            asked = cluster.get(leader, "k0");
+        }
+        cluster.stop_others(leader);
+        let limit = cluster.now().after(patience);
+        loop {
+            let client = asked.client;
+            if !cluster.run_until(limit, |cluster| !cluster.clients.is_asking(client)) {
+                let what =
+                    format!("n{} was left alone and serves no read: {}", leader + 1, cluster.summary());
+                cluster.report("liveness", what);
+                return;
+            }
+            if matches!(cluster.clients.take_ending(asked), Some(Ending::Answered(_))) {
+                return;
+            }
+            asked = cluster.get(leader, "k0");
+        }
     }
 
     /// So that every write is followed by a read that must see it.
