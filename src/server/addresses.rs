@@ -55,15 +55,15 @@ impl Addresses {
         &self.0.listed
     }
 
-    /// That list, and the members that the configuration has besides.
-    pub(super) fn everyone(&self) -> InitialCluster {
-        let mut members = self.0.listed.members().to_vec();
+    /// The members of this list, and those that the configuration has besides.
+    pub(super) fn everyone(&self, listed: &InitialCluster) -> InitialCluster {
+        let mut members = listed.members().to_vec();
         for (name, address) in self.0.configured.read().unwrap_or_else(PoisonError::into_inner).iter() {
             if !members.iter().any(|member| member.name == *name || member.address == *address) {
                 members.push(InitialMember { name: name.clone(), address: address.clone() });
             }
         }
-        InitialCluster::new(members).unwrap_or_else(|_| self.0.listed.clone())
+        InitialCluster::new(members).unwrap_or_else(|_| listed.clone())
     }
 }
 
@@ -121,7 +121,12 @@ mod tests {
         assert_eq!(resolver("a"), ["configured-a:1", "listed-a:1"]);
         assert_eq!(resolver("b"), ["listed-b:1"]);
         assert_eq!(resolver("c"), ["configured-c:1"]);
-        let names: Vec<_> = addresses.everyone().members().iter().map(|member| member.name.clone()).collect();
+        let names: Vec<_> = addresses
+            .everyone(addresses.listed())
+            .members()
+            .iter()
+            .map(|member| member.name.clone())
+            .collect();
         assert_eq!(names, ["a", "b", "c"]);
     }
 }

@@ -12,7 +12,7 @@ use super::addresses::Addresses;
 use super::kubernetes::StatefulSet;
 use crate::driver::Handle;
 use crate::membership::Local;
-use crate::transport::{self, Elsewhere};
+use crate::transport::{self, Asked, Elsewhere};
 use crate::types::LogIndex;
 
 /// Pause between looks at the latch. Without a leader at two of them in a row, it is more than an election.
@@ -52,17 +52,28 @@ impl Watch {
     async fn ask_peers(&self) -> Found {
         let Self { local, addresses, settings, .. } = self;
         let own = self.handle.status().cluster_id;
-        let (resolver, lost) = (addresses.resolver(), || self.is_lost());
-        let everyone = || addresses.everyone();
-        match transport::watch_elsewhere(local, own, addresses.listed(), everyone, &resolver, settings, lost)
-            .await
-        {
+        let resolver = addresses.resolver();
+        match transport::watch_elsewhere(local, own, || self.whom(), &resolver, settings).await {
             Elsewhere::Removed(index) => Found::Removed(index),
             Elsewhere::OtherCluster(other) => {
                 let path = self.data_dir.clone();
                 Found::Refused(ServerError::OtherCluster { path, own, other })
             }
         }
+    }
+
+    /// The pods that are wanted, where this is one: one that has received nothing yet knows no other member.
+    async fn whom(&self) -> Option<Asked> {
+        if !self.is_lost() {
+            return None;
+        }
+        let pods = match &self.stateful_set {
+            Some(stateful_set) => stateful_set.pods().await,
+            None => None,
+        };
+        let expected = pods.unwrap_or_else(|| self.addresses.listed().clone());
+        let everyone = self.addresses.everyone(&expected);
+        Some(Asked { expected, everyone })
     }
 
     /// The latch may have been empty, or out of reach, when this node started.

@@ -47,7 +47,7 @@ pub enum ServerError {
     Replica(#[from] Failure),
     /// The data directory is of one cluster, the members that this node was told of are of another.
     #[error(
-        "data directory {} belongs to cluster {own}, but a majority of --initial-cluster to cluster {other}: \
+        "data directory {} belongs to cluster {own}, but a majority of the expected members to cluster {other}: \
          give this node its own directory, or an empty one", path.display()
     )]
     OtherCluster {

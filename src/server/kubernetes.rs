@@ -108,13 +108,23 @@ fn members(
             workload.replicas
         ));
     }
-    let mut names = workload.pods();
-    names.truncate(*members_max as usize);
+    let names = member_pods(settings, workload);
     if !names.contains(pod) {
         return Err(format!(
             "a cluster has at most {members_max} members (maxMembers), so pod {pod} does not ask to join"
         ));
     }
+    listed(names, addresses)
+}
+
+/// The wanted pods that may become members.
+fn member_pods(settings: &Settings, workload: &Workload) -> Vec<String> {
+    let mut names = workload.pods();
+    names.truncate(settings.members_max as usize);
+    names
+}
+
+fn listed(names: Vec<String>, addresses: &Addresses) -> Result<InitialCluster, String> {
     let member = |name: String| InitialMember { address: addresses.by_name(&name), name };
     InitialCluster::new(names.into_iter().map(member).collect()).map_err(|error| error.to_string())
 }
@@ -128,6 +138,13 @@ impl StatefulSet {
                 Err(ServerError::Latch { own, other, config_map: self.kube.settings().latch.clone() })
             }
         }
+    }
+
+    /// The wanted pods that may become members, whether this one is among them or not; `None` if that is not known, or there
+    /// are none.
+    pub(super) async fn pods(&self) -> Option<InitialCluster> {
+        let workload = self.kube.workload().await.ok()??;
+        listed(member_pods(self.kube.settings(), &workload), &self.addresses).ok()
     }
 
     fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {

@@ -255,33 +255,37 @@ pub enum Elsewhere {
     Removed(LogIndex),
 }
 
-/// Asks the members until they show that this node is not one of theirs: of `expected`, and those that `everyone` adds.
-/// `wanted` says before each round whether it is worth asking.
+/// Whom a node asks that finds no leader.
+pub struct Asked {
+    /// The members that there should be: a majority of them decides which cluster is the right one.
+    pub expected: InitialCluster,
+    /// All that may know more.
+    pub everyone: InitialCluster,
+}
+
+/// Asks the members until they show that this node is not one of theirs. `whom` says before each round who is to be
+/// asked, or that it is not worth asking.
 pub async fn watch_elsewhere(
     local: &Local,
     own: ClusterId,
-    expected: &InitialCluster,
-    everyone: impl Fn() -> InitialCluster,
+    whom: impl AsyncFn() -> Option<Asked>,
     resolver: &Resolver,
     settings: &Settings,
-    wanted: impl Fn() -> bool,
 ) -> Elsewhere {
     // Each round asks at the next of each member's addresses: what a foreign directory's configuration says of them
     // is not where the expected ones are.
     let mut round = 0;
     loop {
         tokio::time::sleep(ELSEWHERE_INTERVAL).await;
-        if !wanted() {
-            continue;
-        }
-        let mut answers = ask_all(local, &everyone(), false, resolver, round, settings).await;
+        let Some(Asked { expected, everyone }) = whom().await else { continue };
+        let mut answers = ask_all(local, &everyone, false, resolver, round, settings).await;
         round += 1;
         let of_own = answers.values().filter(|answer| answer.cluster_id == Some(own));
         if let Some(index) = of_own.filter_map(|answer| answer.removed_asker).max() {
             return Elsewhere::Removed(index);
         }
         answers.retain(|name, _| expected.address(name).is_some());
-        if let Some(other) = majority_elsewhere(own, expected, &answers) {
+        if let Some(other) = majority_elsewhere(own, &expected, &answers) {
             return Elsewhere::OtherCluster(other);
         }
     }

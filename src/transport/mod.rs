@@ -26,7 +26,7 @@ mod snapshot_service;
 
 pub use administration::{AdminFuture, AdminOutcome, Administrator};
 pub use bootstrap::{
-    Answer, BootstrapError, BootstrapStore, Elsewhere, Entrance, StoreError, Surroundings, bootstrap,
+    Answer, Asked, BootstrapError, BootstrapStore, Elsewhere, Entrance, StoreError, Surroundings, bootstrap,
     watch_elsewhere, who_answers,
 };
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};

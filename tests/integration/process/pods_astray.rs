@@ -1,10 +1,16 @@
 //! Pods that are not what they seem: a volume to be recovered while its cluster lives, one of another cluster, one that
 //! was left behind.
 
+use std::fs;
+use std::ops::ControlFlow;
+
+use kuberaft::storage::wal::Options;
+use kuberaft::storage::{DataDir, Place};
 use rustix::process::Signal;
 
-use super::alone;
-use super::pods::{Pods, latch};
+use super::pods::{Pods, latch, stateful_set};
+use super::{alone, until};
+use crate::api_server::Fault;
 
 #[test]
 fn no_twin_is_made_of_a_cluster_that_lives() {
@@ -57,4 +63,60 @@ fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_c
     let log = pods.cluster.nodes[2].log();
     assert!(log.contains(&foreign) && log.contains("says that cluster 0000000000000008 was formed"), "{log}");
     assert!(pods.is_announced("OtherCluster"));
+}
+
+#[test]
+fn a_volume_that_woke_while_the_latch_was_unknown_is_refused_beside_a_majority_of_another_cluster() {
+    let _alone = alone();
+    let mut pods = Pods::start(3);
+    let foreign = pods.latched();
+    for at in 0..3 {
+        pods.stop(at);
+    }
+    for at in [0, 1] {
+        fs::remove_dir_all(pods.cluster.nodes[at].data()).unwrap();
+    }
+    pods.server.put("configmaps", latch(""));
+    pods.server.put("statefulsets", stateful_set(2));
+    for at in 0..2 {
+        pods.cluster.nodes[at].start();
+    }
+    pods.cluster.ready();
+    assert_ne!(pods.latched(), foreign);
+    pods.server.put("statefulsets", stateful_set(3));
+    pods.server.fail("GET", "configmaps", Fault::Status(500), usize::MAX);
+    pods.cluster.nodes[2].start();
+    assert_eq!(pods.cluster.nodes[2].ended().code(), Some(5));
+    let log = pods.cluster.nodes[2].log();
+    let both = format!(
+        "belongs to cluster {foreign}, but a majority of the expected members to cluster {}",
+        pods.latched()
+    );
+    assert!(log.contains(&both), "{both} in {log}");
+}
+
+#[test]
+fn a_learner_removed_before_it_had_received_anything_comes_back() {
+    let _alone = alone();
+    let mut pods = Pods::prepare(2);
+    pods.live_in("ns");
+    pods.server.put("statefulsets", stateful_set(1));
+    pods.cluster.nodes[0].start();
+    pods.cluster.ready();
+    // As if it was killed right after the leader's first contact.
+    let root = pods.cluster.nodes[1].data();
+    let mut data = DataDir::open(&root, "kv-1", Options::default(), &mut |_| ControlFlow::Break(())).unwrap();
+    data.settle_in(&Place { namespace: "ns".into(), stateful_set: "kv".into() }).unwrap();
+    data.join(pods.cluster.nodes[0].status().unwrap().cluster_id.unwrap(), None).unwrap();
+    let id = data.identity().node_id.to_string();
+    drop(data);
+    pods.cluster.insist(&["member", "add", "kv-1", "--id", &id], &["was removed for ever"]);
+    // Only one replica is wanted.
+    until("it is removed", || pods.is_announced("MembersRemoved").then_some(()));
+    pods.cluster.settled(&["kv-0"]);
+
+    pods.server.put("statefulsets", stateful_set(2));
+    pods.cluster.nodes[1].start();
+    pods.cluster.settled(&["kv-0", "kv-1"]);
+    assert!(root.join("data.removed").is_dir());
 }
