@@ -229,6 +229,25 @@ pub fn decide(
     }
 }
 
+/// As [`decide`], for a node with an intent of which nobody was told for sure: it begins anew, as if it was empty. `None`
+/// if what it intended is what it would intend now, or if somebody knows of it after all.
+#[must_use]
+pub fn decide_anew(
+    local: &Local,
+    intent: &Intent,
+    policy: JoinPolicy,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<Decision> {
+    if answers.values().any(|answer| answer.cluster_id == Some(intent.cluster_id)) {
+        return None;
+    }
+    match decide(local, &Standing::Empty, policy, cluster, answers) {
+        Decision::Intend(configuration) if configuration == intent.configuration => None,
+        decision => Some(decision),
+    }
+}
+
 /// Answers that cannot all be right, whatever the state of the cluster.
 fn contradiction(
     local: &Local,
@@ -422,14 +441,26 @@ fn go_on_forming(
     }
     match missing {
         Some(why) => Decision::Wait { why },
-        None => Decision::StayOut {
-            why: format!(
-                "cluster {} cannot be formed: a majority of its founding members is gone; not in it: {}",
-                intent.cluster_id,
-                replaced.join(", ")
-            ),
-        },
+        None => Decision::StayOut { why: too_few_founders(intent, cluster, &replaced) },
     }
+}
+
+fn too_few_founders(intent: &Intent, cluster: &InitialCluster, replaced: &[&str]) -> String {
+    let mut why =
+        format!("cluster {} cannot be formed: a majority of its founding members is gone", intent.cluster_id);
+    if !replaced.is_empty() {
+        why.extend(["; not in it: ", &replaced.join(", ")]);
+    }
+    let founders = intent.configuration.voters.values().map(|member| member.name.as_str());
+    let unlisted: Vec<&str> = founders.filter(|name| cluster.address(name).is_none()).collect();
+    if !unlisted.is_empty() {
+        why.extend([
+            "; not expected any more: ",
+            &unlisted.join(", "),
+            ", who may know of it: have them back",
+        ]);
+    }
+    why
 }
 
 /// The cluster that a majority of the expected members belongs to, if that is not `own`: then the data directory of

@@ -228,6 +228,28 @@ fn a_cluster_that_lost_its_majority_while_it_was_formed_is_not_replaced() {
     );
 }
 
+#[test]
+fn an_intent_that_nobody_was_told_of_is_begun_anew() {
+    let Standing::Intent(intent) = intent() else { unreachable!() };
+    let anew = |names: &[&str], answers: &[(String, HelloAnswer)]| {
+        let answers = answers.iter().cloned().collect();
+        decide_anew(&local("a"), &intent, JoinPolicy::Always, &cluster(names), &answers)
+    };
+    assert_eq!(anew(&["a"], &[]), Some(Decision::Intend(founders(&[(1, "a")]))), "scaled down meanwhile");
+    let all = ["a", "b", "c"];
+    assert_eq!(anew(&all, &[empty("b", 2), empty("c", 3)]), None, "as intended");
+    check_wait(anew(&all, &[empty("b", 2)]).unwrap(), "waiting for c to answer");
+    let other = anew(&all, &[of_cluster("b", 2, Y, false), empty("c", 3)]);
+    assert_eq!(other, Some(Decision::Join { cluster_id: Y, peers: vec!["b".to_owned()] }));
+    assert_eq!(anew(&all, &[of_cluster("b", 2, X, true), empty("c", 3)]), None, "b was told");
+}
+
+#[test]
+fn founders_that_are_not_expected_any_more_are_named() {
+    let decision = decide(&local("a"), &intent(), JoinPolicy::default(), &cluster(&["a"]), &BTreeMap::new());
+    check_stay_out(decision, "is gone; not expected any more: b, c, who may know of it");
+}
+
 fn offer(cluster_id: ClusterId) -> Formed {
     Formed { cluster_id, configuration: Some(founders(&[(1, "a"), (2, "b"), (3, "c")])) }
 }

@@ -23,7 +23,7 @@ mod workload;
 pub use admin::{AdminError, AdminReason, AdminRequest, is_done};
 pub use formation::{
     Decision, Formed, HelloAnswer, Intent, Invitation, JoinPolicy, Local, Refused, Standing, decide,
-    majority_elsewhere, on_contact, on_form,
+    decide_anew, majority_elsewhere, on_contact, on_form,
 };
 pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
 pub use join::{

@@ -1,5 +1,6 @@
 //! A node as a pod: whom it expects, what the latch says, and the leader's work beside its replica.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,6 +176,11 @@ impl Surroundings for StatefulSet {
                 latch => self.latch_allows(latch, Some(cluster_id)),
             }
         })
+    }
+
+    /// The latch is filled before anyone is told.
+    fn is_untold(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async { self.kube.latch().await == Latch::Empty })
     }
 }
 

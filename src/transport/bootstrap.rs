@@ -17,7 +17,7 @@ use super::service::{Outcome, PeerService};
 use super::settings::Settings;
 use crate::membership::{
     AdminError, AdminReason, Decision, Formed, HelloAnswer, InitialCluster, Intent, Invitation, JoinPolicy,
-    Local, Standing, decide, majority_elsewhere,
+    Local, Standing, decide, decide_anew, majority_elsewhere,
 };
 use crate::raft::Configuration;
 use crate::types::{ClusterId, LogIndex};
@@ -84,6 +84,9 @@ pub trait Surroundings: Send + Sync {
     /// # Errors
     /// As [`Surroundings::may_intend`].
     fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()>;
+
+    /// Whether nobody was told of the cluster that this node intends to form, for sure.
+    fn is_untold(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 
 /// An answer of the surroundings, or what is waited for.
@@ -101,6 +104,10 @@ impl Surroundings for InitialCluster {
 
     fn may_form(&self, _: ClusterId) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn is_untold(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async { false })
     }
 }
 
@@ -148,7 +155,18 @@ pub async fn bootstrap(
             _ = outcome.changed() => continue,
         };
         let standing = service.standing().await;
-        let why = match decide(service.local(), &standing, *policy, &cluster, &answers) {
+        let anew = match &standing {
+            Standing::Intent(intent) if surroundings.is_untold().await => {
+                decide_anew(service.local(), intent, *policy, &cluster, &answers)
+            }
+            _ => None,
+        };
+        if let Some(Decision::Join { .. }) = &anew {
+            service.give_up_intent().await;
+        }
+        let decision =
+            anew.unwrap_or_else(|| decide(service.local(), &standing, *policy, &cluster, &answers));
+        let why = match decision {
             Decision::Wait { why } | Decision::StayOut { why } => Some(why),
             Decision::Intend(configuration) => intend(service, &**surroundings, configuration).await?,
             Decision::Form(invitations) => match may_form(&**surroundings, &standing).await {

@@ -163,6 +163,14 @@ impl PeerService {
         }
     }
 
+    /// Gives up an intent that nobody was told of, to join another cluster. What is durable of it is overridden by that.
+    pub(super) async fn give_up_intent(&self) {
+        let mut founding = self.0.founding.lock().await;
+        if matches!(founding.standing, Standing::Intent(_)) {
+            founding.standing = Standing::Empty;
+        }
+    }
+
     /// Makes this node a member of the cluster it intended to form.
     pub(super) async fn complete(&self) {
         let mut founding = self.0.founding.lock().await;

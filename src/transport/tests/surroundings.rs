@@ -1,5 +1,7 @@
 //! What else has a say before a cluster is formed is asked first, at each step.
 
+use std::pin::Pin;
+
 use tokio::sync::watch;
 
 use super::*;
@@ -32,6 +34,10 @@ impl Surroundings for Reluctant {
     fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()> {
         self.asked_to_form.send_replace(Some(cluster_id));
         self.step(3, (), "the latch cannot be filled")
+    }
+
+    fn is_untold(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(std::future::ready(false))
     }
 }
 

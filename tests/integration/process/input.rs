@@ -146,7 +146,8 @@ fn a_node_with_the_data_directory_of_another_cluster_names_both_and_ends_with_5(
     copy(&other.nodes[2].data(), &one.nodes[2].data());
     one.nodes[2].start();
     assert_eq!(one.nodes[2].ended().code(), Some(5));
-    let what = format!("belongs to cluster {there}, but a majority of the expected members to cluster {here}");
+    let what =
+        format!("belongs to cluster {there}, but a majority of the expected members to cluster {here}");
     assert!(one.nodes[2].log().contains(&what), "{}", one.nodes[2].log());
     for node in &one.nodes[..2] {
         assert_eq!(node.fetch("/get?key=key"), (200, "here".into()));

@@ -8,6 +8,7 @@ use kuberaft::storage::wal::Options;
 use kuberaft::storage::{DataDir, Place};
 use rustix::process::Signal;
 
+use super::cluster::Node;
 use super::pods::{Pods, latch, stateful_set};
 use super::{alone, until};
 use crate::api_server::Fault;
@@ -119,4 +120,21 @@ fn a_learner_removed_before_it_had_received_anything_comes_back() {
     pods.cluster.nodes[1].start();
     pods.cluster.settled(&["kv-0", "kv-1"]);
     assert!(root.join("data.removed").is_dir());
+}
+
+#[test]
+fn an_intent_of_which_nobody_was_told_is_begun_anew_with_those_expected_now() {
+    let _alone = alone();
+    let mut pods = Pods::prepare(3);
+    pods.live_in("ns");
+    pods.server.fail("PATCH", "configmaps", Fault::Status(403), usize::MAX);
+    pods.cluster.nodes.iter_mut().for_each(Node::start);
+    until("the latch is to be filled", || (pods.server.count("PATCH configmaps") > 0).then_some(()));
+    pods.cluster.nodes.iter_mut().for_each(Node::kill);
+    pods.server.put("statefulsets", stateful_set(1));
+    pods.server.heal();
+    pods.cluster.nodes[0].start();
+    pods.cluster.ready();
+    pods.cluster.settled(&["kv-0"]);
+    assert_eq!(pods.cluster.nodes[0].status().unwrap().cluster_id.unwrap().to_string(), pods.latched());
 }
