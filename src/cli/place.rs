@@ -101,11 +101,11 @@ impl LatchBefore<'_> {
     /// What will become of it.
     pub(super) fn plan(&self) -> String {
         match self.says {
-            Latch::Unreachable | Latch::Missing => format!(
+            Latch::Unreachable | Latch::Refused(_) | Latch::Missing => format!(
                 "ConfigMap {} cannot be read here: the command that makes it name the new cluster will be shown.\n",
                 self.name
             ),
-            Latch::Empty | Latch::Filled(_) => {
+            Latch::Empty | Latch::Filled(_) | Latch::Garbled => {
                 format!("ConfigMap {} will name the new cluster.\n", self.name)
             }
         }

@@ -14,7 +14,7 @@ use super::events::{Announcement, Announcer};
 use super::role_label::FOLLOWER;
 use super::{Kube, KubeError, WATCH_SECONDS};
 use crate::driver::{Change, Configuration};
-use crate::membership::latch::Latch;
+use crate::membership::latch::{self, Latch};
 use crate::membership::rollout::{self, Rollout};
 use crate::membership::{Health, Pod, Reconciliation, Workload, is_majority_on_one_node, reconcile};
 use crate::metrics::IntGauge;
@@ -168,21 +168,21 @@ impl<C: Cluster> Controller<C> {
         }
     }
 
-    /// A leader writes its cluster's id into an empty latch, and says so where it finds another one's.
+    /// A leader writes its cluster's id into an empty latch, and says so where it finds another one's, or none that it can
+    /// use.
     async fn keep_latch(&self) {
         let own = self.cluster.cluster_id();
-        match self.kube.latch().await {
-            Latch::Empty => {
-                self.kube.fill_latch(own).await;
-            }
-            Latch::Filled(other) if other != own => {
-                let latch = &self.kube.settings().latch;
-                let note = format!(
-                    "this is cluster {own}, but ConfigMap {latch} says {other}: no pod of it will start again"
-                );
-                self.announce("OtherCluster", note, true);
-            }
-            Latch::Filled(_) | Latch::Missing | Latch::Unreachable => {}
+        let latch = self.kube.fill_latch(own).await;
+        let name = &self.kube.settings().latch;
+        if let Latch::Filled(other) = latch
+            && other != own
+        {
+            let note = format!(
+                "this is cluster {own}, but ConfigMap {name} says {other}: no pod of it will start again"
+            );
+            self.announce("OtherCluster", note, true);
+        } else if let Some(note) = latch::unusable(latch, name) {
+            self.announce("LatchUnusable", format!("this is cluster {own}, but {note}"), true);
         }
     }
 

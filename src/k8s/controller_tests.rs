@@ -280,6 +280,8 @@ async fn an_empty_latch_is_filled_and_another_ones_is_announced() {
     eventually("the latch", filled).await;
     server.put("configmaps", latch("0000000000000008"));
     eventually("the Event", || is_announced(&server, "OtherCluster")).await;
+    server.put("configmaps", latch("what?"));
+    eventually("the Event", || is_announced(&server, "LatchUnusable")).await;
     assert!(!filled(), "it is not written over");
 }
 

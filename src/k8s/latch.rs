@@ -42,6 +42,15 @@ impl Kube {
     }
 }
 
+/// What an error says of the latch.
+fn failed(error: &KubeError) -> Latch {
+    match error.code() {
+        Some(404) => Latch::Missing,
+        Some(code) if code < 500 && code != 429 => Latch::Refused(code),
+        _ => Latch::Unreachable,
+    }
+}
+
 impl LatchMap {
     /// By the service account of this pod, or the user's kubeconfig.
     ///
@@ -60,7 +69,7 @@ impl LatchMap {
             Ok((latch, _)) => latch,
             Err(error) => {
                 tracing::debug!(%error, "the latch cannot be read");
-                Latch::Unreachable
+                failed(&error)
             }
         }
     }
@@ -76,8 +85,8 @@ impl LatchMap {
             Some(text) => text.parse().map_or_else(
                 |_| {
                     let config_map = &self.name;
-                    tracing::error!(config_map, text, "the latch holds no cluster id; it was edited");
-                    Latch::Unreachable
+                    tracing::debug!(config_map, text, "the latch holds no cluster id; it was edited");
+                    Latch::Garbled
                 },
                 Latch::Filled,
             ),
@@ -89,7 +98,10 @@ impl LatchMap {
     /// whoever wrote it; `Empty` if it changes all the time.
     pub async fn fill(&self, id: ClusterId) -> Latch {
         for _ in 0..CONFLICTS_MAX {
-            let Ok((latch, version)) = self.read().await else { return Latch::Unreachable };
+            let (latch, version) = match self.read().await {
+                Ok(found) => found,
+                Err(error) => return failed(&error),
+            };
             if latch != Latch::Empty {
                 return latch;
             }
@@ -99,7 +111,7 @@ impl LatchMap {
                 Err(error) => {
                     // The patch may have been done: the next look tells.
                     tracing::debug!(%error, "the latch cannot be filled");
-                    return Latch::Unreachable;
+                    return failed(&error);
                 }
             }
         }

@@ -209,10 +209,17 @@ async fn a_latch_that_cannot_be_read_is_not_an_empty_one() {
     assert_eq!(kube.latch().await, Latch::Missing);
     assert_eq!(kube.fill_latch(OWN).await, Latch::Missing);
     server.put("configmaps", latch("what?"));
-    assert_eq!(kube.latch().await, Latch::Unreachable);
+    assert_eq!(kube.latch().await, Latch::Garbled);
+    assert_eq!(kube.fill_latch(OWN).await, Latch::Garbled);
     server.put("configmaps", json!({"metadata": {"name": "kv-cluster"}}));
     assert_eq!(kube.latch().await, Latch::Empty, "as the chart renders it");
-    for fault in [Fault::Status(401), Fault::Status(403), Fault::Status(500), Fault::Silence] {
+    for code in [401, 403] {
+        for method in ["GET", "PATCH"] {
+            server.fail(method, "configmaps", Fault::Status(code), 1);
+            assert_eq!(kube.fill_latch(OWN).await, Latch::Refused(code), "{code} on {method}");
+        }
+    }
+    for fault in [Fault::Status(429), Fault::Status(500), Fault::Silence] {
         server.fail("GET", "configmaps", fault.clone(), 1);
         assert_eq!(kube.latch().await, Latch::Unreachable, "{fault:?}");
     }

@@ -6,8 +6,12 @@ use crate::types::ClusterId;
 /// What the latch says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Latch {
-    /// It could not be read.
+    /// The API server does not answer.
     Unreachable,
+    /// The API server answers with this HTTP status instead: a right is missing.
+    Refused(u16),
+    /// It holds something else than a cluster's id: it was edited.
+    Garbled,
     /// There is none.
     Missing,
     /// No cluster was formed.
@@ -40,6 +44,7 @@ pub fn may_form(latch: Latch, intended: Option<ClusterId>, name: &str) -> Result
             "ConfigMap {name} says that cluster {id} was formed, but no volume of it is here: bring its volumes back, \
              or run `kuberaft recover` on one; delete the ConfigMap's data only if that cluster is lost for good"
         )),
+        Latch::Refused(_) | Latch::Garbled => Err(unusable(latch, name).unwrap_or_default()),
         Latch::Missing => Err(format!(
             "there is no ConfigMap {name}: the chart makes it; nodes do not form a cluster without it"
         )),
@@ -49,12 +54,28 @@ pub fn may_form(latch: Latch, intended: Option<ClusterId>, name: &str) -> Result
     }
 }
 
+/// What is wrong with a latch that somebody has to mend; `None` if nobody has to.
+#[must_use]
+pub fn unusable(latch: Latch, name: &str) -> Option<String> {
+    match latch {
+        Latch::Refused(status) => Some(format!(
+            "the Kubernetes API refuses ConfigMap {name} (HTTP {status}): this pod's service account needs the rights \
+             get and patch on it"
+        )),
+        Latch::Garbled => Some(format!(
+            "ConfigMap {name} holds no cluster id, but something else: it was edited; put back the id of the cluster that \
+             was formed here, as its volumes and backups name it"
+        )),
+        Latch::Unreachable | Latch::Missing | Latch::Empty | Latch::Filled(_) => None,
+    }
+}
+
 /// What a node that belongs to cluster `own` does. Without an answer it starts: Raft never depends on the API server.
 #[must_use]
 pub fn wake(latch: Latch, own: ClusterId) -> Wake {
     match latch {
         Latch::Filled(id) if id != own => Wake::Refuse(id),
-        Latch::Filled(_) | Latch::Unreachable => Wake::Start,
+        Latch::Filled(_) | Latch::Unreachable | Latch::Refused(_) | Latch::Garbled => Wake::Start,
         Latch::Missing | Latch::Empty => Wake::StartAndFill,
     }
 }
@@ -69,11 +90,20 @@ mod tests {
     #[test]
     fn only_an_empty_latch_lets_a_cluster_be_formed() {
         assert_eq!(may_form(Latch::Empty, None, "kv-cluster"), Ok(()));
-        for latch in [Latch::Filled(OTHER), Latch::Missing, Latch::Unreachable] {
+        let refused = Latch::Refused(403);
+        for latch in [Latch::Filled(OTHER), Latch::Missing, Latch::Unreachable, refused, Latch::Garbled] {
             let why = may_form(latch, None, "kv-cluster").unwrap_err();
             assert!(why.contains("kv-cluster"), "{why}");
             assert!(may_form(latch, Some(OWN), "kv-cluster").is_err(), "{latch:?}");
         }
+    }
+
+    #[test]
+    fn a_right_that_is_missing_and_an_edited_latch_are_not_an_absent_api_server() {
+        let why = |latch| may_form(latch, None, "kv-cluster").unwrap_err();
+        assert!(why(Latch::Unreachable).contains("does not answer"));
+        assert!(why(Latch::Refused(403)).contains("(HTTP 403): this pod's service account needs"));
+        assert!(why(Latch::Garbled).contains("it was edited"));
     }
 
     #[test]
@@ -86,6 +116,8 @@ mod tests {
         let cases = [
             (Latch::Filled(OWN), Wake::Start),
             (Latch::Unreachable, Wake::Start),
+            (Latch::Refused(403), Wake::Start),
+            (Latch::Garbled, Wake::Start),
             (Latch::Missing, Wake::StartAndFill),
             (Latch::Empty, Wake::StartAndFill),
             (Latch::Filled(OTHER), Wake::Refuse(OTHER)),
