@@ -55,6 +55,10 @@ pub(super) struct Get {
     #[arg(long, value_enum, default_value_t, value_name = "NAME", hide_possible_values = true)]
     consistency: Consistency,
 
+    /// Fail unless the key holds just this
+    #[arg(long, value_name = "VALUE")]
+    expect: Option<OsString>,
+
     #[command(flatten)]
     client: ClientFlags,
 
@@ -150,6 +154,15 @@ pub(super) fn get(args: Get) -> Result<(), CliError> {
     let Some(found) = found else {
         return Err(CliError::Failed(format!("there is no key `{}`", key.escape_ascii())));
     };
+    let expected = args.expect.map(OsString::into_vec);
+    if expected.is_some_and(|expected| expected != found.content.value) {
+        return Err(CliError::Failed(format!(
+            "the key `{}` holds another value, of {} bytes, last changed at revision {}",
+            key.escape_ascii(),
+            found.content.value.len(),
+            found.content.mod_revision
+        )));
+    }
     match args.output {
         Format::Json => print::json(&Shown::new(&key, &found)),
         Format::Text => {

@@ -27,6 +27,10 @@ pub(super) struct Status {
     #[command(flatten)]
     client: ClientFlags,
 
+    /// Ask every member that the endpoints know of, rather than the endpoints themselves
+    #[arg(long)]
+    members: bool,
+
     /// Wait for so long until every endpoint is ready to serve; what is waited for is told on standard error
     #[arg(long, value_name = "DURATION")]
     wait: Option<Span>,
@@ -130,11 +134,38 @@ fn unready(answer: &Answer) -> Option<String> {
     Some(format!("{}: {why}", answer.endpoint))
 }
 
-/// Asks all endpoints at once; their answers come in the order of the endpoints.
+/// Asks all endpoints, or with `--members` the members that the first one with an answer knows of.
 async fn ask_all(args: &Status) -> Result<Vec<Answer>, CliError> {
+    let endpoints = args.client.endpoints.all();
+    let answers = ask_each(args, endpoints.clone()).await?;
+    if !args.members {
+        return Ok(answers);
+    }
+    let knows = |answer: &Answer| answer.status.clone().filter(|status| !status.voters.is_empty());
+    let found = endpoints.iter().zip(&answers).find_map(|(asked, answer)| Some((asked, knows(answer)?)));
+    let Some((asked, status)) = found else { return Ok(answers) };
+    let (mut members, mut silent) = (Vec::new(), Vec::new());
+    for member in status.voters.iter().chain(&status.learners) {
+        let address = member.client_addr.as_ref().and_then(|address| address.parse().ok());
+        match address {
+            Some(address) => members.push(Endpoint { address, is_tls: asked.is_tls }),
+            None => silent.push(Answer {
+                endpoint: member.name.clone(),
+                status: None,
+                error: Some(format!("{asked} does not know its client address")),
+            }),
+        }
+    }
+    let mut answers = ask_each(args, members).await?;
+    answers.extend(silent);
+    Ok(answers)
+}
+
+/// Asks these at once; their answers come in the same order.
+async fn ask_each(args: &Status, endpoints: Vec<Endpoint>) -> Result<Vec<Answer>, CliError> {
     let mut asking = JoinSet::new();
     let tls = args.client.endpoints.connector()?;
-    for (at, endpoint) in args.client.endpoints.all().into_iter().enumerate() {
+    for (at, endpoint) in endpoints.into_iter().enumerate() {
         let (timeout, tls) = (args.client.timeout.0, tls.clone());
         asking.spawn(async move {
             let asked = tokio::time::timeout(timeout, ask(&endpoint, tls.as_ref())).await;

@@ -55,3 +55,32 @@ fn the_endpoints_take_what_a_command_line_tool_sends() {
     assert_eq!(status, 404);
     assert!(body.contains("\"code\":\"key_not_found\""), "{body}");
 }
+
+#[test]
+fn a_script_can_check_a_value_and_ask_every_member_through_one() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3);
+    cluster.ready();
+    cluster.insist(&["put", "key", "value"], &[]);
+    assert!(cluster.command(&["get", "key", "--expect", "value"]).status.success());
+    let other = cluster.command(&["get", "key", "--expect", "valu"]);
+    assert_eq!((other.status.code(), other.stdout.len()), (Some(1), 0));
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(error.contains("the key `key` holds another value, of 5 bytes"), "{error}");
+
+    let one = cluster.nodes[0].client.address();
+    let status = cluster.command(&["status", "--members", "--wait", "1m", "--endpoints", &one, "-o", "json"]);
+    assert!(status.status.success());
+    let answers: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let mut asked: Vec<_> =
+        answers.as_array().unwrap().iter().map(|answer| answer["status"]["name"].clone()).collect();
+    asked.sort_by_key(ToString::to_string);
+    assert_eq!(asked, ["1", "2", "3"]);
+    // One that is gone is missed, though the one that is asked is ready.
+    let gone = cluster.other(0);
+    cluster.nodes[gone].kill();
+    let status = cluster.command(&["status", "--members", "--wait", "2s", "--endpoints", &one]);
+    assert_eq!(status.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&status.stderr).into_owned();
+    assert!(error.contains(&cluster.nodes[gone].client.address()), "{error}");
+}
