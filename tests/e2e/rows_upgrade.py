@@ -1,8 +1,9 @@
 """New templates: they reach the pods one at a time, and a broken one reaches only one."""
 
+import os
 import time
 
-from cluster import SET, Failed, names, pod_name
+from cluster import MEMBERS, SET, Failed, names, pod_name
 from rows import expect, row
 
 
@@ -53,6 +54,44 @@ def rollout(test):
     moves = term(cluster) - before
     expect(moves == 1, f"{moves} terms passed; the leader should move once")
     return f"{measured.round}; never fewer than {min(ready)} of 3 ready, the leader moved once"
+
+
+def images(cluster):
+    """What the members run."""
+    found = cluster.kubectl("get", "pods", "-l", MEMBERS, "-o", "jsonpath={.items[*].spec.containers[0].image}")
+    return set(found.split())
+
+
+@row(is_quick=True)
+def next_image(test):
+    """`helm upgrade` to another image after a `kubectl scale`: N-1 of the five members serve all the time."""
+    cluster = test.cluster
+    other = os.environ.get("KUBERAFT_E2E_NEXT_IMAGE", "")
+    repository, _, tag = other.rpartition(":")
+    change = f"image.repository={repository},image.tag={tag}" if other else f"podAnnotations.e2e=next-{int(time.time())}"
+    cluster.scale(5)
+    cluster.settle(5)
+    before, uids = term(cluster), {pod.uid for pod in cluster.pods().values()}
+    with test.measured("next-image") as measured, cluster.least_ready() as ready:
+        cluster.upgrade("--set", change)
+        cluster.wait_for("the other image everywhere", lambda: is_rolled_out(cluster, 5))
+        measured.whole(5)
+    replicas = cluster.stateful_set()["spec"]["replicas"]
+    expect(replicas == 5, f"helm upgrade made {replicas} of the 5 replicas that kubectl scale set")
+    expect(images(cluster) == {other or cluster.image}, f"the members run {images(cluster)}")
+    kept = uids & {pod.uid for pod in cluster.pods().values()}
+    expect(not kept, f"{len(kept)} pods were not replaced")
+    expect(ready and min(ready) >= 4, f"fewer than four members were ready: {ready}")
+    moves = term(cluster) - before
+    expect(moves == 1, f"{moves} terms passed; the leader should move once")
+    # Further rows are about the image under test.
+    cluster.upgrade()
+    back = cluster.wait_for("the image under test everywhere", lambda: is_rolled_out(cluster, 5))
+    expect(images(cluster) == {cluster.image}, f"the members run {images(cluster)}")
+    cluster.scale(3)
+    cluster.settle(3)
+    what = other or "WITHOUT another image (KUBERAFT_E2E_NEXT_IMAGE), another annotation"
+    return f"{what}: {measured.round}; never fewer than {min(ready)} of 5 ready; and back in {back:.1f} s"
 
 
 def broken_upgrade(test, name, *broken):
