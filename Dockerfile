@@ -1,5 +1,6 @@
 # The image of kuberaft; scripts/image builds and measures it. Base images are arguments, so that it also builds where
-# only local images exist.
+# only local images exist. These are tags, which move: an image that someone shall be able to build again names both by
+# digest (NAME@sha256:...).
 ARG RUST_IMAGE=docker.io/library/rust:1-slim-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
