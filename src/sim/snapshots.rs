@@ -179,7 +179,7 @@ impl Cluster {
         let process = self.process(node);
         let staging = process.state().stage().expect("a staging in memory");
         process.snapshots.incoming = Some(Incoming::new(from, header, staging));
-        if !self.is_calm && self.random.chance(100) {
+        if !self.is_calm && self.random.chance(250) {
             self.fill_disk_soon(node);
         }
         Heard::From(0)

@@ -61,7 +61,10 @@ fn snapshots_that_find_no_room_are_refused_and_the_cluster_goes_on() {
         let only = [FaultKind::DiskFull, FaultKind::Kill];
         let others = FaultKind::ALL.into_iter().map(|(kind, _)| kind).filter(|kind| !only.contains(kind));
         let plan = Plan { without: others.collect(), ..plan(seed) };
-        let outcome = run(&plan, true);
+        let mut setup = Setup::from_seed(seed, 3);
+        (setup.raft.trailing_entries, setup.raft.transfer_log_entries_max) = (0, 10);
+        (setup.checkpoint_interval, setup.chunk_bytes) = (50_000, 1000);
+        let outcome = run_as(&plan, setup, true);
         assert_eq!(outcome.failure, None, "seed {seed}");
         for (_, happening) in outcome.happenings {
             let Happening::Fault { what } = happening else { continue };
