@@ -26,6 +26,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Flow control windows of HTTP/2: a whole request fits.
 const H2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// A request's target and headers, in either protocol. HTTP/2 counts 32 bytes more for each header.
+pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
 /// Requests under way at one time on one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 1_000;
 
@@ -192,8 +194,10 @@ async fn serve_connection(
 
 fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("far below 4 GiB"))
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(H2_STREAMS_MAX);

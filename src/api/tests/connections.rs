@@ -1,26 +1,37 @@
 //! Connections: both protocols, their bounds, and how they end.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::Request;
+use hyper::body::Frame;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::api::client::Client;
+use crate::api::serve::HEAD_BYTES_MAX;
 use crate::kv::Condition;
 
 const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
+async fn http2<B>(server: &Server) -> http2::SendRequest<B>
+where
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
 #[tokio::test]
 async fn http2_is_spoken_on_the_same_port() {
     let server = Server::start().await;
-    let stream = TcpStream::connect(server.addr).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2(&server).await;
     let url = format!("http://{}", server.addr);
     let put = Request::put(format!("{url}/v1/kv/a")).body(Full::new(Bytes::from_static(b"one"))).unwrap();
     assert_eq!(sender.send_request(put).await.unwrap().status(), 200);
@@ -28,6 +39,39 @@ async fn http2_is_spoken_on_the_same_port() {
     let reply = sender.send_request(get).await.unwrap();
     assert_eq!((reply.version(), reply.status().as_u16()), (hyper::Version::HTTP_2, 200));
     assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "one");
+}
+
+#[tokio::test]
+async fn set_takes_an_empty_body_however_it_was_announced() {
+    let server = Server::start().await;
+    let chunked = b"POST /set?key=a&value=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!(server.exchange(chunked).await.status, 200);
+    // Headers alone do not end the stream: an empty frame follows.
+    let mut sender = http2(&server).await;
+    for (body, status) in [("", 200), ("x", 400)] {
+        let frames = tokio_stream::once(Ok::<_, Infallible>(Frame::data(Bytes::from(body))));
+        let post = Request::post(format!("http://{}/set?key=b&value=2", server.addr));
+        let reply = sender.send_request(post.body(StreamBody::new(frames)).unwrap()).await.unwrap();
+        assert_eq!(reply.status(), status, "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn both_protocols_take_heads_of_one_size() {
+    let server = Server::start().await;
+    let mut sender = http2::<Full<Bytes>>(&server).await;
+    // Two targets, each long in its way, with headers that make the head as large as it may be, or larger.
+    for (value, header, taken) in [(20_000, 10, true), (65_000, 60_000, true), (100, HEAD_BYTES_MAX, false)] {
+        let target = format!("/set?key=a&value={}", "v".repeat(value));
+        let noise = format!("X-Noise: {}", "n".repeat(header));
+        let reply = server.call("GET", &target, &[&noise], &[]).await;
+        assert_eq!(reply.status, if taken { 200 } else { 431 });
+        let get =
+            Request::get(format!("http://{}{target}", server.addr)).header("x-noise", "n".repeat(header));
+        let reply = sender.send_request(get.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(reply.status(), if taken { 200 } else { 431 });
+    }
 }
 
 #[tokio::test]
