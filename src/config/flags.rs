@@ -205,7 +205,7 @@ pub struct Flags {
     #[arg(long, value_name = "SIZE", default_value = "192MiB", help_heading = "Limits")]
     pub(super) disk_reserve: Size,
 
-    /// Largest key
+    /// Largest key; at most 20KiB
     #[arg(long, value_name = "SIZE", default_value = "4KiB", help_heading = "Limits")]
     pub(super) key_bytes_max: Size,
 

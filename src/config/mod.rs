@@ -213,6 +213,12 @@ pub enum ConfigError {
     /// Entries would not fit into a message between peers.
     #[error("--request-bytes-max {0} is above {max}, what one message between members carries", max = Size(REQUEST_BYTES_MAX))]
     RequestTooLarge(Size),
+    /// Such keys would not fit into a request's target.
+    #[error(
+        "--key-bytes-max {0} is above {max}: percent-encoded, a larger key may not fit into a request's target of 64KiB",
+        max = Size(KEY_BYTES_MAX)
+    )]
+    KeyTooLarge(Size),
     /// Files of the log that are too small or too large to be of use.
     #[error("--log-segment-bytes {0} is not between 64KiB and 1GiB")]
     SegmentBytes(Size),
@@ -232,6 +238,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const SEGMENT_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(1 << 30);
 /// Bytes of a request that are neither key nor value.
 const REQUEST_OVERHEAD_BYTES: usize = 1024;
+/// Largest value of `--key-bytes-max`: each byte may take three in a request's target, of which hyper takes 65,534, and
+/// parameters come behind it.
+const KEY_BYTES_MAX: usize = 20 << 10;
 /// Largest value of `--request-bytes-max`: below the 4 MiB of a gRPC message, with room for what is around entries.
 const REQUEST_BYTES_MAX: usize = 3 << 20;
 
@@ -368,6 +377,9 @@ fn limits(flags: &Flags) -> Result<Limits, ConfigError> {
         if size.0 == 0 {
             return Err(ConfigError::Zero(flag));
         }
+    }
+    if key.0 > KEY_BYTES_MAX {
+        return Err(ConfigError::KeyTooLarge(key));
     }
     if request.0 > REQUEST_BYTES_MAX {
         return Err(ConfigError::RequestTooLarge(request));

@@ -193,6 +193,7 @@ fn what_cannot_work_together_is_refused() {
     check("--request-timeout 0s", "--request-timeout must be above zero");
     check("--value-bytes-max 2MiB", "--request-bytes-max 2MiB is too small");
     check("--request-bytes-max 1GiB", "above 3MiB");
+    check("--key-bytes-max 20481", "--key-bytes-max 20481 is above 20KiB");
     check("--key-bytes-max 0", "--key-bytes-max must be above zero");
     check("--log-level kuberaft=loud", "--log-level `kuberaft=loud` is not understood");
     check("--discovery dns", "possible values: static, kube");
