@@ -213,7 +213,7 @@ pub struct Flags {
     #[arg(long, value_name = "SIZE", default_value = "1536KiB", help_heading = "Limits")]
     pub(super) value_bytes_max: Size,
 
-    /// Largest request, key and value and all else together
+    /// Largest request, key and value and all else together; at most 3MiB
     #[arg(long, value_name = "SIZE", default_value = "2MiB", help_heading = "Limits")]
     pub(super) request_bytes_max: Size,
 

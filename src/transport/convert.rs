@@ -12,8 +12,9 @@ use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, Session, 
 
 /// Largest gRPC message, in bytes, either way.
 pub const GRPC_BYTES_MAX: usize = 4 << 20;
-/// Largest content of one log entry or one forwarded command, in bytes.
-pub const ENTRY_BYTES_MAX: usize = 2 << 20;
+/// Largest content of one log entry or one forwarded command, in bytes: the most that `--request-bytes-max` may let in,
+/// or a member would send what no other takes.
+pub const ENTRY_BYTES_MAX: usize = 3 << 20;
 /// Entries of one append, and items of one forwarded batch. Small items reach it before any limit in bytes.
 pub const ITEMS_MAX: usize = 1 << 16;
 

@@ -180,7 +180,7 @@ fn refuses_malformed_appends() {
     );
     check_append(
         |a| a.entries[0].data = vec![0; ENTRY_BYTES_MAX + 1].into(),
-        "entry in bytes of 2097153, the limit is 2097152",
+        "entry in bytes of 3145729, the limit is 3145728",
     );
     check_append(
         |a| a.entries = vec![a.entries[0].clone(); ITEMS_MAX + 1],
@@ -219,7 +219,7 @@ fn refuses_malformed_messages_of_other_kinds() {
     let command = vec![0; ENTRY_BYTES_MAX + 1].into();
     check(
         Body::Forward(proto::Forward { proposals: vec![proto::ForwardedProposal { id: 1, command }] }),
-        "forwarded command in bytes of 2097153, the limit is 2097152",
+        "forwarded command in bytes of 3145729, the limit is 3145728",
     );
 }
 

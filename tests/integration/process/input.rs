@@ -274,3 +274,34 @@ fn bad_requests_are_refused_with_their_code_never_reach_the_log_and_the_node_liv
     // The largest key with the largest value goes through.
     assert_eq!(problem(&cluster.nodes[leader], &put(&"k".repeat(4096), 1536 << 10)).0, 200);
 }
+
+#[test]
+fn the_largest_request_that_can_be_allowed_reaches_every_node() {
+    let _alone = alone();
+    let (value, request) = ("--value-bytes-max=3050KiB", "--request-bytes-max=3MiB");
+    let cluster = Cluster::start_with(3, &[value, request, "--key-bytes-max=20KiB"]);
+    let largest = 3050 << 10;
+    for (node, nth) in cluster.nodes.iter().zip(0..) {
+        let key = format!("{nth}{}", "k".repeat((20 << 10) - 1));
+        assert_eq!(problem(node, &put(&key, largest)).0, 200);
+        for reader in &cluster.nodes {
+            let found = reader.get(&key, Consistency::Linearizable).unwrap().unwrap();
+            assert_eq!(found.content.value.len(), largest);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_printing_and_not_the_simulation() {
+    let directory = directory();
+    let mut child = program(&[], directory.path())
+        .args(["sim", "--replay", "2", "--time", "1s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert_eq!((status.code(), message.as_str()), (Some(0), ""));
+}
