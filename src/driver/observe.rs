@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::OnConfiguration;
 use super::events::Events;
+use super::{OnConfiguration, clock};
 use crate::metrics::{IntGauge, Metrics};
 use crate::raft::{Configuration, Observation, Refusal, RefusalReason, RoleName, Status, VoteAnswer};
 use crate::replica::Core;
@@ -40,6 +40,8 @@ pub(super) struct Observer {
     events: Events,
     configuration: Option<Arc<Configuration>>,
     peers_due: Instant,
+    /// When a leader was last heard, whoever it was; the start, before.
+    leader_heard: Instant,
     /// The leader last counted as a change.
     leader: Option<NodeId>,
 }
@@ -62,6 +64,7 @@ impl Observer {
             events,
             configuration: None,
             peers_due: Instant::default(),
+            leader_heard: clock::now(),
             leader: None,
         }
     }
@@ -84,11 +87,20 @@ impl Observer {
         metrics.raft_applied_index.set(gauge(core.applied()));
         metrics.raft_last_log_index.set(gauge(status.last_log_index));
         metrics.raft_proposals_pending.set(i64::try_from(status.proposals_pending).unwrap_or(i64::MAX));
+        let silence = self.silence(now, status.leader_contact_micros);
         if now >= self.peers_due {
             self.peers_due = now.after(PEERS_INTERVAL);
-            self.show_role(status);
+            self.show_role(status, silence);
             self.show_peers(now, core, status);
         }
+    }
+
+    /// For how long no leader was heard. `contact_micros` is the core's answer, which has none while no leader is known.
+    fn silence(&mut self, now: Instant, contact_micros: Option<u64>) -> Duration {
+        if let Some(micros) = contact_micros {
+            self.leader_heard = Instant(now.0.saturating_sub(micros));
+        }
+        now.since(self.leader_heard)
     }
 
     /// What waits in the driver's queues.
@@ -222,12 +234,11 @@ impl Observer {
         self.metrics.raft_is_leader.set(i64::from(role == RoleName::Leader));
     }
 
-    fn show_role(&self, status: &Status) {
+    fn show_role(&self, status: &Status, silence: Duration) {
         self.show_role_name(status.role);
         self.metrics.raft_term.set(gauge(LogIndex(status.term.0)));
         self.metrics.raft_has_leader.set(i64::from(status.leader.is_some()));
-        let contact = status.leader_contact_micros.unwrap_or_default();
-        self.metrics.raft_leader_last_contact_seconds.set(Duration::from_micros(contact).as_secs_f64());
+        self.metrics.raft_leader_last_contact_seconds.set(silence.as_secs_f64());
     }
 
     /// A leader shows how far each follower lags and how many may fail; the others do not know.
@@ -309,5 +320,24 @@ fn vote_outcome(answer: VoteAnswer) -> &'static str {
         VoteAnswer::VotedForAnother => "refused_voted_for_another",
         VoteAnswer::LogBehind => "refused_log_behind",
         VoteAnswer::LeaderAlive => "ignored_leader_alive",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_silence_of_leaders_grows_until_one_is_heard() {
+        let on_configuration: OnConfiguration = Box::new(|_| {});
+        let mut observer = Observer::new(NodeId(1), Metrics::new(), on_configuration, Events::default());
+        let start = observer.leader_heard;
+        let at = |seconds: u64| start.after(Duration::from_secs(seconds));
+        assert_eq!(observer.silence(at(3), None), Duration::from_secs(3), "none since the start");
+        assert_eq!(observer.silence(at(10), Some(200_000)), Duration::from_millis(200));
+        // A candidate knows of no leader.
+        assert_eq!(observer.silence(at(12), None), Duration::from_millis(2_200));
+        assert_eq!(observer.silence(at(20), None), Duration::from_millis(10_200));
+        assert_eq!(observer.silence(at(21), Some(0)), Duration::ZERO);
     }
 }
