@@ -11,6 +11,7 @@ use super::clock;
 use super::core_thread::{Done, FromPeer, Request};
 pub use super::events::{EventStream, Events, NextEvent, Observed};
 use crate::kv;
+use crate::metrics::{IntCounter, Metrics};
 use crate::raft::{Event, Message};
 // What a handle's users need of the core.
 pub use crate::raft::{
@@ -31,6 +32,8 @@ pub struct Handle {
     store: Arc<RwLock<kv::Store>>,
     status: Arc<RwLock<Status>>,
     events: Events,
+    /// Counts the writes for which the core's queue had no room.
+    overloaded: IntCounter,
 }
 
 /// A write that was not applied, or whose outcome is not known.
@@ -73,8 +76,10 @@ impl Handle {
         store: Arc<RwLock<kv::Store>>,
         status: Arc<RwLock<Status>>,
         events: Events,
+        metrics: &Metrics,
     ) -> Self {
-        Self { requests, store, status, events }
+        let overloaded = metrics.raft_proposals_failed_total.with_label_values(&["overloaded"]);
+        Self { requests, store, status, events, overloaded }
     }
 
     /// Replicates an encoded command and returns what applying it answered.
@@ -160,7 +165,12 @@ impl Handle {
 
     fn ask(&self, request: Request) -> Result<(), Refusal> {
         self.requests.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::not_applied(RefusalReason::Overloaded),
+            TrySendError::Full(request) => {
+                if matches!(request, Request::Write { .. }) {
+                    self.overloaded.inc();
+                }
+                Refusal::not_applied(RefusalReason::Overloaded)
+            }
             // The replica is stopping.
             TrySendError::Disconnected(_) => Refusal::not_applied(RefusalReason::NoLeader),
         })
@@ -239,5 +249,39 @@ impl Inbox {
     #[must_use]
     pub fn send_dropped(&self, to: NodeId) -> bool {
         self.messages.try_send(FromPeer::Dropped(to)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_a_full_queue_refuses_is_counted() {
+        let metrics = Metrics::new();
+        // Nobody takes anything from the queue, which has no room at all.
+        let (requests, _kept) = crossbeam_channel::bounded(0);
+        let status = Status {
+            cluster_id: ClusterId(1),
+            node_id: NodeId(1),
+            role: RoleName::Follower,
+            term: Term(0),
+            leader: None,
+            commit_index: LogIndex(0),
+            applied_index: LogIndex(0),
+            last_log_index: LogIndex(0),
+            configuration: Arc::default(),
+            configuration_index: LogIndex(0),
+            peers: Arc::default(),
+            has_quorum: false,
+        };
+        let handle =
+            Handle::new(requests, Arc::default(), Arc::new(RwLock::new(status)), Events::default(), &metrics);
+        let second = Duration::from_secs(1);
+        let refusal = Refusal::not_applied(RefusalReason::Overloaded);
+        assert_eq!(handle.propose(Bytes::new(), second).await.unwrap_err(), refusal);
+        assert_eq!(handle.read_barrier(second).await.unwrap_err(), refusal);
+        let counted = metrics.raft_proposals_failed_total.with_label_values(&["overloaded"]).get();
+        assert_eq!(counted, 1, "a read is no proposal");
     }
 }

@@ -178,11 +178,11 @@ pub fn start<F: Files, S: StateStore + 'static>(
     })?;
     threads.spawn("core", {
         let queues = core_thread::Queues { done, messages, requests, log: log_jobs_in, apply: apply_jobs_in };
-        let observer = observe::Observer::new(node_id, metrics, on_configuration, events.clone());
+        let observer = observe::Observer::new(node_id, metrics.clone(), on_configuration, events.clone());
         let status = Arc::clone(&status);
         let drop_snapshot = snapshots::dropper(shelf);
         move || core_thread::CoreThread::new(core, queues, send, drop_snapshot, observer, status).run()
     })?;
-    let handle = Handle::new(requests_in.clone(), store, status, events);
+    let handle = Handle::new(requests_in.clone(), store, status, events, &metrics);
     Ok((handle, inbox, threads.running(requests_in)))
 }
