@@ -40,6 +40,7 @@ pub(super) fn run(
 ) {
     metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
     let Queues { jobs, done, changes } = queues;
+    let waiting = metrics.queue_length.with_label_values(&["checkpoint"]);
     while let Ok(job) = jobs.recv() {
         let started = Instant::now();
         let mut out = ApplyOutput::default();
@@ -73,5 +74,6 @@ pub(super) fn run(
         if changes.send(change).is_err() {
             return;
         }
+        waiting.set(i64::try_from(changes.len()).unwrap_or(i64::MAX));
     }
 }

@@ -96,8 +96,10 @@ pub(super) fn run<S: StateStore>(
     };
     writer.show();
     writer.measure()?;
+    let waiting = metrics.queue_length.with_label_values(&["checkpoint"]);
     let mut due = Instant::now() + interval;
     loop {
+        waiting.set(i64::try_from(changes.len()).unwrap_or(i64::MAX));
         let wait_until = if writer.is_rewriting { Instant::now() } else { due };
         match changes.recv_deadline(wait_until) {
             Ok(change) => writer.take(change)?,

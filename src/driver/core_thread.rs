@@ -380,6 +380,7 @@ impl CoreThread {
             self.queues.requests.len(),
             self.log_jobs,
             self.apply_jobs,
+            self.queues.done.len(),
         );
         let peers = self.show_peers(now, &raft);
         let mut status = self.status.write().unwrap_or_else(PoisonError::into_inner);

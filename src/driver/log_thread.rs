@@ -10,7 +10,7 @@ use super::checkpoint::Size;
 use super::core_thread::Done;
 use super::segments_thread::SegmentJob;
 use super::shutdown::Failure;
-use crate::metrics::Metrics;
+use crate::metrics::{IntGauge, Metrics};
 use crate::raft::Event;
 use crate::replica::{Log, LogInput, LogOutput};
 use crate::storage::StateStore;
@@ -26,7 +26,8 @@ pub(super) fn run<F: Files, S: StateStore>(
     metrics: &Metrics,
 ) -> Result<(), Failure> {
     let send = Arc::clone(send);
-    hand_out(&mut log, segments);
+    let waiting = metrics.queue_length.with_label_values(&["segments"]);
+    hand_out(&mut log, segments, &waiting);
     let mut size_bytes = Size::new(&metrics.storage_bytes);
     size_bytes.set(log.wal().size_bytes());
     while let Ok(mut inputs) = jobs.recv() {
@@ -58,13 +59,17 @@ pub(super) fn run<F: Files, S: StateStore>(
             return Ok(());
         }
         size_bytes.set(log.wal().size_bytes());
-        hand_out(&mut log, segments);
+        hand_out(&mut log, segments, &waiting);
     }
     Ok(())
 }
 
 /// Hands out what is to be done beside, if it is time for it and somebody is free to do it: else later.
-fn hand_out<F: Files, S: StateStore>(log: &mut Log<F, S>, segments: &Sender<SegmentJob<F>>) {
+fn hand_out<F: Files, S: StateStore>(
+    log: &mut Log<F, S>,
+    segments: &Sender<SegmentJob<F>>,
+    waiting: &IntGauge,
+) {
     // Nobody else fills the queue: what is sent when there is room is taken.
     if !segments.is_full()
         && let Some(preparation) = log.wal().take_preparation()
@@ -76,4 +81,5 @@ fn hand_out<F: Files, S: StateStore>(log: &mut Log<F, S>, segments: &Sender<Segm
     {
         let _ = segments.try_send(SegmentJob::Remove(removal));
     }
+    waiting.set(i64::try_from(segments.len()).unwrap_or(i64::MAX));
 }

@@ -160,7 +160,8 @@ pub fn start<F: Files, S: StateStore + 'static>(
     })?;
     threads.spawn("segments", {
         let (space, gauge) = (Space::new(settings.disk_reserve_bytes), metrics.storage_free_bytes.clone());
-        let watch = segments_thread::Watch { space, free_bytes, gauge, is_blind: false };
+        let waiting = metrics.queue_length.with_label_values(&["segments"]);
+        let watch = segments_thread::Watch { space, free_bytes, gauge, waiting, is_blind: false };
         let done = done_in.clone();
         move || segments_thread::run(&segments, watch, &done)
     })?;

@@ -34,8 +34,8 @@ const ROLES: [RoleName; 4] =
 pub(super) struct Observer {
     node_id: NodeId,
     metrics: Metrics,
-    /// Messages, requests, and jobs of log and apply that wait; set after every turn.
-    queues: [IntGauge; 4],
+    /// What waits in the core's queues; set after every turn.
+    queues: [IntGauge; 5],
     on_configuration: OnConfiguration,
     events: Events,
     configuration: Option<Arc<Configuration>>,
@@ -54,7 +54,7 @@ impl Observer {
         events: Events,
     ) -> Self {
         show_counters_at_zero(&metrics);
-        let queues = ["messages", "requests", "log", "apply"]
+        let queues = ["messages", "requests", "log", "apply", "done"]
             .map(|queue| metrics.queue_length.with_label_values(&[queue]));
         Self {
             node_id,
@@ -103,9 +103,9 @@ impl Observer {
         now.since(self.leader_heard)
     }
 
-    /// What waits in the driver's queues.
-    pub(super) fn queues(&self, messages: usize, requests: usize, log: usize, apply: usize) {
-        for (gauge, length) in self.queues.iter().zip([messages, requests, log, apply]) {
+    /// What waits for the core (`messages`, `requests`, `done`) and for what it hands on.
+    pub(super) fn queues(&self, messages: usize, requests: usize, log: usize, apply: usize, done: usize) {
+        for (gauge, length) in self.queues.iter().zip([messages, requests, log, apply, done]) {
             gauge.set(i64::try_from(length).unwrap_or(i64::MAX));
         }
     }

@@ -33,6 +33,8 @@ pub(super) struct Watch {
     pub(super) space: Space,
     pub(super) free_bytes: FreeBytes,
     pub(super) gauge: IntGauge,
+    /// Jobs that wait for this thread.
+    pub(super) waiting: IntGauge,
     /// The last look failed, and that was logged.
     pub(super) is_blind: bool,
 }
@@ -80,7 +82,9 @@ pub(super) fn run<F: Files>(
         {
             return Ok(());
         }
-        match jobs.recv_timeout(LOOK_INTERVAL) {
+        let job = jobs.recv_timeout(LOOK_INTERVAL);
+        watch.waiting.set(i64::try_from(jobs.len()).unwrap_or(i64::MAX));
+        match job {
             Ok(SegmentJob::Prepare(preparation)) => prepare(&preparation)?,
             Ok(SegmentJob::Remove(removal)) => removal.run()?,
             Err(RecvTimeoutError::Timeout) => {}
@@ -124,6 +128,7 @@ mod tests {
                 found.lock().unwrap().pop_front().flatten().ok_or(StorageError::Poisoned)
             }),
             gauge: gauge.clone(),
+            waiting: Metrics::new().kv_keys,
             is_blind: false,
         };
         let told: Vec<_> = (0..5).filter_map(|_| watch.look()).collect();
@@ -142,7 +147,8 @@ mod tests {
         let gauge = Metrics::new().storage_free_bytes;
         let free_bytes: FreeBytes =
             Arc::new(|| Err(StorageError::disk("statvfs", "x".as_ref())(io::Error::other("x"))));
-        let mut watch = Watch { space: Space::new(1), free_bytes, gauge, is_blind: false };
+        let waiting = Metrics::new().kv_keys;
+        let mut watch = Watch { space: Space::new(1), free_bytes, gauge, waiting, is_blind: false };
         assert!(watch.look().is_none() && watch.is_blind);
         watch.free_bytes = Arc::new(|| Ok(0));
         run(&jobs, watch, &done_in).unwrap();
