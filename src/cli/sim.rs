@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{CliError, plant};
+use super::{CliError, plant, print};
 use crate::config::Span;
 use crate::plant::{Plant, Planted};
 use crate::sim::faults::FaultKind;
@@ -125,9 +125,9 @@ impl Sim {
 fn replay(plan: &Plan) -> Result<(), CliError> {
     let outcome = run(plan, true);
     for (at, happening) in &outcome.happenings {
-        println!("{:>12.6}  {happening}", Duration::from_micros(at.0).as_secs_f64());
+        print::text(&format!("{:>12.6}  {happening}\n", Duration::from_micros(at.0).as_secs_f64()));
     }
-    println!("{}", told(plan.seed, &outcome));
+    print::text(&format!("{}\n", told(plan.seed, &outcome)));
     match &outcome.failure {
         None => Ok(()),
         Some(failure) => Err(CliError::Failed(failure_text(plan.seed, failure))),
@@ -205,7 +205,7 @@ fn run_seeds(args: &Sim) -> Result<(), CliError> {
                         let outcome = run(&plan, false);
                         tally.add(&outcome);
                         if args.verbose {
-                            println!("{}", told(seed, &outcome));
+                            print::text(&format!("{}\n", told(seed, &outcome)));
                         }
                         if let Some(failure) = outcome.failure {
                             is_over.store(true, Ordering::Relaxed);
@@ -220,11 +220,11 @@ fn run_seeds(args: &Sim) -> Result<(), CliError> {
             std::thread::sleep(Duration::from_millis(20));
             if reported.elapsed() >= REPORT_INTERVAL {
                 reported = Instant::now();
-                println!("{}", tally.told(started.elapsed()));
+                print::text(&format!("{}\n", tally.told(started.elapsed())));
             }
         }
     });
-    println!("{}", tally.told(started.elapsed()));
+    print::text(&format!("{}\n", tally.told(started.elapsed())));
     let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     match found {
         None => Ok(()),
@@ -242,9 +242,9 @@ fn keep_first(found: &Mutex<Option<(Plan, Failure)>>, plan: Plan, failure: Failu
 
 /// The failure, and how to see it again with as little beside it as was found.
 fn explain(plan: Plan, failure: Failure) -> String {
-    println!("{}", failure_text(plan.seed, &failure));
-    println!("replay: {}", command(&plan));
-    println!("looking for a smaller run that fails as well …");
+    print::text(&format!("{}\n", failure_text(plan.seed, &failure)));
+    print::text(&format!("replay: {}\n", command(&plan)));
+    print::text("looking for a smaller run that fails as well …\n");
     let (plan, failure) = shrink(plan, failure);
     format!("{}\nreplay: {}", failure_text(plan.seed, &failure), command(&plan))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use super::{CliError, Planted, Sim, command_options};
+use super::{CliError, Planted, Sim, command_options, print};
 use crate::plant::Plant;
 use crate::sim::hunt::{Hunt, hunt};
 use crate::sim::run::{Failure, Plan};
@@ -29,13 +29,13 @@ pub(super) fn hunt_all(args: &Sim) -> Result<(), CliError> {
             missed.push(plant.name());
         }
         let row = row(plant, &hunts);
-        println!("{:>6.0} s  {row}", started.elapsed().as_secs_f64());
+        print::text(&format!("{:>6.0} s  {row}\n", started.elapsed().as_secs_f64()));
         let _ = writeln!(rows, "{row}");
     }
     let sound: Vec<Hunt> =
         starts(args).map(|start| hunt(start, SEEDS_MOST, args.jobs(), |seed| args.plan(seed))).collect();
     let verdict = none_planted(args, &sound);
-    println!("{:>6.0} s  {verdict}", started.elapsed().as_secs_f64());
+    print::text(&format!("{:>6.0} s  {verdict}\n", started.elapsed().as_secs_f64()));
     if let Some(path) = &args.write {
         std::fs::write(path, page(args, &rows, &verdict))
             .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
