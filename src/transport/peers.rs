@@ -106,6 +106,7 @@ impl Peers {
     /// again. Callable from any thread.
     pub fn set_peers(&self, members: &BTreeMap<NodeId, String>) {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = Vec::new();
         links.retain(|id, link| {
             let keep = match members.get(id) {
                 Some(name) => *name == link.name,
@@ -117,11 +118,15 @@ impl Peers {
             }
             if !keep {
                 link.end();
+                gone.push(link.name.clone());
             }
             keep
         });
         for (id, name) in members.iter().filter(|(id, _)| **id != self.0.context.local.node_id) {
             links.entry(*id).or_insert_with(|| self.0.link(*id, name)).member = true;
+        }
+        for name in &gone {
+            self.0.forget(&links, name);
         }
     }
 
@@ -136,6 +141,7 @@ impl Peers {
                 && let Some(link) = links.remove(&id)
             {
                 link.task.abort();
+                inner.forget(&links, &link.name);
             }
         });
     }
@@ -186,6 +192,18 @@ impl Inner {
         let task = self.runtime.spawn(dial::keep_connected(target)).abort_handle();
         let contacts = watch::Sender::new(());
         Link { name: name.to_owned(), outbox, seen, task, snapshot: None, member: false, contacts }
+    }
+
+    /// Shows nothing any more of a peer that is gone, unless another one has its name: names would only become more.
+    fn forget(&self, links: &BTreeMap<NodeId, Link>, name: &str) {
+        if links.values().any(|link| link.name == name) {
+            return;
+        }
+        let metrics = &self.context.metrics;
+        // Each fails only if there is no such series.
+        let _ = metrics.raft_peer_send_failures_total.remove_label_values(&[name]);
+        let _ = metrics.raft_peer_receive_drops_total.remove_label_values(&[name]);
+        let _ = metrics.queue_length.remove_label_values(&[format!("peer {name}").as_str()]);
     }
 }
 
@@ -243,6 +261,7 @@ impl Drop for Contact {
             && let Some(link) = links.remove(&self.id)
         {
             link.end();
+            self.peers.0.forget(&links, &link.name);
         }
     }
 }

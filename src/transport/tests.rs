@@ -380,6 +380,24 @@ async fn streams_that_come_before_the_node_runs_wait_for_it() {
 }
 
 #[tokio::test]
+async fn nothing_is_shown_of_a_member_that_is_gone() {
+    let addresses = Addresses::default();
+    let a = start(&addresses, "a", 1, member_of(X)).await;
+    let traffic = a.run(X, &[(1, "a"), (2, "b"), (3, "c")]);
+    let series = |name: &str| {
+        let text = String::from_utf8(traffic.metrics.render().unwrap()).unwrap();
+        let labels = [format!("=\"{name}\""), format!("=\"peer {name}\"")];
+        text.lines().filter(|line| labels.iter().any(|label| line.contains(label))).count()
+    };
+    assert_eq!((series("b"), series("c")), (2, 2), "messages that were not sent, and those that wait");
+    // The name goes on under another id; then it goes.
+    traffic.peers.set_peers(&names(&[(1, "a"), (9, "b"), (3, "c")]));
+    assert_eq!((series("b"), series("c")), (2, 2));
+    traffic.peers.set_peers(&names(&[(1, "a"), (3, "c")]));
+    assert_eq!((series("b"), series("c")), (0, 2));
+}
+
+#[tokio::test]
 async fn whoever_is_in_contact_can_be_answered() {
     let addresses = Addresses::default();
     let a = start(&addresses, "a", 1, member_of(X)).await;
