@@ -156,6 +156,7 @@ impl From<AdminRefusal> for AdminError {
             AdminRefusal::Already(_) => AdminReason::Already,
             AdminRefusal::Removed(_) => AdminReason::Removed,
             AdminRefusal::NameTaken { .. } => AdminReason::NameTaken,
+            AdminRefusal::TooMany => AdminReason::TooMany,
             AdminRefusal::NoVoters => AdminReason::NoVoters,
             AdminRefusal::NoQuorum { .. } => AdminReason::NoQuorum,
             AdminRefusal::NotCaughtUp { .. } => AdminReason::NotCaughtUp,

@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{AdminError, AdminReason};
-use crate::raft::{Change, Configuration, NewMember};
+use crate::raft::{Change, Configuration, MEMBERS_MAX, NewMember};
 use crate::types::{LogIndex, NodeId};
-
-/// Most members that a cluster may have, learners included.
-pub const MEMBERS_MAX: usize = 9;
 
 /// A member that was silent for so many election timeouts may be replaced by another node of its name.
 const SILENT_ELECTION_TIMEOUTS: u32 = 10;

@@ -1,5 +1,6 @@
 //! What administrators ask of a leader: other members, another leader. And why it may refuse.
 
+use super::MEMBERS_MAX;
 use crate::types::{LogIndex, NodeId};
 
 /// A change of members, done as one: through a joint configuration if voters change (thesis, 4.3).
@@ -72,6 +73,9 @@ pub enum AdminRefusal {
         /// Who has it.
         id: NodeId,
     },
+    /// There would be more members than [`MEMBERS_MAX`].
+    #[error("a cluster has at most {MEMBERS_MAX} members, learners included")]
+    TooMany,
     /// No voter would be left.
     #[error("no voter would be left")]
     NoVoters,

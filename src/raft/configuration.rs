@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{LogIndex, NodeId, Session};
 
+/// Most members that a cluster may have, learners included.
+pub const MEMBERS_MAX: usize = 9;
+
 /// The members from one entry of the log on. Effective as soon as that entry is appended (paper, 6).
 ///
 /// While voters change it is *joint*: `outgoing` holds the voters before the change, and every decision needs a

@@ -33,7 +33,7 @@ mod transfer;
 mod trouble;
 
 pub use change::{AdminRefusal, Change, NewMember};
-pub use configuration::{Configuration, Member};
+pub use configuration::{Configuration, MEMBERS_MAX, Member};
 pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};
 pub use event::{
     AppendEntries, Committed, Effect, Event, HaltReason, Outcome, Proposal, Refusal, RefusalReason,

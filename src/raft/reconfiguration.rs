@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AdminRefusal, Change, Configuration, Member};
+use super::{AdminRefusal, Change, Configuration, MEMBERS_MAX, Member};
 use crate::types::{LogIndex, NodeId, Session};
 
 /// Removed ids that a configuration remembers; the oldest are forgotten.
@@ -28,6 +28,10 @@ impl Configuration {
             return Err(AdminRefusal::Already(new.id));
         }
         self.check_names(change)?;
+        let stay = self.members().keys().filter(|id| !remove.contains(id)).count();
+        if !add.is_empty() && stay + add.len() > MEMBERS_MAX {
+            return Err(AdminRefusal::TooMany);
+        }
         if let Some(id) = promote.iter().chain(demote).chain(remove).find(|id| self.member(**id).is_none()) {
             return Err(AdminRefusal::NotAMember(*id));
         }
@@ -198,6 +202,20 @@ mod tests {
         change.add.push(twin);
         let taken = AdminRefusal::NameTaken { name: "n2".into(), id: NodeId(3) };
         assert_eq!(configuration.check(&change, false), Err(taken));
+    }
+
+    #[test]
+    fn a_cluster_has_a_greatest_size_learners_included() {
+        let mut full = of_voters(1..=5);
+        full.learners = members(6..=9);
+        assert_eq!(full.check(&add(10), false), Err(AdminRefusal::TooMany));
+        let replace = Change { remove: vec![NodeId(9)], ..add(10) };
+        assert_eq!(full.check(&replace, false), Ok(()));
+        // One that is larger already can still be made smaller.
+        full.learners = members(6..=12);
+        assert_eq!(full.check(&remove(&[12]), false), Ok(()));
+        let replace = Change { remove: vec![NodeId(12)], ..add(13) };
+        assert_eq!(full.check(&replace, false), Err(AdminRefusal::TooMany));
     }
 
     /// The highest index that quorums reach, found by trying each.
