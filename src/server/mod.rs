@@ -165,11 +165,14 @@ impl Server {
         let http_stop = watch::Sender::new(false);
         let serve = |listener, access| api::serve(listener, access, Arc::clone(&api), told(&http_stop));
         let mut http = vec![tokio::spawn(serve(client_listener, Access::Clients(tls.client.clone())))];
-        http.extend(listeners.ops()?.map(|ops| tokio::spawn(serve(ops, Access::Operations))));
+        let ops = listeners.ops()?;
+        let ops_addr = ops.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+        http.extend(ops.map(|ops| tokio::spawn(serve(ops, Access::Operations))));
         tracing::info!(
             name = %config.name,
             clients = client_addr,
             peers = %listeners.peer()?.local_addr()?,
+            ops = ops_addr.map(tracing::field::display),
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
