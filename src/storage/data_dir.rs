@@ -136,13 +136,13 @@ impl DataDir {
     /// Opens the data directory `root` of whatever node, which must not be running.
     ///
     /// # Errors
-    /// Any [`StorageError`]; [`StorageError::Locked`] while a node runs on it; [`StorageError::Identity`] if there is
-    /// none, or if its node was removed from its cluster.
+    /// Any [`StorageError`]; [`StorageError::Locked`] while a node runs on it; [`StorageError::NoData`] if there is none;
+    /// [`StorageError::Identity`] if its node was removed from its cluster.
     pub fn open_existing(root: &Path, options: Options) -> Result<Self, StorageError> {
         let refused = |what: &str| StorageError::Identity { path: root.to_owned(), what: what.to_owned() };
         let data = root.join("data");
         if !exists(&data)? && !remade::is_unfinished(root)? {
-            return Err(refused("it holds no node's data"));
+            return Err(StorageError::NoData(root.to_owned()));
         }
         let lock = Lock::acquire(root, &mut |_| ControlFlow::Break(()))?;
         set_aside::finish(root)?;

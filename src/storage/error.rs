@@ -65,6 +65,21 @@ pub enum StorageError {
         /// What the system said.
         source: io::Error,
     },
+    /// What was named cannot be used as it is: no folder, or nothing that this process may touch. The disk is not to blame.
+    #[error("cannot {operation} {}: {source}. {hint}", path.display())]
+    Unusable {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Nothing was ever stored there.
+    #[error("{} holds no node's data: name a directory that `kuberaft serve` has used", .0.display())]
+    NoData(PathBuf),
     /// An earlier write or flush failed, so nothing more is written: what the disk holds is unknown.
     #[error("disk failed earlier; nothing more is written before a restart")]
     Poisoned,
@@ -131,7 +146,9 @@ impl StorageError {
             Self::Damaged(_) => 3,
             Self::Disk { .. } | Self::Poisoned => 4,
             Self::Identity { .. } | Self::Place(_) => 5,
-            Self::Locked { .. }
+            Self::Unusable { .. }
+            | Self::NoData(_)
+            | Self::Locked { .. }
             | Self::Format { .. }
             | Self::BeforeLog { .. }
             | Self::Disorder { .. }
@@ -151,16 +168,21 @@ impl StorageError {
         Self::Damaged(Damage { path: path.to_owned(), offset: None, index: None, what: what.into() })
     }
 
-    /// For `map_err` on a system call.
+    /// For `map_err` on a system call. What a healthy disk refuses, too, is told as [`StorageError::Unusable`].
     pub(crate) fn disk(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| {
-            let source = if source.kind() == io::ErrorKind::PermissionDenied {
-                io::Error::new(source.kind(), format!("{source}{}", whose(&path)))
-            } else {
-                source
+            let (source, hint) = match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    let source = io::Error::new(source.kind(), format!("{source}{}", whose(&path)));
+                    (source, "Give this process the right to it, or name another folder")
+                }
+                io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
+                    (source, "Name a folder that is there, or one that can be made")
+                }
+                _ => return Self::Disk { operation, path, source },
             };
-            Self::Disk { operation, path, source }
+            Self::Unusable { operation, path, source, hint }
         }
     }
 }
@@ -192,14 +214,15 @@ mod tests {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o750)).unwrap();
         let path = directory.path().join("data/sled");
         let error = StorageError::disk("create", &path)(io::ErrorKind::PermissionDenied.into());
-        assert_eq!(error.exit_code(), 4);
+        assert_eq!(error.exit_code(), 1, "the disk is sound");
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
         let whose = format!(
             "{} belongs to user {uid} and group {gid} with mode 0750, this process runs as user {uid} and group {gid}",
             directory.path().display()
         );
-        assert!(error.to_string().ends_with(&whose), "{error}");
-        let full = StorageError::disk("write", &path)(io::ErrorKind::StorageFull.into()).to_string();
-        assert!(!full.contains("belongs"), "{full}");
+        assert!(error.to_string().contains(&whose), "{error}");
+        let full = StorageError::disk("write", &path)(io::ErrorKind::StorageFull.into());
+        assert_eq!(full.exit_code(), 4);
+        assert!(!full.to_string().contains("belongs"), "{full}");
     }
 }

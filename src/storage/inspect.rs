@@ -3,6 +3,7 @@
 //! The log is only read. sled writes whenever it opens, so it is opened on a copy.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::StorageError;
@@ -82,6 +83,12 @@ pub fn verify(root: &Path) -> Result<Report, StorageError> {
     Ok(Report { identity, log, checkpoint, generation, others, rows, outcomes, audit })
 }
 
+/// The folder for temporary files is of no use; that says nothing of the data directory.
+fn no_copy(operation: &'static str, path: &Path, source: io::Error) -> StorageError {
+    let hint = "The state is verified on a copy: set TMPDIR to a folder with enough room for one";
+    StorageError::Unusable { operation, path: path.to_owned(), source, hint }
+}
+
 /// Copies of sled's directories, removed when dropped.
 struct Copy {
     path: PathBuf,
@@ -92,7 +99,7 @@ impl Copy {
         let number = getrandom::u64()
             .map_err(|error| StorageError::disk("draw a name for", data)(std::io::Error::other(error)))?;
         let path = std::env::temp_dir().join(format!("kuberaft-verify-{number:016x}"));
-        fs::create_dir(&path).map_err(StorageError::disk("create", &path))?;
+        fs::create_dir(&path).map_err(|error| no_copy("create", &path, error))?;
         Ok(Self { path })
     }
 
@@ -103,12 +110,18 @@ impl Copy {
         }
         let name = directory.file_name().expect("a directory in the data directory");
         let target = self.path.join(name);
-        fs::create_dir(&target).map_err(StorageError::disk("create", &target))?;
+        fs::create_dir(&target).map_err(|error| no_copy("create", &target, error))?;
         for entry in fs::read_dir(directory).map_err(StorageError::disk("list", directory))? {
             let entry = entry.map_err(StorageError::disk("list", directory))?;
             let from = entry.path();
             if from.is_file() {
-                fs::copy(&from, target.join(entry.file_name())).map_err(StorageError::disk("copy", &from))?;
+                let to = target.join(entry.file_name());
+                fs::copy(&from, &to).map_err(|error| match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        no_copy("copy to", &to, error)
+                    }
+                    _ => StorageError::disk("copy", &from)(error),
+                })?;
             }
         }
         Ok(())

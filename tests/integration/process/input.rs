@@ -71,6 +71,61 @@ fn an_address_in_use_is_named_and_ends_with_1() {
 }
 
 #[test]
+fn paths_that_cannot_be_used_are_told_apart_from_a_disk_that_fails() {
+    let directory = directory();
+    let file = directory.path().join("file");
+    fs::write(&file, "no folder").unwrap();
+    let (client, peer) = (Port::reserve(), Port::reserve());
+    for below in ["file", "file/below"] {
+        let data = format!("--data-dir={below}");
+        let (code, message) = serve(directory.path(), &flags(&client.address(), &peer.address(), &[&data]));
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains("Name a folder") && !message.contains("disk failed"), "{message}");
+    }
+    let run = |arguments: &[&str]| {
+        let Output { status, stderr, .. } = program(&[], directory.path())
+            .args(arguments)
+            .env("TMPDIR", directory.path().join("missing"))
+            .output()
+            .expect("the program runs");
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let (code, message) = run(&["recover", "--data-dir", "nowhere", "--yes"]);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("nowhere holds no node's data"), "{message}");
+    assert!(!directory.path().join("nowhere").exists());
+
+    let _alone = alone();
+    let mut cluster = Cluster::start(1);
+    cluster.nodes[0].kill();
+    let data = cluster.nodes[0].data();
+    let (code, message) = run(&["debug", "verify", data.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("set TMPDIR"), "{message}");
+}
+
+#[test]
+fn a_disk_that_refuses_to_write_ends_the_node_with_4_and_loses_nothing() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(1);
+    let node = &mut cluster.nodes[0];
+    node.put("key", "value").unwrap();
+    node.kill();
+    // Files end at 64 blocks, which is enough for what the node prints, and for nothing of its data.
+    let limit = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    node.wrapper = ["sh", "-c", limit, "sh"].map(str::to_owned).into();
+    node.start();
+    assert_eq!(node.ended().code(), Some(4));
+    let log = node.log();
+    assert!(log.lines().any(|line| line.starts_with("error: disk failed")), "{log}");
+    node.wrapper.clear();
+    node.start();
+    node.ready();
+    let found = node.get("key", Consistency::Linearizable).unwrap().unwrap();
+    assert_eq!(found.content.value, "value");
+}
+
+#[test]
 fn a_damaged_record_is_named_with_what_to_do_ends_with_3_and_changes_nothing() {
     let _alone = alone();
     let mut cluster = Cluster::start(1);
