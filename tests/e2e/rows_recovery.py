@@ -134,7 +134,8 @@ def quorum_lost(test):
     """Two of three volumes are lost for ever at once; `kuberaft recover` in the pod that docs/operations.md prints."""
     cluster = test.cluster
     with test.measured("before-loss"):
-        pass
+        # What is to be found again.
+        test.sleep(3)
     # It has all that was acknowledged.
     survivor, before = cluster.leader(), cluster.cluster_id()
     lost = [name for name in names(3) if name != survivor]
@@ -158,5 +159,5 @@ def quorum_lost(test):
     took = time.monotonic() - began
     expect(cluster.cluster_id() == cluster.latch() != before, "not the new cluster")
     # Reads all that was acknowledged before.
-    test.load.finish()
-    return f"{took:.1f} s from the first command to three voters; all that was acknowledged is there"
+    found = test.load.finish()["found_writes"]
+    return f"{took:.1f} s from the first command to three voters; {found} writes of their own keys found again, none lost"
