@@ -95,14 +95,13 @@ impl<C: Cluster> Controller<C> {
                 () = wake.notified() => {}
                 Some(_) = changes.next() => {}
             }
-            let busy = match self.cluster.led() {
-                Some(led) => self.try_to_look(&led).await,
-                None => {
-                    self.labelled = None;
-                    self.majority_on_one_node.set(0);
-                    self.go_on();
-                    false
-                }
+            let busy = if let Some(led) = self.cluster.led() {
+                self.try_to_look(&led).await
+            } else {
+                self.labelled = None;
+                self.majority_on_one_node.set(0);
+                self.go_on();
+                false
             };
             next = Instant::now() + if busy { BUSY_INTERVAL } else { LOOK_INTERVAL };
         }

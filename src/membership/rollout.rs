@@ -66,10 +66,12 @@ pub fn next(
         return Rollout::Wait { why: "not all pods are there".into() };
     }
     if let Some(voting) = down.next() {
-        return members.lagging(Some(&voting.name)).map_or_else(|| evict(voting), not_caught_up);
+        return members
+            .lagging(Some(&voting.name))
+            .map_or_else(|| evict(voting), |name| not_caught_up(&name));
     }
     if let Some(lagging) = members.lagging(None) {
-        return not_caught_up(lagging);
+        return not_caught_up(&lagging);
     }
     if let Some(follower) = followers.next() {
         return evict(follower);
@@ -86,7 +88,7 @@ fn evict(pod: &Pod) -> Rollout {
     Rollout::Evict { pod: pod.name.clone(), uid: pod.uid.clone() }
 }
 
-fn not_caught_up(name: String) -> Rollout {
+fn not_caught_up(name: &str) -> Rollout {
     Rollout::Wait { why: format!("{name} is not caught up") }
 }
 

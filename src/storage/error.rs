@@ -193,11 +193,11 @@ fn whose(path: &Path) -> String {
     let found = path.ancestors().find_map(|path| Some((path, path.metadata().ok()?)));
     let Some((path, metadata)) = found else { return String::new() };
     let (uid, gid, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
-    let (own_uid, own_gid) = (geteuid().as_raw(), getegid().as_raw());
     format!(
-        "; {} belongs to user {uid} and group {gid} with mode {mode:04o}, this process runs as user {own_uid} and group \
-         {own_gid}",
-        path.display()
+        "; {} belongs to user {uid} and group {gid} with mode {mode:04o}, this process runs as user {} and group {}",
+        path.display(),
+        geteuid().as_raw(),
+        getegid().as_raw()
     )
 }
 
