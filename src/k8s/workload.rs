@@ -89,6 +89,7 @@ pub(super) fn wishes(set: &StatefulSet) -> Workload {
     let status = set.status.as_ref();
     let number = |value: Option<i32>| u32::try_from(value.unwrap_or(0)).unwrap_or(0);
     let ordinals = spec.and_then(|spec| spec.ordinals.as_ref());
+    let volumes = spec.and_then(|spec| spec.volume_claim_templates.as_ref());
     Workload {
         name: set.name_any(),
         uid: set.uid().unwrap_or_default(),
@@ -98,6 +99,7 @@ pub(super) fn wishes(set: &StatefulSet) -> Workload {
         is_deleted: set.metadata.deletion_timestamp.is_some(),
         is_observed: status.and_then(|status| status.observed_generation) == set.metadata.generation,
         update_revision: status.and_then(|status| status.update_revision.clone()).unwrap_or_default(),
+        volumes: volumes.into_iter().flatten().map(ResourceExt::name_any).collect(),
     }
 }
 

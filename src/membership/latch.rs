@@ -32,17 +32,28 @@ pub enum Wake {
 }
 
 /// Whether a node whose disk and whose peers' disks are all empty may form a cluster under the id `intended` (its own
-/// intent from before a crash, if any).
+/// intent from before a crash, if any). `claims` are those of the expected pods' volumes.
 ///
 /// # Errors
 /// What is waited for, for people.
-pub fn may_form(latch: Latch, intended: Option<ClusterId>, name: &str) -> Result<(), String> {
+pub fn may_form(
+    latch: Latch,
+    intended: Option<ClusterId>,
+    name: &str,
+    claims: &[String],
+) -> Result<(), String> {
     match latch {
         Latch::Empty => Ok(()),
         Latch::Filled(id) if Some(id) == intended => Ok(()),
         Latch::Filled(id) => Err(format!(
-            "ConfigMap {name} says that cluster {id} was formed, but no volume of it is here: bring its volumes back, \
-             or run `kuberaft recover` on one; delete the ConfigMap's data only if that cluster is lost for good"
+            "ConfigMap {name} says that cluster {id} was formed, but no volume of it is here{}: bring its volumes back, \
+             or run `kuberaft recover` on one of them; empty the ConfigMap's cluster-id only if that cluster is lost for \
+             good: then a new one is formed",
+            if claims.is_empty() {
+                String::new()
+            } else {
+                format!(" ({} hold nothing of it)", claims.join(", "))
+            }
         )),
         Latch::Refused(_) | Latch::Garbled => Err(unusable(latch, name).unwrap_or_default()),
         Latch::Missing => Err(format!(
@@ -89,26 +100,34 @@ mod tests {
 
     #[test]
     fn only_an_empty_latch_lets_a_cluster_be_formed() {
-        assert_eq!(may_form(Latch::Empty, None, "kv-cluster"), Ok(()));
+        assert_eq!(may_form(Latch::Empty, None, "kv-cluster", &[]), Ok(()));
         let refused = Latch::Refused(403);
         for latch in [Latch::Filled(OTHER), Latch::Missing, Latch::Unreachable, refused, Latch::Garbled] {
-            let why = may_form(latch, None, "kv-cluster").unwrap_err();
+            let why = may_form(latch, None, "kv-cluster", &[]).unwrap_err();
             assert!(why.contains("kv-cluster"), "{why}");
-            assert!(may_form(latch, Some(OWN), "kv-cluster").is_err(), "{latch:?}");
+            assert!(may_form(latch, Some(OWN), "kv-cluster", &[]).is_err(), "{latch:?}");
         }
     }
 
     #[test]
     fn a_right_that_is_missing_and_an_edited_latch_are_not_an_absent_api_server() {
-        let why = |latch| may_form(latch, None, "kv-cluster").unwrap_err();
+        let why = |latch| may_form(latch, None, "kv-cluster", &[]).unwrap_err();
         assert!(why(Latch::Unreachable).contains("does not answer"));
         assert!(why(Latch::Refused(403)).contains("(HTTP 403): this pod's service account needs"));
         assert!(why(Latch::Garbled).contains("it was edited"));
     }
 
     #[test]
+    fn the_volumes_that_are_missed_are_named() {
+        let claims = ["data-kv-0".to_owned(), "data-kv-1".to_owned()];
+        let why = may_form(Latch::Filled(OTHER), None, "kv-cluster", &claims).unwrap_err();
+        assert!(why.contains("no volume of it is here (data-kv-0, data-kv-1 hold nothing of it)"), "{why}");
+        assert!(why.contains("kuberaft recover") && why.contains("lost for good"), "{why}");
+    }
+
+    #[test]
     fn an_interrupted_forming_goes_on_under_its_own_id() {
-        assert_eq!(may_form(Latch::Filled(OWN), Some(OWN), "kv-cluster"), Ok(()));
+        assert_eq!(may_form(Latch::Filled(OWN), Some(OWN), "kv-cluster", &[]), Ok(()));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Workload {
     pub is_observed: bool,
     /// `status.updateRevision`: the revision of the newest template.
     pub update_revision: String,
+    /// Names of its volume claim templates.
+    pub volumes: Vec<String>,
 }
 
 /// One pod of the StatefulSet.
@@ -103,6 +105,13 @@ impl Workload {
         Self { replicas: self.replicas.min(pods_max), ..self.clone() }
     }
 
+    /// The names of the claims that these pods' volumes have.
+    #[must_use]
+    pub fn claims(&self, pods: &[String]) -> Vec<String> {
+        let of_pod = |pod| self.volumes.iter().map(move |volume| format!("{volume}-{pod}"));
+        pods.iter().flat_map(of_pod).collect()
+    }
+
     /// Whether there should be a pod of this name.
     #[must_use]
     pub fn wants(&self, pod: &str) -> bool {
@@ -135,6 +144,9 @@ mod tests {
     fn names_and_ordinals() {
         let three = workload(3);
         assert_eq!(three.pods(), ["kv-2", "kv-3", "kv-4"]);
+        assert!(three.claims(&three.pods()).is_empty(), "no volumes outlive the pods");
+        let with_volumes = Workload { volumes: vec!["data".into()], ..workload(2) };
+        assert_eq!(with_volumes.claims(&with_volumes.pods()), ["data-kv-2", "data-kv-3"]);
         for (name, ordinal) in [
             ("kv-2", Some(2)),
             ("kv-10", Some(10)),

@@ -2,10 +2,11 @@
 //! for people: some may be missing, none is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::ServerError;
 use crate::driver::{Configuration, Handle, NextEvent, Observation, RoleName, Status};
@@ -15,6 +16,9 @@ use crate::types::NodeId;
 /// A node's state is looked at so long after it has reported a change: the report comes first, and one change brings
 /// several.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
+
+/// So long a node waits before it is announced what for, and at least so long between two such.
+const WAITS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Lets the controller look at once when leadership or the members have changed, and announces that, until the replica
 /// ends.
@@ -43,6 +47,20 @@ pub(super) async fn follow(handle: Handle, wake: Arc<Notify>, announcer: Announc
             for announcement in witness.look(&View::of(&handle.status())) {
                 announcer.announce(announcement);
             }
+        }
+    }
+}
+
+/// Announces what a node waits for that does not belong to a cluster yet, until dropped. What passes by itself within
+/// seconds is not worth it.
+pub(super) async fn waits(announcer: Announcer, reasons: watch::Receiver<String>) -> Infallible {
+    let mut said = String::new();
+    loop {
+        tokio::time::sleep(WAITS_INTERVAL).await;
+        let why = reasons.borrow().clone();
+        if !why.is_empty() && why != said {
+            announcer.announce(warning("WaitsForCluster", &why));
+            said = why;
         }
     }
 }

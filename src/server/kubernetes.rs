@@ -1,14 +1,15 @@
 //! A node as a pod: whom it expects, what the latch says, and the leader's work beside its replica.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::ServerError;
-use super::announcements::{self, follow};
+use super::announcements::{self, follow, waits};
 use super::stranded::advise;
 use crate::api::Api;
 use crate::driver::{Change, Handle, RoleName};
@@ -27,6 +28,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Kubernetes {
     kube: Kube,
     addresses: Addresses,
+    announcer: Announcer,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -36,11 +38,20 @@ impl Kubernetes {
         let kube = Kube::connect(settings.clone()).await?;
         let addresses = Addresses::new(settings.clone());
         let tasks = vec![tokio::spawn(addresses.clone().follow(kube.clone()))];
-        Ok(Self { kube, addresses, tasks })
+        let announcer = Announcer::new(&kube);
+        Ok(Self { kube, addresses, announcer, tasks })
     }
 
     pub(super) fn addresses(&self) -> Addresses {
         self.addresses.clone()
+    }
+
+    /// Says as Events what the way into a cluster waits for, once it has waited for long.
+    pub(super) fn announce_waiting(
+        &self,
+        reasons: watch::Receiver<String>,
+    ) -> impl Future<Output = Infallible> + use<> {
+        waits(self.announcer.clone(), reasons)
     }
 
     pub(super) fn stateful_set(&self) -> StatefulSet {
@@ -50,7 +61,7 @@ impl Kubernetes {
     /// Begins the leader's work, which goes on until this is dropped.
     pub(super) fn control(&mut self, handle: &Handle, metrics: &Metrics, api: &Arc<Api<Handle>>) {
         let wake = Arc::new(Notify::new());
-        let announcer = Announcer::new(&self.kube);
+        let announcer = self.announcer.clone();
         let majority_on_one_node = metrics.kube_majority_on_one_node.clone();
         let replica = Replica { handle: handle.clone(), api: Arc::clone(api) };
         let controller = Controller::new(self.kube.clone(), replica, announcer.clone(), majority_on_one_node);
@@ -148,8 +159,13 @@ impl StatefulSet {
         listed(member_pods(self.kube.settings(), &workload), &self.addresses).ok()
     }
 
-    fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
-        latch::may_form(latch, intended, &self.kube.settings().latch)
+    async fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
+        let settings = self.kube.settings();
+        let claims = match (latch, self.kube.workload().await) {
+            (Latch::Filled(_), Ok(Some(workload))) => workload.claims(&member_pods(settings, &workload)),
+            _ => Vec::new(),
+        };
+        latch::may_form(latch, intended, &settings.latch, &claims)
     }
 }
 
@@ -166,14 +182,14 @@ impl Surroundings for StatefulSet {
     }
 
     fn may_intend(&self) -> Answer<'_, ()> {
-        Box::pin(async { self.latch_allows(self.kube.latch().await, None) })
+        Box::pin(async { self.latch_allows(self.kube.latch().await, None).await })
     }
 
     fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()> {
         Box::pin(async move {
             match self.kube.fill_latch(cluster_id).await {
                 Latch::Empty => Err("the latch could not be filled; trying again".into()),
-                latch => self.latch_allows(latch, Some(cluster_id)),
+                latch => self.latch_allows(latch, Some(cluster_id)).await,
             }
         })
     }

@@ -351,7 +351,14 @@ impl Server {
         };
         let pods = kubernetes.as_ref().map(Kubernetes::addresses);
         let addresses = Addresses::new(listed, self.directory.clone(), pods);
-        let formed = self.enter_cluster(&service, surroundings, &addresses, &settings).await?;
+        let entering = self.enter_cluster(&service, surroundings, &addresses, &settings);
+        let formed = match &kubernetes {
+            Some(kubernetes) => tokio::select! {
+                formed = entering => formed?,
+                never = kubernetes.announce_waiting(service.reasons()) => match never {},
+            },
+            None => entering.await?,
+        };
         self.metrics.cluster_info.with_label_values(&[&formed.cluster_id.to_string()]).set(1);
         self.api.set_waiting(Some("reading the log".into()));
         let data = records.take().ok_or(ServerError::Ended("the bootstrap"))?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Port, program};
 use super::{alone, runtime, until};
-use crate::api_server::ApiServer;
+use crate::api_server::{ApiServer, Fault};
 
 const KEYS: usize = 20;
 
@@ -156,7 +156,10 @@ pub(super) fn stateful_set(replicas: usize) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": {"name": "kv", "uid": "set", "generation": 1},
-        "spec": {"replicas": replicas, "serviceName": "kv-peers", "selector": {}, "template": {}},
+        "spec": {
+            "replicas": replicas, "serviceName": "kv-peers", "selector": {}, "template": {},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+        },
         "status": {"replicas": replicas, "observedGeneration": 1, "updateRevision": "new"},
     })
 }
@@ -217,7 +220,14 @@ fn a_pod_waits_for_the_latch_and_refuses_another_ones() {
     pods.cluster.nodes[0].start();
     pods.cluster.nodes[0].gives_reason("there is no ConfigMap kv-cluster");
     pods.server.put("configmaps", latch("0000000000000008"));
-    pods.cluster.nodes[0].gives_reason("cluster 0000000000000008 was formed");
+    let why = pods.cluster.nodes[0].gives_reason("cluster 0000000000000008 was formed");
+    assert!(why.contains("(data-kv-0 hold nothing of it)"), "{why}");
+    until("an Event says so", || pods.is_announced("WaitsForCluster").then_some(()));
+    pods.server.fail("GET", "configmaps", Fault::Status(403), usize::MAX);
+    pods.cluster.nodes[0].gives_reason("refuses ConfigMap kv-cluster (HTTP 403)");
+    pods.server.heal();
+    pods.server.put("configmaps", latch("mine"));
+    pods.cluster.nodes[0].gives_reason("it was edited");
     pods.server.put("configmaps", latch(""));
     pods.cluster.ready();
     pods.stop(0);
