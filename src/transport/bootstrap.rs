@@ -155,15 +155,7 @@ pub async fn bootstrap(
             _ = outcome.changed() => continue,
         };
         let standing = service.standing().await;
-        let anew = match &standing {
-            Standing::Intent(intent) if surroundings.is_untold().await => {
-                decide_anew(service.local(), intent, *policy, &cluster, &answers)
-            }
-            _ => None,
-        };
-        if let Some(Decision::Join { .. }) = &anew {
-            service.give_up_intent().await;
-        }
+        let anew = anew(service, &**surroundings, &standing, *policy, &cluster, &answers).await;
         let decision =
             anew.unwrap_or_else(|| decide(service.local(), &standing, *policy, &cluster, &answers));
         let why = match decision {
@@ -209,6 +201,26 @@ pub async fn bootstrap(
         service.set_reason(&why);
         wait(settings.bootstrap_interval, &mut outcome).await;
     }
+}
+
+/// What to do instead with an intent that nobody was told of.
+async fn anew(
+    service: &PeerService,
+    surroundings: &dyn Surroundings,
+    standing: &Standing,
+    policy: JoinPolicy,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<Decision> {
+    let Standing::Intent(intent) = standing else { return None };
+    if !surroundings.is_untold().await {
+        return None;
+    }
+    let decision = decide_anew(service.local(), intent, policy, cluster, answers)?;
+    if let Decision::Join { .. } = &decision {
+        service.give_up_intent().await;
+    }
+    Some(decision)
 }
 
 /// Makes the intent to form a cluster durable; returns why that must wait.
