@@ -94,7 +94,7 @@ impl Proposals {
         match stage {
             // Not there if it was taken out to be moved on.
             Stage::Queued(place) => {
-                self.queue_bytes -= self.queue.remove(place).map_or(0, |q| q.command.len())
+                self.queue_bytes -= self.queue.remove(place).map_or(0, |queued| queued.command.len());
             }
             Stage::Forwarded(command) => self.forwarded_bytes -= command.len(),
             Stage::Appended(position) => {
