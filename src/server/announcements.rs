@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::ServerError;
 use crate::driver::{Configuration, Handle, NextEvent, Observation, RoleName, Status};
 use crate::k8s::{Announcement, Announcer};
+use crate::storage::StorageError;
 use crate::types::NodeId;
 
 /// A node's state is looked at so long after it has reported a change: the report comes first, and one change brings
@@ -102,7 +103,11 @@ pub(super) fn end(error: &ServerError) -> Option<Announcement> {
             ServerError::Latch { .. } | ServerError::OtherCluster { .. } => "OtherCluster",
             _ => "IdentityRefused",
         },
-        _ => return None,
+        _ => match error {
+            // Rights of a volume, most likely; the message says whose it is.
+            ServerError::Storage(StorageError::Unusable { .. }) => "VolumeUnusable",
+            _ => return None,
+        },
     };
     Some(warning(reason, &error.to_string()))
 }
@@ -206,6 +211,17 @@ mod tests {
 
     fn reasons(news: Vec<Announcement>) -> Vec<&'static str> {
         news.into_iter().map(|announcement| announcement.reason).collect()
+    }
+
+    #[test]
+    fn a_volume_that_may_not_be_used_is_told_from_a_disk_that_fails() {
+        let reason = |kind: std::io::ErrorKind| {
+            let error = StorageError::disk("create", "/data".as_ref())(kind.into());
+            end(&ServerError::from(error)).map(|announcement| announcement.reason)
+        };
+        assert_eq!(reason(std::io::ErrorKind::PermissionDenied), Some("VolumeUnusable"));
+        assert_eq!(reason(std::io::ErrorKind::StorageFull), Some("DiskFailed"));
+        assert!(end(&ServerError::from(StorageError::NoData("/data".into()))).is_none());
     }
 
     #[test]
