@@ -21,7 +21,13 @@ pub(super) struct ClientFlags {
     pub(super) endpoints: Endpoints,
 
     /// Longest time to wait for the cluster
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "KUBERAFT_TIMEOUT",
+        hide_env_values = true,
+        default_value = "5s"
+    )]
     pub(super) timeout: Span,
 }
 

@@ -41,7 +41,16 @@ pub(super) struct Put {
     client: ClientFlags,
 
     /// Format of the answer: text or json
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "KUBERAFT_OUTPUT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
     output: Format,
 }
 
@@ -63,7 +72,16 @@ pub(super) struct Get {
     client: ClientFlags,
 
     /// Format of the answer: text, the value as it is, or json, with its revisions
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "KUBERAFT_OUTPUT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
     output: Format,
 }
 
@@ -83,7 +101,16 @@ pub(super) struct Del {
     client: ClientFlags,
 
     /// Format of the answer: text or json
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "KUBERAFT_OUTPUT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
     output: Format,
 }
 

@@ -168,6 +168,40 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    #[test]
+    fn what_a_user_sets_once_can_be_set_by_the_environment() {
+        let variable = |path: &[&str], flag: &str| {
+            let mut command = Cli::command();
+            for name in path {
+                command = command.find_subcommand(name).unwrap().clone();
+            }
+            let argument =
+                command.get_arguments().find(|argument| argument.get_long() == Some(flag)).cloned();
+            argument.unwrap().get_env().map(|name| name.to_str().unwrap().to_owned())
+        };
+        let commands: [&[&str]; 8] = [
+            &["put"],
+            &["get"],
+            &["del"],
+            &["status"],
+            &["member", "list"],
+            &["member", "add"],
+            &["transfer-leader"],
+            &["snapshot", "inspect"],
+        ];
+        for path in commands {
+            assert_eq!(variable(path, "output").as_deref(), Some("KUBERAFT_OUTPUT"), "{path:?}");
+            if path[0] != "snapshot" {
+                assert_eq!(variable(path, "timeout").as_deref(), Some("KUBERAFT_TIMEOUT"), "{path:?}");
+                assert_eq!(variable(path, "endpoints").as_deref(), Some("KUBERAFT_ENDPOINTS"), "{path:?}");
+            }
+        }
+        // One value is right for all of them.
+        for line in ["kuberaft get a -o table", "kuberaft member list -o text"] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
     }

@@ -10,8 +10,9 @@ use serde::Serialize;
 /// For people or for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// For people. `table`, too, as one variable of the environment is for all commands.
     #[default]
+    #[value(alias = "table")]
     Text,
     /// One JSON document.
     Json,
@@ -21,7 +22,15 @@ pub(super) enum Format {
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Output {
     /// Format of the answer: table or json [default: table on a terminal, otherwise json]
-    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        value_name = "FORMAT",
+        env = "KUBERAFT_OUTPUT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
     layout: Option<Layout>,
 }
 
@@ -29,6 +38,7 @@ pub(super) struct Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Layout {
     /// For people.
+    #[value(alias = "text")]
     Table,
     /// One JSON document.
     Json,
