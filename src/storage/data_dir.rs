@@ -23,7 +23,7 @@ mod set_aside;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,8 @@ impl DataDir {
         if !exists(&data)? {
             create(root, &data, name)?;
         }
+        // Also if it was there: whoever made it may have been killed right before this.
+        sync_with_parents(root)?;
         let mut database = Database::open_existing(&data.join("sled"))?;
         let mut identity = read_identity(&database, &data)?;
         if identity.name != name {
@@ -268,20 +270,36 @@ impl DataDir {
     }
 }
 
-/// Makes `data` with an identity in it, whole or not at all.
+/// Makes `data` with an identity in it, whole or not at all; durable once its name is.
 fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     let new = prepare(root, &Identity::new(root, name)?, &[])?;
-    fs::rename(&new, data).map_err(StorageError::disk("rename", data))?;
-    sync_with_parent(root)
+    fs::rename(&new, data).map_err(StorageError::disk("rename", data))
 }
 
-/// Makes the names in a directory durable, and its own.
-fn sync_with_parent(root: &Path) -> Result<(), StorageError> {
+/// Makes the names in a directory durable, and those that lead to it, as far up as its file system goes: whoever made it,
+/// and the ones above it, need not have done that.
+fn sync_with_parents(root: &Path) -> Result<(), StorageError> {
     sync(root)?;
-    match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync(parent),
-        None => Ok(()),
+    let absolute = fs::canonicalize(root).map_err(StorageError::disk("resolve", root))?;
+    let disk = device(&absolute)?;
+    for directory in absolute.ancestors().skip(1) {
+        if device(directory)? != disk {
+            break;
+        }
+        match sync(directory) {
+            // One that this user may not even list is not one that this user made.
+            Err(StorageError::Disk { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                break;
+            }
+            done => done?,
+        }
     }
+    Ok(())
+}
+
+/// Which file system a directory is on.
+fn device(path: &Path) -> Result<u64, StorageError> {
+    fs::metadata(path).map(|found| found.dev()).map_err(StorageError::disk("stat", path))
 }
 
 impl Identity {

@@ -18,7 +18,7 @@ use super::super::state::{Checkpoint, Database, SledStaging, SledState, StateSto
 use super::super::wal::{Options, Owner, Wal};
 use super::super::{Lock, StorageError};
 use super::set_aside::{finish, rename};
-use super::{AuditRecord, FORMAT, Identity, Place, exists, prepare, sync, sync_with_parent};
+use super::{AuditRecord, FORMAT, Identity, Place, exists, prepare, sync, sync_with_parents};
 use crate::raft::AppendEntries;
 use crate::types::{ClusterId, NodeId};
 
@@ -124,7 +124,7 @@ impl NewData {
         sync(&self.new)?;
         let had_data = exists(&self.root.join("data"))?;
         rename(&self.new, &self.root.join(WHOLE))?;
-        sync_with_parent(&self.root)?;
+        sync_with_parents(&self.root)?;
         finish(&self.root)?;
         Ok(had_data.then(|| self.root.join(BEFORE)))
     }

@@ -108,12 +108,44 @@ fn write_one_by_one(node: &Node) {
     node.ask(all).unwrap();
 }
 
+fn can_trace() -> bool {
+    let tried = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
+    let usable = tried.is_ok_and(|status| status.success());
+    if !usable {
+        report("SKIPPED, nothing was checked: strace is not installed or may not trace here");
+    }
+    usable
+}
+
+#[test]
+fn every_directory_on_the_way_to_a_new_data_directory_is_flushed() {
+    let _alone = alone();
+    if !can_trace() {
+        return;
+    }
+    for data_dir in ["one", "some/way/down"] {
+        let mut cluster = Cluster::prepare(1, &[&format!("--data-dir={data_dir}")]);
+        let home = cluster.directory.path().canonicalize().unwrap();
+        let trace = home.join("trace");
+        let wrapper = ["strace", "-D", "-f", "-y", "-e", "signal=none", "-e", "trace=fsync", "-o"];
+        cluster.nodes[0].wrapper =
+            wrapper.map(str::to_owned).into_iter().chain([trace.display().to_string()]).collect();
+        cluster.nodes[0].start();
+        cluster.ready();
+        let made = home.join(data_dir);
+        for directory in made.ancestors().take_while(|path| path.starts_with(&home)) {
+            let flushed = format!("<{}>", directory.display());
+            until(format!("{} is flushed", directory.display()), || {
+                fs::read_to_string(&trace).ok()?.contains(&flushed).then_some(())
+            });
+        }
+    }
+}
+
 #[test]
 fn one_fdatasync_a_group_commit_no_sync_file_range_and_nothing_acknowledged_before() {
     let _alone = alone();
-    let usable = Command::new("strace").args(["-f", "true"]).stderr(Stdio::null()).status();
-    if !usable.is_ok_and(|status| status.success()) {
-        report("SKIPPED, nothing was checked: strace is not installed or may not trace here");
+    if !can_trace() {
         return;
     }
     let mut cluster = Cluster::prepare(1, &["--checkpoint-interval=200ms"]);
