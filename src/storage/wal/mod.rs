@@ -61,6 +61,9 @@ use crate::plant::{Plant, Planted};
 use crate::raft::{AppendEntries, Configuration, Entry, HardState};
 use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId};
 
+/// Size of a segment for which a full disk has no room otherwise, unless what waits needs more.
+const SMALL_SEGMENT_BYTES: u64 = 256 << 10;
+
 /// Whose log it is; recorded in every segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -453,8 +456,14 @@ impl<F: Files> Wal<F> {
     /// Goes on in a new segment of at least `bytes`. All before is durable, or this would not be called.
     fn roll(&mut self, bytes: u64) -> Result<(), StorageError> {
         let header = self.next_header();
-        let bytes = bytes.max(u64::from(self.options.segment_bytes));
-        let segment = segment::start(&self.files, &self.directory, &header, bytes)?;
+        let whole = bytes.max(u64::from(self.options.segment_bytes));
+        let small = bytes.max(SMALL_SEGMENT_BYTES);
+        let start = |bytes| segment::start(&self.files, &self.directory, &header, bytes);
+        let segment = match start(whole) {
+            // A node that takes no more entries still has votes to record, and they need little.
+            Err(error) if error.is_full() && small < whole => start(small)?,
+            started => started?,
+        };
         segment::publish(&self.files, &self.directory, &segment)?;
         self.enter(segment);
         Ok(())

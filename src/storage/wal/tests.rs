@@ -199,6 +199,26 @@ fn a_prepared_segment_is_taken() {
 }
 
 #[test]
+fn a_full_disk_without_room_for_a_segment_gets_a_small_one() {
+    let files = MemoryFiles::default();
+    let options = Options { segment_bytes: 2 << 20, ..SEGMENT };
+    let first = append(1, None, vec![configuration(1, 1)]);
+    let mut wal = Wal::create(files.clone(), &directory(), OWNER, options, Some(&first)).unwrap();
+    files.0.lock().unwrap().bytes_max = Some(3 << 20);
+    flush_each(&mut wal, &[append(1, None, vec![command(1, 2, 2_000_000)])]);
+    for index in 3..6 {
+        flush_each(&mut wal, &[append(index, None, vec![command(index, index, 200_000)])]);
+    }
+    assert_eq!(wal.size_bytes(), (2 << 20) + 3 * (256 << 10));
+    let (mut wal, recovered) = Wal::open(files.clone(), &directory(), OWNER, options).unwrap();
+    assert_eq!((all(&wal).len(), recovered.hard_state.term), (5, Term(5)));
+    // What needs more than there is still is an error, after which nothing is tried again.
+    wal.append(&append(6, None, vec![command(6, 6, 400_000)]));
+    assert_eq!(wal.flush().unwrap_err().exit_code(), 4);
+    assert!(matches!(wal.flush(), Err(StorageError::Poisoned)));
+}
+
+#[test]
 fn a_restart_keeps_the_segment_that_is_ready() {
     let files = MemoryFiles::default();
     let mut wal = create(&files);

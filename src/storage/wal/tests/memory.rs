@@ -36,6 +36,8 @@ pub(super) struct Disk {
     pub(super) syncs: usize,
     pub(super) fail_write: bool,
     pub(super) fail_sync: bool,
+    /// Files may not grow beyond this together.
+    pub(super) bytes_max: Option<usize>,
     /// Everything done so far, oldest first.
     pub(super) journal: Vec<Operation>,
     /// What happens when a segment that was made ready is about to be renamed.
@@ -153,6 +155,11 @@ impl File for MemoryFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let from = usize::try_from(offset).unwrap();
+        let growth = (from + data.len()).saturating_sub(self.content.lock().unwrap().len());
+        let taken = || disk.files.values().map(|content| content.lock().unwrap().len()).sum::<usize>();
+        if growth > 0 && disk.bytes_max.is_some_and(|max| taken() + growth > max) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         disk.journal.push(Operation::Write(self.content.clone(), from, data.to_vec()));
         put(&mut self.content.lock().unwrap(), from, data);
         Ok(())
