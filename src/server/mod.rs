@@ -12,6 +12,7 @@ mod administration;
 mod alive;
 mod announcements;
 mod bootstrap_store;
+mod data;
 mod elsewhere;
 mod error;
 mod hand_over;
@@ -26,13 +27,12 @@ mod tls;
 
 use std::future::Future;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::api::{self, Access, Api};
@@ -42,10 +42,8 @@ use crate::membership::{Formed, JoinPolicy, Local, Standing, silent_before_repla
 use crate::metrics::Metrics;
 use crate::replica::recovery::Recovered;
 use crate::storage::files::OsFiles;
-use crate::storage::space::free_bytes;
 use crate::storage::state::SledState;
-use crate::storage::wal::Options;
-use crate::storage::{DataDir, Lock, StorageError, set_aside};
+use crate::storage::{Lock, set_aside};
 use crate::transport::{
     self, Administrator, Entrance, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext, Surroundings,
     bootstrap,
@@ -69,8 +67,6 @@ use reports::{on_lost, on_snapshot_end, still_leads};
 use signals::Signals;
 use tls::Tls;
 
-/// Pause between two tries to take the data directory's lock.
-const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// Pause between two looks, while a pod stops, whether it was scaled down.
 const SCALE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -282,42 +278,8 @@ impl Server {
         }
     }
 
-    /// Waits for the data directory's lock: after a forced end the process before may live for a moment. The wait ends
-    /// when this is dropped, since a process that is told to stop ends with its last thread.
-    async fn open_data_dir(&self) -> Result<DataDir, ServerError> {
-        let (root, name) = (self.config.data_dir.clone(), self.config.name.to_string());
-        let (begun, lock_timeout) = (Instant::now(), self.config.lock_timeout);
-        let api = Arc::clone(&self.api);
-        let mut reported = false;
-        let (waits, is_waited_for) = oneshot::channel::<()>();
-        let mut wait = move |holder: &str| {
-            if waits.is_closed() || lock_timeout.is_some_and(|longest| begun.elapsed() >= longest) {
-                return ControlFlow::Break(());
-            }
-            if !std::mem::replace(&mut reported, true) {
-                tracing::info!(holder, "waiting for the data directory's lock");
-                api.set_waiting(Some(format!("waiting for the data directory, which {holder} uses")));
-            }
-            std::thread::sleep(LOCK_RETRY);
-            ControlFlow::Continue(())
-        };
-        let options = Options { segment_bytes: self.config.log_segment_bytes, ..Options::default() };
-        let place = self.config.kubernetes.as_ref().map(kubernetes::place);
-        let open = move || {
-            let mut data = DataDir::open(&root, &name, options, &mut wait)?;
-            if let Some(place) = place {
-                data.settle_in(&place)?;
-            }
-            Ok::<_, StorageError>(data)
-        };
-        let opened = spawn_blocking(open).await;
-        drop(is_waited_for);
-        Ok(opened.map_err(io::Error::other)??)
-    }
-
     /// From the data directory to a running replica.
     async fn join_cluster(&self, listeners: &Listeners) -> Result<Joined, ServerError> {
-        self.api.set_waiting(Some("opening the data directory".into()));
         let data = self.open_data_dir().await?;
         let (node_id, standing) = standing(&data);
         self.api.identify(node_id);
@@ -510,10 +472,7 @@ impl Server {
             apply: recovered.apply,
             store: recovered.store,
             state: recovered.state,
-            free_bytes: {
-                let path = self.config.data_dir.clone();
-                Arc::new(move || free_bytes(&path))
-            },
+            free_bytes: data::free_bytes(&self.config),
             shelf: recovered.shelf,
             send: {
                 let peers = peers.clone();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data-dir>/lock         held while a node runs on it
+//! <data-dir>/ballast      of no use but to be given up: see `ballast.rs`
 //! <data-dir>/data/        0700; absent: empty. Appears whole, with an identity in it
 //! <data-dir>/data/sled/   identity, and which generation of the state counts
 //! <data-dir>/data/state-<number>/   the applied state, a generation each
@@ -154,6 +155,14 @@ impl DataDir {
             return Err(refused("its node was removed from its cluster"));
         }
         Self::opened(data, lock, database, identity, options)
+    }
+
+    /// Whether the node whose data directory is `root` has made its log.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`].
+    pub fn has_log(root: &Path) -> Result<bool, StorageError> {
+        Wal::exists(&OsFiles, &root.join("data").join("wal"))
     }
 
     fn opened(

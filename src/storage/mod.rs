@@ -15,6 +15,7 @@
 //! Whatever is wrong is a [`StorageError`], whose [`StorageError::exit_code`] tells damage (3), a failed disk (4)
 //! and another's directory (5) apart.
 
+mod ballast;
 pub mod data_dir;
 mod error;
 pub mod files;
@@ -26,6 +27,7 @@ pub mod state;
 mod sync_file_range;
 pub mod wal;
 
+pub use ballast::Ballast;
 pub use data_dir::{
     AuditRecord, BootstrapIntent, Cause, DataDir, Identity, NewData, Opened, Place, Remake, Tombstone,
     claim_empty, set_aside,

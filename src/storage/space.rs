@@ -49,7 +49,7 @@ impl Space {
 
     /// Takes the bytes that are free now.
     pub fn observe(&mut self, free_bytes: u64) -> Option<SpaceChange> {
-        let enough = self.reserve_bytes.saturating_add(self.reserve_bytes / 4);
+        let enough = enough_bytes(self.reserve_bytes);
         if !self.is_low && free_bytes < self.reserve_bytes {
             self.is_low = true;
             return Some(SpaceChange::Low);
@@ -91,6 +91,11 @@ impl NoRoom {
         }
         Ok(())
     }
+}
+
+/// The free bytes from which on a node that was short of space takes entries again.
+pub(super) fn enough_bytes(reserve_bytes: u64) -> u64 {
+    reserve_bytes.saturating_add(reserve_bytes / 4)
 }
 
 /// Bytes that are free for this process on the disk that holds `path`.

@@ -54,8 +54,8 @@ pub struct NewData {
 /// # Errors
 /// [`StorageError::Identity`] unless it is empty, [`StorageError::Locked`], [`StorageError::Disk`].
 pub fn claim_empty(root: &Path) -> Result<Lock, StorageError> {
-    /// What an empty directory may hold: the lock, an attempt that failed, what file systems put there.
-    const NOTHING: [&str; 3] = ["lock", "data.new", "lost+found"];
+    /// What an empty directory may hold: the lock, a ballast, an attempt that failed, what file systems put there.
+    const NOTHING: [&str; 4] = ["lock", "ballast", "data.new", "lost+found"];
     fs::create_dir_all(root).map_err(StorageError::disk("create", root))?;
     for entry in fs::read_dir(root).map_err(StorageError::disk("list", root))? {
         let name = entry.map_err(StorageError::disk("list", root))?.file_name();

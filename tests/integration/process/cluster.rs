@@ -98,6 +98,11 @@ impl Node {
         self.directory.join("kuberaft-data").join(&self.name)
     }
 
+    /// The directory in which it runs.
+    pub(super) fn home(&self) -> &Path {
+        &self.directory
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.join(format!("{}.log", self.name))
     }

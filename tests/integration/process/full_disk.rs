@@ -89,14 +89,14 @@ fn a_staging_that_fills_the_disk_fails_as_such_leaves_nothing_and_the_next_one_d
     drop(too_much);
     assert_eq!(generations(&at), 1);
     // However far it gets.
-    let ballast = at.join("ballast");
+    let filler = at.join("filler");
     for free in [0, 20 << 10, 600 << 10, 8 << 20, 9 << 20] {
         let size = free_bytes(&at).unwrap() - free;
-        std::fs::write(&ballast, vec![1; usize::try_from(size).unwrap()]).unwrap();
+        std::fs::write(&filler, vec![1; usize::try_from(size).unwrap()]).unwrap();
         let error = state.stage().and_then(|mut staging| fill(&mut staging, 400)).unwrap_err();
         assert!(error.is_full(), "with {free} bytes free: {error}");
         assert_eq!(generations(&at), 1, "with {free} bytes free");
-        std::fs::remove_file(&ballast).unwrap();
+        std::fs::remove_file(&filler).unwrap();
     }
     let before = free_bytes(&at).unwrap();
     let mut staging = state.stage().unwrap();
@@ -126,9 +126,9 @@ fn a_node_without_room_for_a_snapshot_refuses_it_runs_on_and_takes_it_when_there
         cluster.prepare_later(&[0], &[&flags[..], &["--disk-reserve=8MiB", "--join=always"]].concat());
     let data = cluster.nodes[later].data();
     std::fs::create_dir_all(&data).unwrap();
-    let ballast = data.join("ballast");
+    let filler = data.join("filler");
     let at = data.display();
-    let fill = format!("head -c 90M /dev/zero > '{}'", ballast.display());
+    let fill = format!("head -c 90M /dev/zero > '{}'", filler.display());
     let node = &mut cluster.nodes[later];
     node.wrapper = on_small_disk(120, &at.to_string(), &fill);
     node.start();
@@ -144,7 +144,7 @@ fn a_node_without_room_for_a_snapshot_refuses_it_runs_on_and_takes_it_when_there
     cluster.nodes[0].put("meanwhile", "written").unwrap();
     assert!(node.status().is_some() && metric(node, RECEIVED) == 0);
 
-    std::fs::remove_file(format!("/proc/{}/root{}", node.process_id(), ballast.display())).unwrap();
+    std::fs::remove_file(format!("/proc/{}/root{}", node.process_id(), filler.display())).unwrap();
     until("the snapshot was taken", || Some(()).filter(|()| metric(node, RECEIVED) > 0));
     until("the node holds what the other one does", || {
         let (one, two) = (cluster.nodes[0].status()?, node.status()?);
