@@ -6,6 +6,7 @@ mod chaos;
 mod chaos_faults;
 mod cluster;
 mod damage;
+mod disk_fails;
 mod emptied;
 mod flush;
 mod forward;
