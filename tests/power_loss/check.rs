@@ -23,16 +23,22 @@ pub(crate) enum Notable {
     Finished,
     /// The log does not begin at entry 1.
     BeginsLater,
+    /// There was a generation of the state beside the one that counts.
+    Beside,
 }
 
-/// Starts on the directory `root`: it must hold what `before` says, or what `after` says, whose step was under way.
+/// Starts on the directory `root`: it must hold what one of `possible` says. The first was acknowledged, the others are
+/// what the step under way goes through, up to the last.
 pub(crate) fn check(
     root: &Path,
-    before: &Model,
-    after: &Model,
+    possible: &[(usize, Model)],
     hashes: &[u64],
     reopen: bool,
 ) -> Result<Vec<Notable>, String> {
+    let (Some((_, before)), Some((_, after))) = (possible.first(), possible.last()) else {
+        return Err("nothing is possible".into());
+    };
+    let beside = generations(root) > 1;
     let text = |error: kuberaft::storage::StorageError| error.to_string();
     let mut directory = open(root, Planted::NONE).map_err(text)?;
     let node_id = directory.identity().node_id;
@@ -56,12 +62,19 @@ pub(crate) fn check(
         // What the start makes of it; read back below.
         found.hard_state = HardState { term: covered.term, voted_for: None };
     }
-    let is_ahead = match holds(&mut replica, &found, covered, before) {
-        Ok(()) => false,
-        Err(first) => holds(&mut replica, &found, covered, after)
-            .map(|()| true)
-            .map_err(|second| format!("not as before the step: {first}; not as after it: {second}"))?,
-    };
+    let mut differences = Vec::new();
+    for (_, model) in possible {
+        match holds(&mut replica, &found, covered, model) {
+            Ok(()) => break,
+            Err(difference) => differences.push(difference),
+        }
+    }
+    if differences.len() == possible.len() {
+        return Err(format!("not as before, within or after the step: {}", differences.join("; ")));
+    }
+    if generations(root) != 1 {
+        return Err("the start left a generation that does not count".into());
+    }
     check_state(&replica, after, hashes)?;
     let last = go_on(&mut replica, found.hard_state)?;
     drop(replica);
@@ -74,12 +87,19 @@ pub(crate) fn check(
         }
     }
     let notable = [
-        (is_ahead, Notable::Ahead),
+        (!differences.is_empty(), Notable::Ahead),
         (found.torn_tail.is_some(), Notable::Torn),
         (finished, Notable::Finished),
         (begin > LogIndex(0), Notable::BeginsLater),
+        (beside, Notable::Beside),
     ];
     Ok(notable.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect())
+}
+
+/// Generations of the state, whole or not.
+fn generations(root: &Path) -> usize {
+    let names = std::fs::read_dir(root.join("data")).into_iter().flatten().flatten();
+    names.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"state-")).count()
 }
 
 fn start(opened: Opened) -> Result<Recovered<OsFiles, SledState>, String> {

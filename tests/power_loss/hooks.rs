@@ -64,6 +64,25 @@ extern "C" fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     open64(path, flags, mode)
 }
 
+/// How the standard library opens a directory that it removes with all that is in it.
+#[unsafe(no_mangle)]
+extern "C" fn openat64(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    recorder::with(|recorder| {
+        // SAFETY: passed on as it came.
+        let result = unsafe { libc::syscall(libc::SYS_openat, directory, path, flags, mode) };
+        if let (Some(recorder), Some(_)) = (recorder, done(result)) {
+            // SAFETY: as the system call took it.
+            recorder.opened_in(directory, unsafe { path_of(path) }, int(result));
+        }
+        int(result)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    openat64(directory, path, flags, mode)
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn close(fd: c_int) -> c_int {
     recorder::with(|recorder| {
@@ -182,6 +201,20 @@ extern "C" fn unlink(path: *const c_char) -> c_int {
         if let (Some(recorder), 0) = (recorder, result) {
             // SAFETY: as the system call took it.
             recorder.unlinked(unsafe { path_of(path) });
+        }
+        int(result)
+    })
+}
+
+/// Removes a file or, as the flags say, a directory.
+#[unsafe(no_mangle)]
+extern "C" fn unlinkat(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    recorder::with(|recorder| {
+        // SAFETY: passed on as it came.
+        let result = unsafe { libc::syscall(libc::SYS_unlinkat, directory, path, flags) };
+        if let (Some(recorder), 0) = (recorder, result) {
+            // SAFETY: as the system call took it.
+            recorder.unlinked_in(directory, unsafe { path_of(path) });
         }
         int(result)
     })

@@ -150,6 +150,19 @@ impl Recorder {
         }
     }
 
+    /// A path that begins at an open directory, or an absolute one. Nothing is made that way.
+    pub(crate) fn opened_in(&mut self, directory: c_int, path: &Path, fd: c_int) {
+        self.open.remove(&fd);
+        let node = match self.open.get(&directory) {
+            Some(directory) if path.is_relative() => {
+                let name = path.to_str().and_then(|name| self.directories.get(directory)?.get(name));
+                name.map(|(node, _)| *node)
+            }
+            _ => self.node(path),
+        };
+        self.open.extend(node.map(|node| (fd, node)));
+    }
+
     pub(crate) fn closed(&mut self, fd: c_int) {
         self.open.remove(&fd);
     }
@@ -194,6 +207,16 @@ impl Recorder {
     pub(crate) fn unlinked(&mut self, path: &Path) {
         if let Some((directory, name)) = self.place(path) {
             self.change(directory, NameChange::Unlink(name));
+        }
+    }
+
+    /// As [`Recorder::opened_in`].
+    pub(crate) fn unlinked_in(&mut self, directory: c_int, path: &Path) {
+        match (self.open.get(&directory), path.to_str()) {
+            (Some(directory), Some(name)) if path.is_relative() => {
+                self.change(*directory, NameChange::Unlink(name.to_owned()));
+            }
+            _ => self.unlinked(path),
         }
     }
 

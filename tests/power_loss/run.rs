@@ -1,20 +1,25 @@
 //! A node's life as its disk sees it: a list of steps at random, and what must be on the disk after each.
 //!
+//! What a log thread, a checkpoint's thread and a start do to the directory is done by their own code: the log and its
+//! installations by [`Log`], checkpoints and rewrites by [`SledState`], what they remove included.
+//!
 //! To add a step: a variant, its weight in [`Step::draw`], and what it does in [`Node::step`].
+
+mod install;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 use kuberaft::kv::{Command, Condition, Operation, Record, Store};
 use kuberaft::plant::Planted;
 use kuberaft::raft::{AppendEntries, Committed, Entry, HardState, Payload};
-use kuberaft::replica::snapshot::StagedStores;
-use kuberaft::replica::{Apply, ApplyInput, ApplyOutput};
+use kuberaft::replica::snapshot::{Shelf, StagedStores};
+use kuberaft::replica::{Apply, ApplyInput, ApplyOutput, Log, LogInput, LogOutput};
 use kuberaft::storage::files::OsFiles;
-use kuberaft::storage::state::SledState;
-use kuberaft::storage::wal::{Options, Wal};
+use kuberaft::storage::state::{SledStaging, SledState};
+use kuberaft::storage::wal::Options;
 use kuberaft::storage::{Checkpoint, DataDir, Lock, NewData, Opened, Remake, Staging, StateStore};
 use kuberaft::types::{ClusterId, IoId, LogIndex, LogPosition, LogTime, NodeId, Term};
 
@@ -86,8 +91,14 @@ enum Step {
     Checkpoint,
     /// The log drops what the checkpoint covers.
     Compact,
-    /// A leader's snapshot from ahead of the log.
+    /// A leader's snapshot from ahead of what is committed here.
     Install,
+    /// A snapshot that comes, and is not wanted any more.
+    Discard,
+    /// The live state begins to be written anew.
+    Rewrite,
+    /// The next piece of that.
+    Piece,
     /// The process ends and starts again.
     Restart,
     /// A quorum is lost, and this node is made a cluster of its own.
@@ -96,7 +107,7 @@ enum Step {
 
 impl Step {
     fn draw(random: &mut Random) -> Self {
-        const WEIGHTS: [(Step, u64); 9] = [
+        const WEIGHTS: [(Step, u64); 12] = [
             (Step::Append, 16),
             (Step::Replace, 4),
             (Step::Vote, 3),
@@ -104,6 +115,9 @@ impl Step {
             (Step::Checkpoint, 4),
             (Step::Compact, 4),
             (Step::Install, 2),
+            (Step::Discard, 1),
+            (Step::Rewrite, 2),
+            (Step::Piece, 4),
             (Step::Restart, 1),
             (Step::Remake, 1),
         ];
@@ -121,7 +135,7 @@ impl Step {
 /// Runs `steps` steps on the empty directory `root`, and records what they do to it.
 pub(crate) fn run(root: &Path, seed: u64, steps: usize, planted: Planted) -> Run {
     recorder::begin(root);
-    let mut node = Node::create(root, Random::new(seed), planted);
+    let mut node = Node::create(root, seed, planted);
     for _ in 0..steps {
         let step = Step::draw(&mut node.random);
         node.step(step);
@@ -130,16 +144,33 @@ pub(crate) fn run(root: &Path, seed: u64, steps: usize, planted: Planted) -> Run
         }
         node.acknowledge();
     }
-    let Node { acknowledged, hashes, broken, parts, .. } = node;
-    drop(parts);
+    let Node { acknowledged, hashes, broken, parts, left, .. } = node;
+    drop((parts, left));
     Run { journal: recorder::end(), acknowledged, hashes, broken }
 }
 
 /// What is open while the process runs.
 struct Parts {
-    wal: Wal<OsFiles>,
-    state: SledState,
+    log: Log<OsFiles, SledState>,
+    state: Arc<Mutex<SledState>>,
+    shelf: Shelf<SledStaging>,
     _lock: Lock,
+}
+
+impl Parts {
+    fn state(&self) -> MutexGuard<'_, SledState> {
+        self.state.lock().unwrap()
+    }
+
+    /// What the log leaves to another thread.
+    fn tidy(&mut self) {
+        if let Some(preparation) = self.log.wal().take_preparation() {
+            preparation.run().unwrap();
+        }
+        if let Some(removal) = self.log.wal().take_removal() {
+            removal.run().unwrap();
+        }
+    }
 }
 
 struct Node {
@@ -156,18 +187,20 @@ struct Node {
     hashes: Vec<u64>,
     /// Changes that no checkpoint covers yet.
     records: Vec<Record>,
-    /// Once a run: the removal of what the time before left is not recorded.
-    is_remade: bool,
+    /// What a killed process would leave: the next start removes it.
+    left: Vec<SledStaging>,
+    /// Some values are so large that the state is rewritten in several pieces.
+    has_large: bool,
 }
 
 impl Node {
-    fn create(root: &Path, random: Random, planted: Planted) -> Self {
+    fn create(root: &Path, seed: u64, planted: Planted) -> Self {
         let store = Arc::new(RwLock::new(Store::default()));
         let hashes = vec![store.read().unwrap().hash()];
         let mut node = Self {
             root: root.to_owned(),
             planted,
-            random,
+            random: Random::new(seed),
             parts: None,
             broken: None,
             model: Model::default(),
@@ -176,7 +209,8 @@ impl Node {
             store,
             hashes,
             records: Vec::new(),
-            is_remade: false,
+            left: Vec::new(),
+            has_large: seed.is_multiple_of(3),
         };
         let mut directory = open(root, planted).unwrap();
         node.model.node_id = Some(directory.identity().node_id);
@@ -193,9 +227,14 @@ impl Node {
 
     fn start(&mut self) {
         match open(&self.root, self.planted).and_then(DataDir::into_parts) {
-            Ok(Opened { lock, wal, state, .. }) => self.parts = Some(Parts { wal, state, _lock: lock }),
+            Ok(Opened { lock, wal, state, .. }) => {
+                let (state, shelf) = (Arc::new(Mutex::new(state)), Shelf::default());
+                let log = Log::new(wal, Arc::clone(&state), shelf.clone());
+                self.parts = Some(Parts { log, state, shelf, _lock: lock });
+            }
             Err(error) => self.broken = Some(error.to_string()),
         }
+        self.left.clear();
     }
 
     fn parts(&mut self) -> &mut Parts {
@@ -207,7 +246,11 @@ impl Node {
     }
 
     fn entry(&mut self, index: LogIndex) -> Entry {
-        let size = [10, 100, 600, 3000, 9000][usize::try_from(self.random.below(5)).unwrap()];
+        let is_large = self.has_large && self.random.below(3) == 0;
+        let size = match self.random.below(5) {
+            _ if is_large => 200 << 10,
+            which => [10, 100, 600, 3000, 9000][usize::try_from(which).unwrap()],
+        };
         let value: Vec<u8> = match self.random.below(3) {
             0 => vec![0; size],
             fill => vec![u8::try_from(fill * 100 + index.0 % 50).unwrap(); size],
@@ -233,8 +276,8 @@ impl Node {
     fn write(&mut self, truncate_from: Option<LogIndex>, entries: Vec<Entry>) {
         let append = self.append(truncate_from, entries.clone());
         let parts = self.parts();
-        parts.wal.append(&append);
-        parts.wal.flush().unwrap();
+        parts.log.wal().append(&append);
+        parts.log.wal().flush().unwrap();
         if let Some(from) = truncate_from {
             self.model.entries.retain(|entry| entry.index < from);
         }
@@ -259,39 +302,57 @@ impl Node {
                 let entries = self.entries(from, 2);
                 self.write(Some(from), entries);
             }
-            Step::Vote => {
-                let voted_for = Some(NodeId(1 + self.random.below(3)));
-                self.model.hard_state = HardState { term: self.model.hard_state.term.next(), voted_for };
-                self.write(None, Vec::new());
-            }
-            Step::Prepare => {
-                if let Some(preparation) = self.parts().wal.take_preparation() {
-                    preparation.run().unwrap();
-                }
-            }
-            Step::Checkpoint => {
-                let through = self.model.commit_index;
-                let first = self.apply.applied().next();
-                if first <= through {
-                    let entries = self.model.entries_from(first).to_vec();
-                    self.apply(entries.into_iter().filter(|entry| entry.index <= through).collect());
-                    let checkpoint = self.apply.checkpoint();
-                    self.commit(checkpoint);
-                }
-            }
+            Step::Vote => self.vote(self.model.hard_state.term.next()),
+            Step::Prepare => self.parts().tidy(),
+            Step::Checkpoint => self.checkpoint(),
             Step::Compact => {
                 let through = self.model.checkpoint.index;
-                self.parts().wal.compact(through).unwrap();
+                self.parts()
+                    .log
+                    .handle(vec![LogInput::Compact { through }], &mut LogOutput::default())
+                    .unwrap();
                 self.model.dropped = self.model.dropped.max(through);
             }
             Step::Install => self.install(),
+            Step::Discard => self.discard(),
+            Step::Rewrite => {
+                self.checkpoint();
+                let (at, live) = (self.model.checkpoint, Box::new(self.apply.view().records()));
+                self.parts().state().begin_rewrite(at, live).unwrap();
+            }
+            Step::Piece => drop(self.parts().state().continue_rewrite().unwrap()),
             Step::Restart => {
                 drop(self.parts.take());
                 self.start();
             }
-            Step::Remake if !self.is_remade => self.remake(),
-            Step::Replace | Step::Remake => {}
+            Step::Remake => self.remake(),
+            Step::Replace => {}
         }
+    }
+
+    fn vote(&mut self, term: Term) {
+        let voted_for = Some(NodeId(1 + self.random.below(3)));
+        self.model.hard_state = HardState { term, voted_for };
+        self.write(None, Vec::new());
+    }
+
+    fn checkpoint(&mut self) {
+        if self.apply_committed() {
+            let (records, checkpoint) = (std::mem::take(&mut self.records), self.apply.checkpoint());
+            self.commit(&records, checkpoint);
+        }
+    }
+
+    /// Whether there was anything to apply.
+    fn apply_committed(&mut self) -> bool {
+        let (first, through) = (self.apply.applied().next(), self.model.commit_index);
+        if first > through {
+            return false;
+        }
+        let entries = self.model.entries_from(first).iter();
+        let committed = entries.filter(|entry| entry.index <= through).cloned().collect();
+        self.apply(committed);
+        true
     }
 
     fn apply(&mut self, entries: Vec<Entry>) {
@@ -304,17 +365,15 @@ impl Node {
         }
     }
 
-    fn commit(&mut self, checkpoint: Checkpoint) {
-        let records = std::mem::take(&mut self.records);
+    fn commit(&mut self, records: &[Record], checkpoint: Checkpoint) {
         self.model.checkpoint = checkpoint.applied;
-        let parts = self.parts();
-        parts.state.write(&records).unwrap();
-        parts.state.commit(checkpoint).unwrap();
+        let mut state = self.parts().state();
+        state.write(records).unwrap();
+        state.commit(checkpoint).unwrap();
     }
 
     /// All that the log holds counts as committed, and goes into a new directory; then that takes the place of the old one.
     fn remake(&mut self) {
-        self.is_remade = true;
         drop(self.parts.take());
         let options = options(self.planted);
         let opened = DataDir::open_existing(&self.root, options).and_then(DataDir::into_parts);
@@ -323,6 +382,7 @@ impl Node {
             Err(error) => return self.broken = Some(error.to_string()),
         };
         drop((wal, state));
+        self.left.clear();
         let rest = self.model.entries_from(self.apply.applied().next()).to_vec();
         self.apply(rest);
         self.records.clear();
@@ -350,42 +410,10 @@ impl Node {
         staging.seal().unwrap();
         new.install(staging, self.apply.checkpoint(), &first).unwrap();
         drop(lock);
-        // sled's empty directory went as a whole, by calls that are not recorded.
-        let emptied = self.root.join("data/state-1");
-        recorder::with(|recorder| recorder.into_iter().for_each(|recorder| recorder.unlinked(&emptied)));
         self.model.hard_state = first.hard_state;
         (self.model.before, self.model.checkpoint) = (before, before);
         (self.model.dropped, self.model.commit_index) = (before.index, before.index);
         self.model.entries = vec![entry];
         self.start();
-    }
-
-    /// The cluster went on without this node; what it has uncommitted is void.
-    fn install(&mut self) {
-        let missed: Vec<Entry> = {
-            let first = self.apply.applied().next();
-            let known = self.model.entries_from(first).iter();
-            known.filter(|entry| entry.index <= self.model.commit_index).cloned().collect()
-        };
-        self.apply(missed);
-        let old = self.model.hard_state;
-        let term = old.term.next();
-        self.model.hard_state.term = term;
-        let further = self.entries(self.model.commit_index.next(), 8);
-        self.model.hard_state = old;
-        self.apply(further);
-        let checkpoint = Checkpoint { installed: true, ..self.apply.checkpoint() };
-        let before = checkpoint.applied;
-        self.commit(checkpoint);
-        self.model.before = before;
-        self.model.entries.clear();
-        (self.model.dropped, self.model.commit_index) = (before.index, before.index);
-        // A start from here on finishes it, in the snapshot's term.
-        self.model.hard_state = HardState { term, voted_for: None };
-        self.acknowledge();
-        // A vote that only the new log's header holds.
-        self.model.hard_state = HardState { term, voted_for: Some(NodeId(1 + self.random.below(3))) };
-        let hard_state = self.model.hard_state;
-        self.parts().wal.reset(before, hard_state).unwrap();
     }
 }
