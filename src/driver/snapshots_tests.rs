@@ -52,10 +52,10 @@ fn node() -> Node {
     let reporter = shutdown::Threads::default().reporter();
     let free_bytes = Arc::new(AtomicU64::new(u64::MAX));
     let free = Arc::clone(&free_bytes);
-    let room =
+    let disk =
         Room { free_bytes: Arc::new(move || Ok(free.load(Ordering::Relaxed))), reserve_bytes: RESERVE };
     let receiving =
-        Receiving::new(state, Shelf::default(), Arc::clone(&status), done_in, reporter, room, Metrics::new());
+        Receiving::new(state, Shelf::default(), Arc::clone(&status), done_in, reporter, disk, Metrics::new());
     Node { receiving, free_bytes, done, status, root }
 }
 

@@ -92,6 +92,7 @@ pub struct Status {
 }
 
 /// One follower, as its leader sees it.
+#[expect(clippy::struct_excessive_bools, reason = "independent observations")]
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
     /// Which.
