@@ -51,7 +51,7 @@ fn is_address(text: &str) -> bool {
     let is_port =
         port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
     let is_reachable = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-        Some(Some(ip)) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        Some(Some(ip)) => ip.parse::<core::net::Ipv6Addr>().is_ok(),
         Some(None) => false,
         None => is_host(host),
     };
