@@ -210,7 +210,7 @@ impl Node {
             hashes,
             records: Vec::new(),
             left: Vec::new(),
-            has_large: seed.is_multiple_of(3),
+            has_large: false,
         };
         let mut directory = open(root, planted).unwrap();
         node.model.node_id = Some(directory.identity().node_id);
@@ -222,6 +222,8 @@ impl Node {
         node.acknowledge();
         drop(directory);
         node.start();
+        // From here on: a log's first record fits into a segment.
+        node.has_large = seed.is_multiple_of(3);
         node
     }
 
@@ -320,7 +322,9 @@ impl Node {
                 let (at, live) = (self.model.checkpoint, Box::new(self.apply.view().records()));
                 self.parts().state().begin_rewrite(at, live).unwrap();
             }
-            Step::Piece => drop(self.parts().state().continue_rewrite().unwrap()),
+            Step::Piece => {
+                self.parts().state().continue_rewrite().unwrap();
+            }
             Step::Restart => {
                 drop(self.parts.take());
                 self.start();

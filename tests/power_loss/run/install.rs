@@ -89,7 +89,9 @@ impl Node {
                 3 if late.checkpoint.applied.index > self.model.checkpoint.index => {
                     self.commit(&late.records, late.checkpoint.clone());
                 }
-                4 => drop(self.parts().state().continue_rewrite().unwrap()),
+                4 => {
+                    self.parts().state().continue_rewrite().unwrap();
+                }
                 _ => {}
             }
             self.acknowledge();
