@@ -18,7 +18,7 @@ const SMALL_LOG: [&str; 4] = [
     "--checkpoint-interval=100ms",
 ];
 
-/// Writes while a node is away; more by this environment variable.
+/// Writes while a node is away; more by this environment variable (docs/performance.md).
 fn writes(by_default: u64) -> u64 {
     let wanted = std::env::var("KUBERAFT_TEST_SNAPSHOT_WRITES").ok();
     wanted.map_or(by_default, |text| text.parse().unwrap())
@@ -37,9 +37,27 @@ const BYTES_RECEIVED: &str = "kuberaft_raft_snapshot_bytes_total{direction=\"rec
 
 /// Memory that a node's process holds now, in MiB.
 fn resident_mib(node: &Node) -> u64 {
+    memory_mib(node, "VmRSS:")
+}
+
+/// The most memory that a node's process has held, in MiB.
+fn peak_mib(node: &Node) -> u64 {
+    memory_mib(node, "VmHWM:")
+}
+
+fn memory_mib(node: &Node, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.process_id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+/// A node that takes a snapshot holds its old state and the new one for a moment, and pieces of it on their way: nothing
+/// that grows with how long it was away.
+fn memory_is_bounded(cluster: &Cluster, away: usize) {
+    let others = (0..cluster.nodes.len()).filter(|node| *node != away);
+    let most = others.map(|node| peak_mib(&cluster.nodes[node])).max().unwrap();
+    let (peak, bound) = (peak_mib(&cluster.nodes[away]), 2 * most + 64);
+    assert!(peak < bound, "{peak} MiB, while the others held {most} at most");
 }
 
 /// What all files below a directory take on disk, in bytes.
@@ -106,14 +124,16 @@ fn a_node_that_was_away_comes_back_by_a_snapshot_under_load() {
     assert!(history.failures.is_empty(), "no operation fails: {:?}", history.failures);
     report(format!(
         "{writes} writes while away; caught up {} ms after its start, {} KiB of snapshots; longest write gap {} ms; \
-         revision {}, digest {}; resident {:?} MiB",
+         revision {}, digest {}; resident {:?} MiB, the one that came back {} at most",
         took.as_millis(),
         metric(&cluster.nodes[away], BYTES_RECEIVED) >> 10,
         history.write_gaps(&[moment])[0].as_millis(),
         state.revision,
         state.state_hash,
         cluster.nodes.iter().map(resident_mib).collect::<Vec<_>>(),
+        peak_mib(&cluster.nodes[away]),
     ));
+    memory_is_bounded(&cluster, away);
     history.read_back(&cluster.nodes);
     history.check();
 
