@@ -227,8 +227,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, away: watch::Receive
             });
             let builder = Builder::new(TokioExecutor::new());
             tokio::select! {
-                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                // Looked at first: what is put after the server went away must not reach anybody.
+                biased;
                 _ = away.wait_for(|away| *away) => {}
+                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
             }
         });
     }
