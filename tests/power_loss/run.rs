@@ -229,10 +229,10 @@ impl Node {
 
     fn start(&mut self) {
         match open(&self.root, self.planted).and_then(DataDir::into_parts) {
-            Ok(Opened { lock, wal, state, .. }) => {
-                let (state, shelf) = (Arc::new(Mutex::new(state)), Shelf::default());
-                let log = Log::new(wal, Arc::clone(&state), shelf.clone());
-                self.parts = Some(Parts { log, state, shelf, _lock: lock });
+            Ok(opened) => {
+                let (state, received) = (Arc::new(Mutex::new(opened.state)), Shelf::default());
+                let log = Log::new(opened.wal, Arc::clone(&state), received.clone());
+                self.parts = Some(Parts { log, state, shelf: received, _lock: opened.lock });
             }
             Err(error) => self.broken = Some(error.to_string()),
         }

@@ -96,7 +96,9 @@ impl Node {
             }
             self.acknowledge();
         }
-        records.into_iter().for_each(|record| store.restore(record));
+        for record in records {
+            store.restore(record);
+        }
         staging.seal().unwrap();
         let Checkpoint { applied, time, configuration, configuration_index, .. } = self.apply.checkpoint();
         let snapshot = Snapshot { position: applied, time, configuration, configuration_index };
