@@ -164,7 +164,7 @@ fn whatever_was_acknowledged_survives_power_loss() {
     let images = tally.images;
     assert!(
         tally.count(Notable::Ahead) * 50 > images
-            && tally.count(Notable::Torn) * 100 > images
+            && tally.count(Notable::Torn) * 200 > images
             && tally.count(Notable::BeginsLater) * 4 > images
             && tally.count(Notable::Finished) * 200 > images
             && tally.count(Notable::Beside) * 10 > images,
