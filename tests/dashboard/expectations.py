@@ -174,7 +174,8 @@ def refusals(series, _cluster):
 
 
 def queues(series, _cluster):
-    wanted = {"messages", "requests", "log", "apply"} | {f"peer {pod}" for pod in PODS}
+    own = {"messages", "requests", "done", "log", "apply", "checkpoint", "segments"}
+    wanted = own | {f"peer {pod}" for pod in PODS}
     found = by("queue", series)
     expect(set(found) == wanted, "other queues", set(found))
     expect(all(number >= 0 for numbers in found.values() for number in numbers), "below zero", found)
