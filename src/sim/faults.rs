@@ -385,7 +385,7 @@ impl Faults {
         let others = (0..nodes).filter(|other| *other != node && cluster.is_flipped(*other)).count();
         let may_lose = match cluster.setup().churn {
             Some(_) => cluster.may_lose(node),
-            None => others < (nodes - 1) / 2,
+            None => others < (nodes - 1) / 2 && !cluster.rests_on_one_disk(),
         };
         self.end(cluster, node, Crash::PowerLost, lasts);
         if may_lose {

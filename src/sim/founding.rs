@@ -37,6 +37,8 @@ pub(super) struct Founding {
     pub(super) is_rough: bool,
     /// Whoever forms first loses its directory as soon as it has invited the others, and forms again.
     former_falls: bool,
+    /// It has: what it formed may be known to one disk alone, and be lost for ever with that.
+    former_fell: bool,
 }
 
 impl Founding {
@@ -48,6 +50,7 @@ impl Founding {
             intents: BTreeMap::new(),
             is_rough: true,
             former_falls: false,
+            former_fell: false,
         }
     }
 }
@@ -121,6 +124,11 @@ fn name(node: usize) -> String {
 }
 
 impl Cluster {
+    /// Whether what the first former began may be known to one disk alone: nobody can go on without that.
+    pub(super) fn rests_on_one_disk(&self) -> bool {
+        self.founding.former_fell && !self.is_formed()
+    }
+
     /// Lets all nodes start with empty directories, some of which are emptied again.
     pub(super) fn begin_founding(&mut self) {
         self.founding.former_falls = self.random.chance(500);
@@ -335,6 +343,7 @@ impl Cluster {
                 // What it sent is still on its way when it forms another cluster under another id.
                 let falls = std::mem::take(&mut self.founding.former_falls);
                 if falls {
+                    self.founding.former_fell = true;
                     let wait = self.random.below(20_000);
                     self.add_in(wait, Event::Founding { node, incarnation: 0, step: Step::Empty });
                 }
