@@ -103,11 +103,9 @@ pub(super) fn end(error: &ServerError) -> Option<Announcement> {
             ServerError::Latch { .. } | ServerError::OtherCluster { .. } => "OtherCluster",
             _ => "IdentityRefused",
         },
-        _ => match error {
-            // Rights of a volume, most likely; the message says whose it is.
-            ServerError::Storage(StorageError::Unusable { .. }) => "VolumeUnusable",
-            _ => return None,
-        },
+        // Rights of a volume, most likely; the message says whose it is.
+        _ if matches!(error, ServerError::Storage(StorageError::Unusable { .. })) => "VolumeUnusable",
+        _ => return None,
     };
     Some(warning(reason, &error.to_string()))
 }

@@ -161,11 +161,12 @@ impl StatefulSet {
 
     async fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
         let settings = self.kube.settings();
-        let claims = match (latch, self.kube.workload().await) {
-            (Latch::Filled(_), Ok(Some(workload))) => workload.claims(&member_pods(settings, &workload)),
-            _ => Vec::new(),
+        let workload = match latch {
+            Latch::Filled(id) if Some(id) != intended => self.kube.workload().await.ok().flatten(),
+            _ => None,
         };
-        latch::may_form(latch, intended, &settings.latch, &claims)
+        let claims = workload.map(|workload| workload.claims(&member_pods(settings, &workload)));
+        latch::may_form(latch, intended, &settings.latch, &claims.unwrap_or_default())
     }
 }
 

@@ -80,11 +80,7 @@ impl From<&DialError> for Silence {
             DialError::Timeout(_) => Self::Lost,
             DialError::NoAddress(_) | DialError::Lookup { .. } | DialError::NoIpAddress(_) => Self::Nobody,
             DialError::Connect { source, .. } => {
-                let mut error: &dyn std::error::Error = source;
-                while let Some(source) = error.source() {
-                    error = source;
-                }
-                match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                match innermost(source).downcast_ref::<io::Error>().map(io::Error::kind) {
                     Some(io::ErrorKind::ConnectionRefused) => Self::Nobody,
                     Some(
                         io::ErrorKind::HostUnreachable
@@ -99,13 +95,20 @@ impl From<&DialError> for Silence {
     }
 }
 
+impl DialError {
+    /// Of the errors at two addresses of one member the one that leaves it more open whether the member runs; the later
+    /// one of two alike.
+    fn or_less_clear(self, later: Self) -> Self {
+        if Silence::from(&later) >= Silence::from(&self) { later } else { self }
+    }
+}
+
 /// The error that started it: the outer ones say only "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
+fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    error
 }
 
 fn describe(status: &tonic::Status) -> String {
@@ -129,7 +132,7 @@ pub(super) async fn connect(
     for address in addresses {
         match connect_at(name, &address, settings).await {
             Ok(client) => return Ok((client, address)),
-            Err(failed) => error = failed,
+            Err(failed) => error = error.or_less_clear(failed),
         }
     }
     Err(error)
@@ -332,4 +335,23 @@ async fn introduce(
 fn jittered(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX);
     pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_addresses_the_least_clear_silence_counts() {
+        let (nobody, lost) = (|| DialError::NoIpAddress("a".into()), || DialError::Timeout("b".into()));
+        for (one, other) in [(nobody(), lost()), (lost(), nobody())] {
+            assert_eq!(Silence::from(&one.or_less_clear(other)), Silence::Lost);
+        }
+        let unclear = DialError::Unanswered("c".into());
+        assert_eq!(Silence::from(&unclear.or_less_clear(lost())), Silence::Unclear);
+        assert_eq!(
+            DialError::NoAddress("n".into()).or_less_clear(nobody()).to_string(),
+            "a has no IP address"
+        );
+    }
 }
