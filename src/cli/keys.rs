@@ -18,6 +18,23 @@ use crate::types::Revision;
 /// Most that is read from standard input, in bytes: no server takes more.
 const VALUE_BYTES_MAX: u64 = 4 << 20;
 
+/// How what a write did is shown.
+#[derive(Clone, Copy, Debug, Args)]
+struct AnswerFormat {
+    /// Format of the answer: text or json
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "KUBERAFT_OUTPUT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
+    output: Format,
+}
+
 /// The flags of `put`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Put {
@@ -40,18 +57,8 @@ pub(super) struct Put {
     #[command(flatten)]
     client: ClientFlags,
 
-    /// Format of the answer: text or json
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        env = "KUBERAFT_OUTPUT",
-        hide_env_values = true,
-        hide_possible_values = true
-    )]
-    output: Format,
+    #[command(flatten)]
+    answer: AnswerFormat,
 }
 
 /// The flags of `get`.
@@ -100,18 +107,8 @@ pub(super) struct Del {
     #[command(flatten)]
     client: ClientFlags,
 
-    /// Format of the answer: text or json
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        env = "KUBERAFT_OUTPUT",
-        hide_env_values = true,
-        hide_possible_values = true
-    )]
-    output: Format,
+    #[command(flatten)]
+    answer: AnswerFormat,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -164,7 +161,7 @@ pub(super) fn put(args: Put) -> Result<(), CliError> {
         let written = args.client.cluster()?.put_once(&key, value, condition, &name).await;
         written.map_err(|error| args.client.explain_write(&error))
     })?;
-    match args.output {
+    match args.answer.output {
         Format::Text => print::text(&format!("revision {}\n", written.revision)),
         Format::Json => print::json(&written),
     }
@@ -211,7 +208,7 @@ pub(super) fn del(args: Del) -> Result<(), CliError> {
         let deleted = args.client.cluster()?.delete_once(&key, args.condition.condition(), &name).await;
         deleted.map_err(|error| args.client.explain_write(&error))
     })?;
-    match args.output {
+    match args.answer.output {
         Format::Text => print::text(&format!("revision {revision}\n")),
         Format::Json => print::json(&serde_json::json!({ "revision": revision })),
     }
