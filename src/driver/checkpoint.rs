@@ -93,6 +93,7 @@ pub(super) fn run<S: StateStore>(
         checkpoint: None,
         keys: 0,
         is_rewriting: false,
+        is_short: false,
     };
     writer.show();
     writer.measure()?;
@@ -136,6 +137,8 @@ struct Writer<'a, S> {
     checkpoint: Option<Checkpoint>,
     keys: usize,
     is_rewriting: bool,
+    /// The newest checkpoint found no room, which was logged.
+    is_short: bool,
 }
 
 impl<'a, S: StateStore> Writer<'a, S> {
@@ -175,10 +178,22 @@ impl<'a, S: StateStore> Writer<'a, S> {
         Ok(())
     }
 
-    /// One checkpoint of all that waits.
+    /// One checkpoint of all that waits, if the disk has room for it. Else it waits on, which is not for long or not
+    /// much: a node that is short of space takes no more entries.
     fn write(&mut self) -> Result<(), StorageError> {
-        let Some(checkpoint) = self.checkpoint.take() else { return Ok(()) };
+        if self.checkpoint.is_none() {
+            return Ok(());
+        }
         let mut state = self.state();
+        let has_room = state.make_room(&self.records)?;
+        if has_room == std::mem::replace(&mut self.is_short, !has_room) {
+            if has_room {
+                tracing::info!("there is disk space for checkpoints again");
+            } else {
+                tracing::warn!("the disk is too full for a checkpoint; the log keeps what it would hold");
+            }
+        }
+        let Some(checkpoint) = self.checkpoint.take_if(|_| has_room) else { return Ok(()) };
         state.write(&self.records)?;
         self.records.clear();
         self.bytes = 0;

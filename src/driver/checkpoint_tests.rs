@@ -16,6 +16,10 @@ struct Asked {
     records: usize,
     /// Wants a rewrite from this many records on.
     records_max: usize,
+    /// There is no room for a checkpoint.
+    is_full: bool,
+    /// How often there was none.
+    refusals: usize,
     /// Entry and records of a rewrite.
     begun: Vec<(u64, Vec<Record>)>,
     /// Pieces of a rewrite, beyond the first three.
@@ -54,6 +58,11 @@ impl StateStore for Asked {
 
     fn restore(&self, _: &mut dyn FnMut(Record)) -> Result<(), StorageError> {
         Ok(())
+    }
+
+    fn make_room(&mut self, _: &[Record]) -> Result<bool, StorageError> {
+        self.refusals += usize::from(self.is_full);
+        Ok(!self.is_full)
     }
 
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
@@ -187,4 +196,39 @@ fn what_changed_before_a_snapshot_took_its_place_is_not_written() {
     let interval = Duration::from_hours(1);
     run(&state, &changes, never, interval, &done_in, || {}, &Metrics::new()).unwrap();
     assert_eq!(state.lock().unwrap().records, 1);
+}
+
+#[test]
+fn a_checkpoint_waits_for_room_and_holds_all_that_came_meanwhile() {
+    let state = Arc::new(Mutex::new(Asked { records_max: usize::MAX, is_full: true, ..Asked::default() }));
+    let (changes_in, changes) = bounded(0);
+    let (done_in, done) = unbounded();
+    let thread = std::thread::spawn({
+        let state = Arc::clone(&state);
+        move || {
+            let never = ViewWanted::default();
+            run(&state, &changes, never, Duration::ZERO, &done_in, || {}, &Metrics::new())
+        }
+    });
+    let (mut store, never) = (Store::default(), ViewWanted::default());
+    for _ in 0..5 {
+        changes_in.send(change(&mut store, &never)).unwrap();
+    }
+    while state.lock().unwrap().refusals < 5 {
+        std::thread::yield_now();
+    }
+    assert!(done.is_empty() && state.lock().unwrap().records == 0);
+    state.lock().unwrap().is_full = false;
+    // Without another change, once the interval has passed.
+    let Done::Event(Event::SnapshotTaken { position }) = done.recv().unwrap() else {
+        panic!("the core is told of the checkpoint only")
+    };
+    assert_eq!((position.index.0, state.lock().unwrap().records), (store.revision().0, 5));
+
+    // A stop does not fail for it: the log has what the checkpoint lacks.
+    state.lock().unwrap().is_full = true;
+    changes_in.send(change(&mut store, &never)).unwrap();
+    drop(changes_in);
+    thread.join().unwrap().unwrap();
+    assert_eq!(state.lock().unwrap().records, 5);
 }

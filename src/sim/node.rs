@@ -422,10 +422,13 @@ impl Process {
     /// Writes what was applied since the last checkpoint. A rewrite of the state begins behind one checkpoint and ends
     /// behind the next one. Returns what is covered then.
     pub(super) fn write_checkpoint(&mut self) -> Result<LogPosition, StorageError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.make_room(&self.changes.0)? {
+            return Ok(state.checkpoint().applied);
+        }
         let (records, checkpoint) = std::mem::take(&mut self.changes);
         let Some(checkpoint) = checkpoint else { return Ok(LogPosition::default()) };
         let at = checkpoint.applied;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.write(&records)?;
         state.commit(checkpoint)?;
         while state.continue_rewrite()? {}

@@ -137,6 +137,10 @@ impl StateStore for SimState {
         Ok(())
     }
 
+    fn make_room(&mut self, _: &[Record]) -> Result<bool, StorageError> {
+        Ok(!self.disk().is_full)
+    }
+
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
         let Checkpoint { revision, applied, .. } = self.checkpoint;
         let is_late = |record: &&Record| match record {

@@ -1,10 +1,14 @@
 //! sled, set up so that its flush holds what it says, and so that damage is an error.
 
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crc32c::{crc32c, crc32c_append};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::retry_on_intr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,6 +66,21 @@ impl Database {
         guarded(self.path(), || self.db.size_on_disk())
     }
 
+    /// Takes the disk space of the next `bytes` that sled appends to its file, so that writing them cannot fail for
+    /// lack of it: what is merely free may be another's a moment later. Whether there is so much; true where the file
+    /// system cannot take space ahead.
+    pub(super) fn make_room(&self, bytes: u64) -> Result<bool, StorageError> {
+        let path = self.path.join("db");
+        match allocate_behind(&path, bytes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(true),
+            Err(error) => {
+                let error = StorageError::disk("allocate", &path)(error);
+                if error.is_full() { Ok(false) } else { Err(error) }
+            }
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -97,12 +116,19 @@ impl Database {
     }
 }
 
+/// Gives the file `path` blocks for the next `bytes` behind its end, which stays where it is.
+fn allocate_behind(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let end = file.metadata()?.len();
+    Ok(retry_on_intr(|| fallocate(&file, FallocateFlags::KEEP_SIZE, end, bytes))?)
+}
+
 /// Removes snapshots that sled began and a crash cut short. sled would take the newest for a finished one and call it
 /// damaged; without it, it goes on from the one before or reads its whole log.
 fn remove_unfinished(path: &Path) -> Result<(), StorageError> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StorageError::disk("list", path)(error)),
     };
     for entry in entries {
@@ -162,8 +188,8 @@ pub(super) fn guarded<T>(path: &Path, operate: impl FnOnce() -> sled::Result<T>)
 
 /// Errors that sled makes up when it cannot understand what it read, and what the system says to a request that
 /// sled made out of damaged content. A disk that fails or is full gives others.
-fn is_damage(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, Other, UnexpectedEof};
+fn is_damage(error: &io::Error) -> bool {
+    use ErrorKind::{InvalidData, InvalidInput, NotFound, Other, UnexpectedEof};
     matches!(error.kind(), InvalidData | InvalidInput | NotFound | Other | UnexpectedEof)
 }
 

@@ -94,6 +94,11 @@ impl Generation {
         self.database.size_bytes()
     }
 
+    /// As [`Database::make_room`].
+    pub(super) fn make_room(&self, bytes: u64) -> Result<bool, StorageError> {
+        self.database.make_room(bytes)
+    }
+
     /// Adds a record, in rising order; says whether it was in order.
     pub(super) fn push(&mut self, record: &Record) -> Result<bool, StorageError> {
         if !self.last.advance(record) {

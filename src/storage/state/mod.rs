@@ -81,6 +81,13 @@ pub trait StateStore: Send {
     /// [`StorageError::Damaged`] if the records are not those that the checkpoint covers; [`StorageError::Disk`].
     fn restore(&self, take: &mut dyn FnMut(Record)) -> Result<(), StorageError>;
 
+    /// Takes the disk space of a checkpoint with these records before it is begun. False if there is not so much: the
+    /// checkpoint must wait then, which it can, since the log has its entries.
+    ///
+    /// # Errors
+    /// [`StorageError::Disk`].
+    fn make_room(&mut self, records: &[Record]) -> Result<bool, StorageError>;
+
     /// Adds records in the order of the log. Those that the newest checkpoint covers are ignored: they are late changes
     /// of a generation that another one took the place of. Durable after [`StateStore::commit`], which must follow
     /// before anything else is done; what was not committed is gone after a restart.

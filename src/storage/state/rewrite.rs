@@ -24,8 +24,8 @@ impl Rewrite {
         Self { staging, live: Some(live), next_block }
     }
 
-    /// Writes the next piece. False if the new generation holds all that `current` has committed, which are the blocks
-    /// below `end`.
+    /// Writes the next piece. False if the new generation durably holds all that `current` has committed, which are the
+    /// blocks below `end`.
     pub(super) fn write_piece(&mut self, current: &Generation, end: u64) -> Result<bool, StorageError> {
         let before = self.staging.bytes();
         while let Some(live) = &mut self.live {
@@ -46,6 +46,10 @@ impl Rewrite {
             self.staging.write(&records)?;
             self.staging.flush()?;
         }
-        Ok(self.next_block < end)
+        let has_more = self.next_block < end;
+        if !has_more {
+            self.staging.seal()?;
+        }
+        Ok(has_more)
     }
 }

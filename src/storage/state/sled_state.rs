@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::database::Database;
 use super::generation::{self, Generation};
 use super::rewrite::Rewrite;
-use super::{Checkpoint, Contents, Current, LiveRecords, Recorded, Staging, StateStore};
+use super::{Checkpoint, Contents, Current, LiveRecords, Recorded, Staging, StateStore, records};
 use crate::kv::Record;
 use crate::storage::StorageError;
 use crate::storage::space::free_bytes;
@@ -136,6 +136,11 @@ impl StateStore for SledState {
         Ok(())
     }
 
+    fn make_room(&mut self, records: &[Record]) -> Result<bool, StorageError> {
+        let bytes = records.iter().map(|record| records::bytes_max(record) as u64).sum();
+        self.generation.make_room(SledStaging::disk_bytes_max(bytes))
+    }
+
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
         let Checkpoint { revision, applied, .. } = self.checkpoint;
         for record in records {
@@ -191,20 +196,27 @@ impl StateStore for SledState {
 
     fn begin_rewrite(&mut self, at: LogPosition, live: LiveRecords) -> Result<(), StorageError> {
         if self.rewrite.is_none() && at == self.checkpoint.applied {
-            self.rewrite = Some(Rewrite::new(self.stage()?, live, self.committed.blocks));
+            let staging = self.stage().map(Some).or_else(unless_full)?;
+            self.rewrite = staging.map(|staging| Rewrite::new(staging, live, self.committed.blocks));
         }
         Ok(())
     }
 
     fn continue_rewrite(&mut self) -> Result<bool, StorageError> {
         let Some(mut rewrite) = self.rewrite.take() else { return Ok(false) };
-        if rewrite.write_piece(&self.generation, self.committed.blocks)? {
-            self.rewrite = Some(rewrite);
-            return Ok(true);
+        let written = rewrite.write_piece(&self.generation, self.committed.blocks);
+        match written.map(Some).or_else(unless_full)? {
+            Some(true) => self.rewrite = Some(rewrite),
+            Some(false) => self.switch(rewrite.staging.into_generation(), self.checkpoint.clone())?,
+            None => {}
         }
-        self.switch(rewrite.staging.into_generation(), self.checkpoint.clone())?;
-        Ok(false)
+        Ok(self.rewrite.is_some())
     }
+}
+
+/// A rewrite that fills the disk is given up, and its space is free again: nothing depends on it.
+fn unless_full<T>(error: StorageError) -> Result<Option<T>, StorageError> {
+    if error.is_full() { Ok(None) } else { Err(error) }
 }
 
 /// What to call a record in a message.

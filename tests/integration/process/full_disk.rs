@@ -9,8 +9,8 @@ use kuberaft::kv::{Record, Row};
 use kuberaft::storage::space::free_bytes;
 use kuberaft::storage::state::{SledStaging, SledState};
 use kuberaft::storage::wal::Options;
-use kuberaft::storage::{DataDir, Staging, StateStore, StorageError};
-use kuberaft::types::{ClusterId, Revision};
+use kuberaft::storage::{Checkpoint, DataDir, Staging, StateStore, StorageError};
+use kuberaft::types::{ClusterId, LogIndex, LogPosition, Revision, Term};
 
 use super::cluster::{Cluster, Node, directory};
 use super::{alone, report, until};
@@ -62,41 +62,101 @@ fn generations(directory: &Path) -> usize {
     names.filter(|name| name.starts_with("state-")).count()
 }
 
-#[test]
-fn a_staging_that_fills_the_disk_fails_as_such_leaves_nothing_and_the_next_one_does_well() {
-    const NAME: &str = "process::full_disk::a_staging_that_fills_the_disk_fails_as_such_leaves_nothing_and_the_next_one_does_well";
-    let Some(at) = std::env::var_os(SMALL_DISK).map(PathBuf::from) else {
-        if !can_mount() {
-            return;
-        }
+/// Runs the test `name` of this module on a small disk, in a process of its own. In that process: the disk.
+fn small_disk(name: &str) -> Option<PathBuf> {
+    let found = std::env::var_os(SMALL_DISK).map(PathBuf::from);
+    if found.is_none() && can_mount() {
         let place = directory();
         let at = place.path().display().to_string();
         let words = on_small_disk(64, &at, "true");
         let own = std::env::current_exe().unwrap();
+        let name = format!("process::full_disk::{name}");
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg(own).args(["--exact", NAME, "--nocapture"]).env(SMALL_DISK, &at);
+        command.args(&words[1..]).arg(own).args(["--exact", &name, "--nocapture"]).env(SMALL_DISK, &at);
         assert!(command.status().unwrap().success());
-        return;
-    };
+    }
+    found
+}
+
+/// The state store of a member's data directory.
+fn state(at: &Path) -> SledState {
     let mut wait = |_: &str| ControlFlow::Break(());
     let options = Options { segment_bytes: 64 << 10, ..Options::default() };
-    let mut directory = DataDir::open(&at, "one", options, &mut wait).unwrap();
-    directory.join(ClusterId(7), None).unwrap();
-    let state: SledState = directory.into_parts().unwrap().state;
+    let mut directory = DataDir::open(at, "one", options, &mut wait).unwrap();
+    if directory.identity().cluster_id.is_none() {
+        directory.join(ClusterId(7), None).unwrap();
+    }
+    directory.into_parts().unwrap().state
+}
+
+/// Other files take all but so many bytes.
+fn fill_but(at: &Path, free: u64) -> PathBuf {
+    let filler = at.join("filler");
+    let size = free_bytes(at).unwrap() - free;
+    std::fs::write(&filler, vec![1; usize::try_from(size).unwrap()]).unwrap();
+    filler
+}
+
+#[test]
+fn a_checkpoint_is_not_begun_without_room_and_nobody_takes_the_room_of_one_that_was() {
+    let name = "a_checkpoint_is_not_begun_without_room_and_nobody_takes_the_room_of_one_that_was";
+    let Some(at) = small_disk(name) else { return };
+    let mut state = state(&at);
+    let filler = fill_but(&at, 8 << 20);
+    assert!(!state.make_room(&[row(1)]).unwrap());
+    std::fs::remove_file(filler).unwrap();
+    for count in [0, 10, 100, 400] {
+        let from = state.checkpoint().revision.0;
+        let rows: Vec<_> = (1..=count).map(|number| row(from + number)).collect();
+        assert!(state.make_room(&rows).unwrap());
+        let filler = fill_but(&at, 0);
+        let revision = Revision(from + count);
+        let applied = LogPosition { index: LogIndex(revision.0 + 1), term: Term(1) };
+        state.write(&rows).unwrap();
+        state.commit(Checkpoint { applied, revision, ..Checkpoint::default() }).unwrap();
+        assert_eq!(free_bytes(&at).unwrap(), 0);
+        std::fs::remove_file(filler).unwrap();
+    }
+    let mut revisions = Vec::new();
+    let mut take = |record| match record {
+        Record::Row(row) => revisions.push(row.revision.0),
+        Record::Outcome(outcome) => panic!("{outcome:?}"),
+    };
+    state.restore(&mut take).unwrap();
+    assert!(revisions.into_iter().eq(1..=state.checkpoint().revision.0));
+}
+
+#[test]
+fn a_rewrite_that_fills_the_disk_is_given_up() {
+    let Some(at) = small_disk("a_rewrite_that_fills_the_disk_is_given_up") else { return };
+    let mut state = state(&at);
+    let committed = state.checkpoint().clone();
+    for free in [0, 600 << 10, 9 << 20] {
+        let filler = fill_but(&at, free);
+        state.begin_rewrite(committed.applied, Box::new((1..=400).map(row))).unwrap();
+        while state.continue_rewrite().unwrap() {}
+        assert_eq!((generations(&at), state.checkpoint()), (1, &committed), "with {free} bytes free");
+        std::fs::remove_file(filler).unwrap();
+    }
+}
+
+#[test]
+fn a_staging_that_fills_the_disk_fails_as_such_leaves_nothing_and_the_next_one_does_well() {
+    let name = "a_staging_that_fills_the_disk_fails_as_such_leaves_nothing_and_the_next_one_does_well";
+    let Some(at) = small_disk(name) else { return };
+    let state = state(&at);
     let mut too_much = state.stage().unwrap();
     let error = fill(&mut too_much, 100_000).unwrap_err();
     assert!(error.is_full(), "{error}");
     drop(too_much);
     assert_eq!(generations(&at), 1);
     // However far it gets.
-    let filler = at.join("filler");
     for free in [0, 20 << 10, 600 << 10, 8 << 20, 9 << 20] {
-        let size = free_bytes(&at).unwrap() - free;
-        std::fs::write(&filler, vec![1; usize::try_from(size).unwrap()]).unwrap();
+        let filler = fill_but(&at, free);
         let error = state.stage().and_then(|mut staging| fill(&mut staging, 400)).unwrap_err();
         assert!(error.is_full(), "with {free} bytes free: {error}");
         assert_eq!(generations(&at), 1, "with {free} bytes free");
-        std::fs::remove_file(&filler).unwrap();
+        std::fs::remove_file(filler).unwrap();
     }
     let before = free_bytes(&at).unwrap();
     let mut staging = state.stage().unwrap();
