@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::storage::{StorageError, sync_file_range};
 
 /// Larger values than a quarter of this would go to files that sled never flushes.
-const SEGMENT_BYTES: usize = 8 << 20;
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 /// sled's page cache; the state itself is in memory anyway.
 const CACHE_BYTES: u64 = 32 << 20;
 const META: &str = "meta";

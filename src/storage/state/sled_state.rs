@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::database::Database;
+use super::database::{Database, SEGMENT_BYTES};
 use super::generation::{self, Generation};
 use super::rewrite::Rewrite;
 use super::{Checkpoint, Contents, Current, LiveRecords, Recorded, Staging, StateStore, records};
@@ -20,8 +20,10 @@ const FREE_BYTES_MIN: u64 = 256 << 20;
 /// A staged generation is flushed each time this much was written to it, so that no flush is long.
 const FLUSH_BYTES: u64 = 4 << 20;
 
-/// What a staged generation takes beside its records: sled's segments are large.
-const STAGING_FIXED_BYTES: u64 = 16 << 20;
+/// What a staged generation takes beside its records: two of sled's segments.
+const STAGING_FIXED_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
+/// What a checkpoint takes beside its records: sled fills up the segment that it is in before it begins the next one.
+const CHECKPOINT_FIXED_BYTES: u64 = SEGMENT_BYTES as u64;
 
 /// The state store on sled.
 pub struct SledState {
@@ -138,7 +140,7 @@ impl StateStore for SledState {
 
     fn make_room(&mut self, records: &[Record]) -> Result<bool, StorageError> {
         let bytes = records.iter().map(|record| records::bytes_max(record) as u64).sum();
-        self.generation.make_room(SledStaging::disk_bytes_max(bytes))
+        self.generation.make_room(sled_bytes_max(bytes) + CHECKPOINT_FIXED_BYTES)
     }
 
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
@@ -214,6 +216,12 @@ impl StateStore for SledState {
     }
 }
 
+/// What sled's log takes for so many bytes of records, whole segments aside. Measured, with values of 100 bytes to 1 MB:
+/// up to 2.3 times as much.
+fn sled_bytes_max(record_bytes: u64) -> u64 {
+    record_bytes.saturating_mul(5) / 2
+}
+
 /// A rewrite that fills the disk is given up, and its space is free again: nothing depends on it.
 fn unless_full<T>(error: StorageError) -> Result<Option<T>, StorageError> {
     if error.is_full() { Ok(None) } else { Err(error) }
@@ -255,8 +263,7 @@ impl SledStaging {
 
 impl Staging for SledStaging {
     fn disk_bytes_max(record_bytes: u64) -> u64 {
-        // Measured, with values of 100 bytes to 1 MB: up to 2.3 times as much, and 8 MiB.
-        (record_bytes.saturating_mul(5) / 2).saturating_add(STAGING_FIXED_BYTES)
+        sled_bytes_max(record_bytes).saturating_add(STAGING_FIXED_BYTES)
     }
 
     fn write(&mut self, records: &[Record]) -> Result<(), StorageError> {
