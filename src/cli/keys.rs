@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::client::{ClientFlags, Consistency, block_on};
-use super::output::{Format, Text};
+use super::output::{AnswerFormat, Format, Text};
 use super::{CliError, print};
 use crate::api::client::Found;
 use crate::kv::{Condition, IdempotencyKey};
@@ -17,23 +17,6 @@ use crate::types::Revision;
 
 /// Most that is read from standard input, in bytes: no server takes more.
 const VALUE_BYTES_MAX: u64 = 4 << 20;
-
-/// How what a write did is shown.
-#[derive(Clone, Copy, Debug, Args)]
-struct AnswerFormat {
-    /// Format of the answer: text or json
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        env = "KUBERAFT_OUTPUT",
-        hide_env_values = true,
-        hide_possible_values = true
-    )]
-    output: Format,
-}
 
 /// The flags of `put`.
 #[derive(Clone, Debug, Args)]

@@ -179,7 +179,7 @@ mod tests {
                 command.get_arguments().find(|argument| argument.get_long() == Some(flag)).cloned();
             argument.unwrap().get_env().map(|name| name.to_str().unwrap().to_owned())
         };
-        let commands: [&[&str]; 8] = [
+        let commands: [&[&str]; 9] = [
             &["put"],
             &["get"],
             &["del"],
@@ -188,10 +188,11 @@ mod tests {
             &["member", "add"],
             &["transfer-leader"],
             &["snapshot", "inspect"],
+            &["recover"],
         ];
         for path in commands {
             assert_eq!(variable(path, "output").as_deref(), Some("KUBERAFT_OUTPUT"), "{path:?}");
-            if path[0] != "snapshot" {
+            if !["snapshot", "recover"].contains(&path[0]) {
                 assert_eq!(variable(path, "timeout").as_deref(), Some("KUBERAFT_TIMEOUT"), "{path:?}");
                 assert_eq!(variable(path, "endpoints").as_deref(), Some("KUBERAFT_ENDPOINTS"), "{path:?}");
             }

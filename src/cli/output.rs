@@ -18,6 +18,23 @@ pub(super) enum Format {
     Json,
 }
 
+/// The flag of what answers people first, on a terminal or not.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct AnswerFormat {
+    /// Format of the answer: text or json
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "KUBERAFT_OUTPUT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
+    pub(super) output: Format,
+}
+
 /// The flag of what administers a cluster.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Output {

@@ -2,6 +2,7 @@
 //! cluster.
 
 use clap::Args;
+use serde::Serialize;
 
 use super::CliError;
 use super::client::block_on;
@@ -50,6 +51,21 @@ pub(super) struct LatchBefore<'a> {
     namespace: &'a str,
     name: &'a str,
     says: Latch,
+}
+
+/// What is known of a latch, or became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LatchReport {
+    namespace: String,
+    config_map: String,
+    /// The cluster that it names.
+    cluster_id: Option<ClusterId>,
+    /// Why it could not be read or written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    /// Makes it name the cluster that it must name before its pods start, where that is left to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
 }
 
 impl PlaceFlags {
@@ -111,30 +127,55 @@ impl LatchBefore<'_> {
         }
     }
 
-    /// Makes it name this cluster, whose data is written by now; says so, or what is to be done by hand.
-    pub(super) fn replace(&self, id: ClusterId) -> String {
+    /// What it says now.
+    pub(super) fn report(&self) -> LatchReport {
+        let (cluster_id, problem) = match self.says {
+            Latch::Filled(id) => (Some(id), None),
+            Latch::Empty => (None, None),
+            Latch::Missing => (None, Some("there is no such ConfigMap".to_owned())),
+            Latch::Garbled => (None, Some("it holds something else than a cluster's id".to_owned())),
+            Latch::Unreachable => (None, Some("the API server does not answer".to_owned())),
+            Latch::Refused(status) => (None, Some(format!("the API server answers with status {status}"))),
+        };
+        let (namespace, config_map) = (self.namespace.to_owned(), self.name.to_owned());
+        LatchReport { namespace, config_map, cluster_id, problem, command: None }
+    }
+
+    /// Makes it name this cluster, whose data is written by now.
+    pub(super) fn replace(&self, id: ClusterId) -> LatchReport {
         let replace = async {
             let latch = LatchMap::connect(self.namespace, self.name).await?;
             latch.replace(id).await
         };
         match block_on(async { Ok(replace.await) }) {
-            Ok(Ok(())) => format!("ConfigMap {} names it now.\n", self.name),
+            Ok(Ok(())) => LatchReport { cluster_id: Some(id), problem: None, ..self.report() },
             Ok(Err(error)) => self.by_hand(id, &error.to_string()),
             Err(error) => self.by_hand(id, &error.to_string()),
         }
     }
 
-    /// How to make it name this cluster.
-    pub(super) fn by_hand(&self, id: ClusterId, why: &str) -> String {
-        format!(
-            "ConfigMap {} does not name it yet ({why}). Before its pods start:\n  {}\n",
-            self.name,
-            LatchMap::replace_command(self.namespace, self.name, id)
-        )
+    /// It is left to be done that it names this cluster.
+    pub(super) fn by_hand(&self, id: ClusterId, why: &str) -> LatchReport {
+        let command = LatchMap::replace_command(self.namespace, self.name, id);
+        LatchReport { problem: Some(why.to_owned()), command: Some(command), ..self.report() }
     }
 
     /// Whether it names this cluster, as far as known.
     pub(super) fn names(&self, id: ClusterId) -> bool {
         self.says == Latch::Filled(id)
+    }
+}
+
+impl LatchReport {
+    /// In words, once it was to be made to name a cluster: that it does, or how to do it by hand.
+    pub(super) fn told(&self) -> String {
+        let why = self.problem.as_deref().unwrap_or_default();
+        match &self.command {
+            None => format!("ConfigMap {} names it now.\n", self.config_map),
+            Some(command) => format!(
+                "ConfigMap {} does not name it yet ({why}). Before its pods start:\n  {command}\n",
+                self.config_map
+            ),
+        }
     }
 }

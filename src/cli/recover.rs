@@ -1,5 +1,7 @@
 //! `kuberaft recover`: the dialogue. Nothing is changed before it is said what will be, and agreed to.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
@@ -7,12 +9,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::place::{LatchBefore, PlaceFlags};
+use super::output::{AnswerFormat, Format};
+use super::place::{LatchBefore, LatchReport, PlaceFlags};
 use super::{CliError, print};
 use crate::config::{InitialCluster, Name, PeerTlsFlags};
 use crate::membership::InitialMember;
-use crate::server::{Majority, OtherMembers, PeerPods, Recovery, Target, survey};
+use crate::server::{Majority, PeerPods, PeersToAsk, Presence, Recovery, Target, survey};
 use crate::types::NodeId;
+use report::Report;
 
 const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \
      back, start them instead. If several nodes are left, run this on each without --yes, and go on with the one whose \
@@ -20,7 +24,10 @@ const WHEN: &str = "Only for a cluster that has lost a majority of its voters fo
      With --adopt, for a directory that was copied or moved from another namespace or StatefulSet: it keeps its data, \
      and becomes a cluster of its own with another id, so that it and the original are never taken for each other.\n\n\
      In Kubernetes it runs in a pod of its own that mounts the volume, while the StatefulSet has no replicas: \
-     docs/operations.md.";
+     docs/operations.md.\n\n\
+     With -o json there is one JSON document on standard output, whether it was done or not, and nothing else.";
+
+const MAY_BE_LOST: &str = "writes that were acknowledged, and are not among these entries";
 
 /// The flags of `recover`.
 #[derive(Clone, Debug, Args)]
@@ -70,10 +77,41 @@ pub(super) struct Recover {
     /// How the other members are asked: as `serve` has them
     #[command(flatten)]
     tls: PeerTlsFlags,
+
+    #[command(flatten)]
+    answer: AnswerFormat,
+}
+
+impl Recover {
+    /// A majority that is there does not matter.
+    fn is_free(&self) -> bool {
+        self.force || self.adopt
+    }
 }
 
 /// Says what would be lost, asks, and does it.
 pub(super) fn run(args: &Recover) -> Result<(), CliError> {
+    let recovery = look(args)?;
+    args.place.check_name(&recovery.name)?;
+    let latch = args.place.latch();
+    let plan = describe(&recovery) + &latch.as_ref().map(LatchBefore::plan).unwrap_or_default();
+    match args.answer.output {
+        Format::Text => print::text(&plan),
+        // Nobody can agree to what is not seen.
+        Format::Json if !args.yes && io::stdin().is_terminal() => eprint!("{plan}"),
+        Format::Json => {}
+    }
+    let mut report = Report::new(args, &recovery, latch.as_ref());
+    let done = go_on(args, recovery, latch.as_ref(), &mut report);
+    if args.answer.output == Format::Json {
+        report.problem = done.as_ref().err().map(ToString::to_string);
+        print::json(&report);
+    }
+    done
+}
+
+/// Looks at the directory, and who else is there.
+fn look(args: &Recover) -> Result<Recovery, CliError> {
     let peers = args.initial_cluster.as_ref().map(InitialCluster::peers).unwrap_or_default();
     let listed = peers
         .iter()
@@ -88,30 +126,44 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
         .clone()
         .filter(|service| !service.is_empty())
         .map(|service| PeerPods { service, port: args.kube_peer_port });
-    let peers = OtherMembers { listed: listed.collect(), pods, tls: args.tls.settings()? };
-    let recovery = survey(&args.data_dir, target, peers)?;
-    args.place.check_name(&recovery.name)?;
-    let latch = args.place.latch();
-    print::text(&describe(&recovery));
-    if let Some(latch) = &latch {
-        print::text(&latch.plan());
+    let peers = PeersToAsk { listed: listed.collect(), pods, tls: args.tls.settings()? };
+    Ok(survey(&args.data_dir, target, peers)?)
+}
+
+/// Does it, if it may be done and is agreed to; notes in the report what was done.
+fn go_on(
+    args: &Recover,
+    recovery: Recovery,
+    latch: Option<&LatchBefore<'_>>,
+    report: &mut Report,
+) -> Result<(), CliError> {
+    let say = |text: &str| {
+        if args.answer.output == Format::Text {
+            print::text(text);
+        }
+    };
+    if let Some(unfinished) = unfinished(args, &recovery, latch) {
+        report.latch = Some(unfinished);
     }
-    check(args, &recovery, latch.as_ref())?;
+    check(args, &recovery, latch)?;
     if !args.yes && !is_agreed()? {
         return Err(CliError::Failed("nothing was changed".to_owned()));
     }
     let (cluster_id, name) = (recovery.cluster_id, recovery.name.clone());
-    let done = recovery.carry_out()?;
-    let data_dir = args.data_dir.display();
-    let before = done.before.map(|path| format!("What was there before is kept in {}.\n", path.display()));
-    print::text(&format!(
+    let before = recovery.carry_out()?.before;
+    let kept = before.as_ref().map(|path| format!("What was there before is kept in {}.\n", path.display()));
+    say(&format!(
         "\nDone: this node is the only voter of cluster {cluster_id}.\n{}",
-        before.unwrap_or_default()
+        kept.unwrap_or_default()
     ));
-    if let Some(latch) = &latch {
-        print::text(&latch.replace(cluster_id));
+    (report.done, report.kept_in) = (true, before);
+    if let Some(latch) = latch {
+        let replaced = latch.replace(cluster_id);
+        say(&replaced.told());
+        report.latch = Some(replaced);
     }
-    print::text(&match args.place.place() {
+    let data_dir = args.data_dir.display();
+    say(&match args.place.place() {
         Some(place) => format!(
             "Next: give the other pods of {place} empty volumes, then scale it up so far that {name} is among its pods. \
              The others join, and become voters once they have caught up.\n"
@@ -124,9 +176,17 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
     Ok(())
 }
 
+/// What a recovery before this one left to be done about the latch, perhaps: the cluster is there, and not named.
+fn unfinished(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -> Option<LatchReport> {
+    let id = recovery.old_cluster_id;
+    let stops_here = recovery.majority == Majority::There && !args.is_free();
+    let latch = latch.filter(|latch| stops_here && !latch.names(id))?;
+    Some(latch.by_hand(id, "as far as can be seen here"))
+}
+
 /// Whether it may be done.
 fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -> Result<(), CliError> {
-    let Recovery { identity, place, old_cluster_id, majority, unknown, .. } = recovery;
+    let Recovery { identity, place, old_cluster_id, majority, .. } = recovery;
     if args.adopt && identity.place == *place && identity.name == recovery.name {
         return Err(CliError::Failed(format!(
             "nothing was changed: there is nothing to adopt, {} is at home here. Without --adopt this recovers a lost \
@@ -134,9 +194,8 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
             args.data_dir.display()
         )));
     }
-    let is_free = args.force || args.adopt;
-    if *majority == Majority::Unknown && !is_free {
-        let mut unknown: Vec<&str> = unknown.values().map(String::as_str).collect();
+    if *majority == Majority::Unknown && !args.is_free() {
+        let mut unknown: Vec<String> = recovery.others_that_are(Presence::Unknown).into_values().collect();
         unknown.sort_unstable();
         return Err(CliError::Failed(format!(
             "nothing was changed: {} cannot be asked from here, and may be running. Say where the other members are: in \
@@ -145,10 +204,8 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
             unknown.join(", ")
         )));
     }
-    if *majority == Majority::There && !is_free {
-        // Perhaps a recovery before this one got no further.
-        let latch = latch.filter(|latch| !latch.names(*old_cluster_id));
-        let latch = latch.map(|latch| latch.by_hand(*old_cluster_id, "as far as can be seen here"));
+    if *majority == Majority::There && !args.is_free() {
+        let latch = unfinished(args, recovery, latch).map(|latch| latch.told());
         return Err(CliError::Failed(format!(
             "nothing was changed: with this node, a majority of the voters is there, so no recovery is needed. Start \
              this node again; or give it an empty directory, and it joins. --force goes on nevertheless: then two \
@@ -160,14 +217,14 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
     latch.map_or(Ok(()), |latch| latch.check(*old_cluster_id, args.force))
 }
 
-/// Asks on a terminal.
+/// Asks on a terminal; on standard error, as the answer may go to a file.
 fn is_agreed() -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
         return Err(CliError::Failed(
             "nothing was changed: there is no terminal to ask on; --yes goes on without asking".to_owned(),
         ));
     }
-    print::text("\nGo on? Type yes: ");
+    eprint!("\nGo on? Type yes: ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(answer.trim() == "yes")
@@ -175,9 +232,9 @@ fn is_agreed() -> Result<bool, CliError> {
 
 /// What is there, what becomes of it, what may be lost.
 fn describe(recovery: &Recovery) -> String {
-    let Recovery { identity, old_cluster_id, cluster_id, survivor, plan, alive, .. } = recovery;
+    let Recovery { identity, old_cluster_id, cluster_id, survivor, plan, .. } = recovery;
     let last = survivor.snapshot.position;
-    let unknown = last.index.0.saturating_sub(survivor.commit_index.0);
+    let unknown = survivor.uncommitted();
     let mut text = format!(
         "This is node {} ({}) of cluster {old_cluster_id}.\n\
          It holds entries up to index {} of term {}, revision {}, {} keys.\n",
@@ -197,11 +254,10 @@ fn describe(recovery: &Recovery) -> String {
             survivor.commit_index
         ),
     };
-    text += "\nWhat is lost: writes that were acknowledged, and are not among these entries. If other nodes are left, go \
-             on with the one whose log ends at the highest term, then index.\n\n";
     let _ = writeln!(
         text,
-        "It becomes the only voter of a new cluster, {cluster_id}, by entry {} of term {}. Dropped for ever: {}.",
+        "\nWhat is lost: {MAY_BE_LOST}. If other nodes are left, go on with the one whose log ends at the highest term, \
+         then index.\n\nIt becomes the only voter of a new cluster, {cluster_id}, by entry {} of term {}. Dropped for ever: {}.",
         plan.position.index,
         plan.position.term,
         names(&plan.dropped)
@@ -211,15 +267,11 @@ fn describe(recovery: &Recovery) -> String {
         let home = identity.place.as_ref().map(|home| format!(", was {} of {home}", identity.name));
         let _ = writeln!(text, "It will be {} of {place}{}.", recovery.name, home.unwrap_or_default());
     }
-    if !alive.is_empty() {
-        let _ = writeln!(text, "\nWARNING: these members of the old cluster are running: {}.", names(alive));
-    }
-    if !recovery.unknown.is_empty() {
-        let _ = writeln!(
-            text,
-            "\nWARNING: these members of the old cluster may be running: {}.",
-            names(&recovery.unknown)
-        );
+    for (presence, what) in [(Presence::Running, "are running"), (Presence::Unknown, "may be running")] {
+        let others = recovery.others_that_are(presence);
+        if !others.is_empty() {
+            let _ = writeln!(text, "\nWARNING: these members of the old cluster {what}: {}.", names(&others));
+        }
     }
     text
 }

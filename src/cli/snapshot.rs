@@ -372,7 +372,7 @@ fn restore_file(args: &Restore) -> Result<(), CliError> {
         node_id: node_id.to_string(),
         name: args.name.to_string(),
         data_dir: args.data_dir.clone(),
-        latch: latch.map(|latch| latch.replace(cluster_id)),
+        latch: latch.map(|latch| latch.replace(cluster_id).told()),
     };
     report(&Report { restored: Some(new), ..Report::new(&file, &about, totals)? }, args.output);
     Ok(())

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::RefoundError;
 use crate::k8s::{self, Kube};
 use crate::membership::{HelloAnswer, InitialCluster, InitialMember, Local};
@@ -37,27 +39,42 @@ pub struct PeerPods {
     pub port: u16,
 }
 
-/// What was found out about the other members, by id, with their names.
-pub(super) struct Found {
-    /// They run, and are of this cluster.
-    pub(super) alive: BTreeMap<NodeId, String>,
-    /// They may run.
-    pub(super) unknown: BTreeMap<NodeId, String>,
+/// What was found out about another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherMember {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub presence: Presence,
 }
 
-/// Asks the other members of the cluster. `pod` is this node as a pod, if it is one and knows the others' Service.
+/// Whether a member runs, as far as can be told from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// It runs, and is of this cluster.
+    Running,
+    /// Under its name answers a node of another id, or of another cluster, or of none.
+    AnotherNode,
+    /// It does not run.
+    NotRunning,
+    /// It may run.
+    Unknown,
+}
+
+/// Asks the other members of the cluster; what came of it by id. `pod` is this node as a pod, if it is one and knows the
+/// others' Service.
 pub(super) fn ask(
     identity: &Identity,
     cluster_id: ClusterId,
     configuration: &Configuration,
     peers: Peers,
     pod: Option<k8s::Settings>,
-) -> Result<Found, RefoundError> {
+) -> Result<BTreeMap<NodeId, OtherMember>, RefoundError> {
     let mut members = configuration.members();
     members.remove(&identity.node_id);
-    let (mut alive, mut unknown) = (BTreeMap::new(), BTreeMap::new());
     if members.is_empty() {
-        return Ok(Found { alive, unknown });
+        return Ok(BTreeMap::new());
     }
     let local = Local {
         node_id: identity.node_id,
@@ -80,24 +97,20 @@ pub(super) fn ask(
         let answers = answers(&local, addresses, &settings).await;
         Ok::<_, RefoundError>((pods, answers?))
     })?;
-    for (id, member) in members {
-        let is_known = match answers.get(&member.name) {
-            Some(Ok(answer)) => {
-                if answer.node_id == id && answer.cluster_id == Some(cluster_id) {
-                    alive.insert(id, member.name.clone());
-                }
-                true
-            }
-            // A machine that is away, or a pod that is there behind a policy.
-            Some(Err(Silence::Lost)) => !is_pod,
-            Some(Err(Silence::Nobody)) => pods.as_ref().is_none_or(|pods| pods.tells),
-            Some(Err(Silence::Unclear)) | None => false,
-        };
-        if !is_known {
-            unknown.insert(id, member.name.clone());
+    let presence = |id: NodeId, name: &str| match answers.get(name) {
+        Some(Ok(answer)) if answer.node_id == id && answer.cluster_id == Some(cluster_id) => {
+            Presence::Running
         }
-    }
-    Ok(Found { alive, unknown })
+        Some(Ok(_)) => Presence::AnotherNode,
+        // A machine that is away, or a pod that is there behind a policy.
+        Some(Err(Silence::Lost)) if !is_pod => Presence::NotRunning,
+        Some(Err(Silence::Nobody)) if pods.as_ref().is_none_or(|pods| pods.tells) => Presence::NotRunning,
+        Some(Err(_)) | None => Presence::Unknown,
+    };
+    let other = |(id, member): (NodeId, &Member)| {
+        (id, OtherMember { name: member.name.clone(), presence: presence(id, &member.name) })
+    };
+    Ok(members.into_iter().map(other).collect())
 }
 
 /// Where each member may be, by name.

@@ -50,7 +50,7 @@ use crate::transport::{
 };
 use crate::types::LogIndex;
 
-pub use alive::{PeerPods, Peers as OtherMembers};
+pub use alive::{OtherMember, PeerPods, Peers as PeersToAsk, Presence};
 pub use refounding::{
     Majority, Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore, survey,
 };

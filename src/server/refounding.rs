@@ -8,7 +8,9 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::alive::{Found, PeerPods, Peers, ask};
+use serde::Serialize;
+
+use super::alive::{OtherMember, PeerPods, Peers, Presence, ask};
 use crate::k8s;
 use crate::membership::{InitialClusterError, Origin, Refounding, WasRemoved, refound};
 use crate::raft::Snapshot;
@@ -103,17 +105,16 @@ pub struct Recovery {
     pub survivor: Survivor,
     /// What becomes of the members.
     pub plan: Refounding,
-    /// Other members of the old cluster that answer, by id, with their names.
-    pub alive: BTreeMap<NodeId, String>,
-    /// Other members of which it cannot be told from here whether they run, by id, with their names.
-    pub unknown: BTreeMap<NodeId, String>,
+    /// The other members of the old cluster, by id.
+    pub others: BTreeMap<NodeId, OtherMember>,
     /// Whether the cluster needs a recovery.
     pub majority: Majority,
     audit: Vec<AuditRecord>,
 }
 
 /// Whether a majority of a cluster's voters is there, this node among them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Majority {
     /// It is: the cluster needs no recovery.
     There,
@@ -163,11 +164,12 @@ pub fn survey(root: &Path, target: Target, peers: Peers) -> Result<Recovery, Ref
         time: *time,
     })?;
     let pod = peers.pods.as_ref().zip(place.as_ref()).map(|(pods, place)| as_pod(&name, place, pods));
-    let Found { alive, unknown } = ask(&identity, old_cluster_id, configuration, peers, pod)?;
-    let lives = |id| id == identity.node_id || alive.contains_key(&id);
+    let others = ask(&identity, old_cluster_id, configuration, peers, pod)?;
+    let is = |id: NodeId, presence| others.get(&id).is_some_and(|other| other.presence == presence);
+    let lives = |id| id == identity.node_id || is(id, Presence::Running);
     let majority = match configuration.has_quorum(lives) {
         true => Majority::There,
-        false if configuration.has_quorum(|id| lives(id) || unknown.contains_key(&id)) => Majority::Unknown,
+        false if configuration.has_quorum(|id| lives(id) || is(id, Presence::Unknown)) => Majority::Unknown,
         false => Majority::Lost,
     };
     let cluster_id = new_cluster_id()?;
@@ -183,8 +185,7 @@ pub fn survey(root: &Path, target: Target, peers: Peers) -> Result<Recovery, Ref
         cluster_id,
         survivor,
         plan,
-        alive,
-        unknown,
+        others,
         majority,
         audit,
     })
@@ -227,6 +228,13 @@ fn check_home(
 }
 
 impl Recovery {
+    /// The other members that are found so, by id, with their names.
+    #[must_use]
+    pub fn others_that_are(&self, presence: Presence) -> BTreeMap<NodeId, String> {
+        let found = self.others.iter().filter(|(_, other)| other.presence == presence);
+        found.map(|(id, other)| (*id, other.name.clone())).collect()
+    }
+
     /// Does it.
     ///
     /// # Errors

@@ -23,6 +23,14 @@ pub struct Survivor {
     pub commit_index: LogIndex,
 }
 
+impl Survivor {
+    /// How many entries it has of which it is not known whether they were committed.
+    #[must_use]
+    pub fn uncommitted(&self) -> u64 {
+        self.snapshot.position.index.0.saturating_sub(self.commit_index.0)
+    }
+}
+
 /// Applies everything in the log to the state, in memory.
 ///
 /// # Errors

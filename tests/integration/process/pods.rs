@@ -296,6 +296,13 @@ fn a_lost_quorum_is_recovered_together_with_the_latch() {
     pods.server.set_away(false);
     let (code, told) = pods.recover(survivor, "ns", &["--yes"]);
     assert!(code == Some(1) && told.contains(&id) && told.contains(patch), "once is enough: {told}");
+    let (code, told) = pods.recover(survivor, "ns", &["--yes", "-o", "json"]);
+    let document: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    let command = document["latch"]["command"].as_str().unwrap_or_default();
+    assert!(
+        code == Some(1) && document["done"] == false && command.contains(&format!("{patch}{id}")),
+        "{told}"
+    );
     pods.server.put("configmaps", latch(&id));
 
     let told = pods.refused(old_one);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kuberaft::api::Consistency;
+use serde_json::{Value, json};
 
 use super::backup::{fail, run, succeed};
 use super::cluster::{Cluster, Node, copy};
@@ -115,6 +116,86 @@ fn a_member_of_a_healthy_cluster_is_warned_and_not_recovered() {
     let after = cluster.nodes[2].status().unwrap();
     assert_eq!((after.cluster_id, after.node_id), (before.cluster_id, before.node_id));
     assert_eq!(cluster.nodes[2].fetch("/get?key=key"), (200, "kept".into()));
+}
+
+/// The one document that `recover` prints, and what it says beside it.
+fn document(directory: &Path, data: &Path, more: &[&str], code: i32) -> (Value, String) {
+    let output = run(directory, &recover(data, &[&["-o", "json"], more].concat()));
+    let (told, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{told}\n{error}");
+    let document = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    (document, error.into_owned())
+}
+
+#[test]
+fn what_is_found_and_done_is_one_document_for_programs() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3);
+    let directory = cluster.directory.path().to_owned();
+    cluster.nodes[0].put("key", "kept").unwrap();
+    let leader = cluster.leader();
+    let old = cluster.nodes[leader].status().unwrap();
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let members: Vec<Value> = [&old.voters[..], &old.learners[..]]
+        .concat()
+        .iter()
+        .filter(|member| Some(member.node_id) != old.node_id)
+        .map(|member| json!({ "node_id": member.node_id, "name": member.name }))
+        .collect();
+    let asked = |document: &Value, presence: &str| {
+        let mut expected = members.clone();
+        for member in &mut expected {
+            member["presence"] = presence.into();
+        }
+        expected.sort_by_key(|member| member["node_id"].to_string());
+        assert_eq!(document["asked"], Value::from(expected), "{document}");
+    };
+    let data = cluster.nodes[leader].data();
+
+    // A directory that cannot be looked at is an error like any.
+    let output = run(&directory, &recover(&data, &["-o", "json", "--yes"]));
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
+
+    // The majority lives.
+    cluster.nodes[leader].kill();
+    let (told, error) = document(&directory, &data, &["--yes"], 1);
+    assert_eq!((&told["done"], &told["majority"]), (&json!(false), &json!("there")), "{told}");
+    asked(&told, "running");
+    assert_eq!(error, format!("error: {}\n", told["problem"].as_str().unwrap()));
+
+    // It is gone. Nothing is done unasked, and the plan is told.
+    for at in others {
+        cluster.nodes[at].kill();
+    }
+    let (plan, error) = document(&directory, &data, &[], 1);
+    assert_eq!((&plan["done"], &plan["kept_in"]), (&json!(false), &Value::Null), "{plan}");
+    assert!(error.contains("no terminal to ask on"), "{error}");
+    assert!(!data.join("data.before-recovery").exists());
+    let (done, error) = document(&directory, &data, &["--yes"], 0);
+    assert_eq!(error, "");
+    assert_eq!((&done["done"], &done["problem"]), (&json!(true), &Value::Null), "{done}");
+    assert_eq!(done["kept_in"], json!(data.join("data.before-recovery")));
+    assert!(data.join("data.before-recovery").is_dir());
+    for document in [&plan, &done] {
+        asked(document, "not_running");
+        assert_eq!(document["majority"], "lost");
+        assert_eq!(document["old_cluster_id"], json!(old.cluster_id));
+        assert_eq!(document["node_id"], json!(old.node_id));
+        assert_eq!((&document["name"], &document["adopted"]), (&json!(old.name), &json!(false)));
+        assert_eq!((&document["keys"], &document["revision"]), (&json!(1), &json!(old.revision)));
+        assert_eq!(document["dropped"].as_array().map(Vec::len), Some(2), "{document}");
+        let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{document}"));
+        let (last, committed) = (number(&document["last"]["index"]), number(&document["commit_index"]));
+        assert_eq!(last - committed, number(&document["uncommitted_entries"]), "{document}");
+        assert_eq!(number(&document["founding_entry"]["index"]), last + 1, "{document}");
+    }
+
+    // It goes on as what was told.
+    cluster.nodes[leader].start();
+    cluster.nodes[leader].ready();
+    let new = cluster.nodes[leader].status().unwrap();
+    assert_eq!(json!(new.cluster_id), done["cluster_id"]);
+    assert_eq!(cluster.nodes[leader].fetch("/get?key=key"), (200, "kept".into()));
 }
 
 #[test]
