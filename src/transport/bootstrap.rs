@@ -302,13 +302,14 @@ pub async fn watch_elsewhere(
     resolver: &Resolver,
     settings: &Settings,
 ) -> Elsewhere {
+    let question = Question::new(local, false, resolver, settings);
     // Each round asks at the next of each member's addresses: what a foreign directory's configuration says of them
     // is not where the expected ones are.
     let mut round = 0;
     loop {
         tokio::time::sleep(ELSEWHERE_INTERVAL).await;
         let Some(Asked { expected, everyone }) = whom().await else { continue };
-        let mut answers = ask_all(local, &everyone, false, resolver, round, settings).await;
+        let mut answers = question.ask_all(&everyone, round).await;
         round += 1;
         let of_own = answers.values().filter(|answer| answer.cluster_id == Some(own));
         if let Some(index) = of_own.filter_map(|answer| answer.removed_asker).max() {
@@ -337,9 +338,10 @@ pub async fn who_answers(
     resolver: &Resolver,
     settings: &Settings,
 ) -> BTreeMap<String, Result<HelloAnswer, Silence>> {
+    let question = Question::new(local, false, resolver, settings);
     let mut found: BTreeMap<String, Result<HelloAnswer, Silence>> = BTreeMap::new();
     for attempt in 0..2 {
-        for (name, answer) in ask_each(local, cluster, false, resolver, attempt, settings).await {
+        for (name, answer) in question.ask_each(cluster, attempt).await {
             let answer = answer.map_err(|error| Silence::from(&error));
             match (found.get_mut(&name), answer) {
                 (None, answer) => drop(found.insert(name, answer)),
@@ -361,73 +363,73 @@ async fn ask_expected(
 ) -> Result<(InitialCluster, BTreeMap<String, HelloAnswer>), String> {
     let cluster = surroundings.expected().await?;
     let is_former = cluster.first() == local.name;
-    let answers = ask_all(local, &cluster, is_former, resolver, 0, settings).await;
+    let answers = Question::new(local, is_former, resolver, settings).ask_all(&cluster, 0).await;
     Ok((cluster, answers))
 }
 
-/// Those that answer in time, by name.
-async fn ask_all(
-    local: &Local,
-    cluster: &InitialCluster,
+/// What a node asks others of themselves.
+#[derive(Clone)]
+struct Question {
+    local: Local,
+    /// Whether it would be this node that forms the cluster.
     forming: bool,
-    resolver: &Resolver,
-    attempt: usize,
-    settings: &Settings,
-) -> BTreeMap<String, HelloAnswer> {
-    let answers = ask_each(local, cluster, forming, resolver, attempt, settings).await;
-    answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))).collect()
+    resolver: Resolver,
+    settings: Settings,
 }
 
-/// Asks every other expected member at the same time, beginning at its `attempt`th address.
-async fn ask_each(
-    local: &Local,
-    cluster: &InitialCluster,
-    forming: bool,
-    resolver: &Resolver,
-    attempt: usize,
-    settings: &Settings,
-) -> Vec<(String, Result<HelloAnswer, DialError>)> {
-    let mut questions = JoinSet::new();
-    for member in cluster.others(&local.name) {
-        let (local, resolver, settings) = (local.clone(), resolver.clone(), settings.clone());
-        let name = member.name.clone();
-        questions.spawn(async move {
-            let answer = hello(&local, &name, forming, &resolver, attempt, &settings).await;
-            (name, answer)
-        });
+impl Question {
+    fn new(local: &Local, forming: bool, resolver: &Resolver, settings: &Settings) -> Self {
+        Self { local: local.clone(), forming, resolver: resolver.clone(), settings: settings.clone() }
     }
-    let mut answers = Vec::new();
-    while let Some(joined) = questions.join_next().await {
-        match joined {
-            Ok((name, answer)) => {
-                if let Err(error) = &answer {
-                    tracing::debug!(peer = name, "no answer: {error}");
-                }
-                answers.push((name, answer));
-            }
-            Err(error) => tracing::error!("a question failed: {error}"),
+
+    /// Those other members that answer in time, by name.
+    async fn ask_all(&self, cluster: &InitialCluster, attempt: usize) -> BTreeMap<String, HelloAnswer> {
+        let answers = self.ask_each(cluster, attempt).await;
+        answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))).collect()
+    }
+
+    /// Asks every other member at the same time, beginning at its `attempt`th address.
+    async fn ask_each(
+        &self,
+        cluster: &InitialCluster,
+        attempt: usize,
+    ) -> Vec<(String, Result<HelloAnswer, DialError>)> {
+        let mut questions = JoinSet::new();
+        for member in cluster.others(&self.local.name) {
+            let (question, name) = (self.clone(), member.name.clone());
+            questions.spawn(async move {
+                let answer = question.ask(&name, attempt).await;
+                (name, answer)
+            });
         }
+        let mut answers = Vec::new();
+        while let Some(joined) = questions.join_next().await {
+            match joined {
+                Ok((name, answer)) => {
+                    if let Err(error) = &answer {
+                        tracing::debug!(peer = name, "no answer: {error}");
+                    }
+                    answers.push((name, answer));
+                }
+                Err(error) => tracing::error!("a question failed: {error}"),
+            }
+        }
+        answers
     }
-    answers
-}
 
-async fn hello(
-    local: &Local,
-    name: &str,
-    forming: bool,
-    resolver: &Resolver,
-    attempt: usize,
-    settings: &Settings,
-) -> Result<HelloAnswer, DialError> {
-    let (mut client, address) = dial::connect(name, resolver, attempt, settings).await?;
-    let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
-    let question = proto::HelloRequest { route: Some(route), sender: Some(local.into()), forming };
-    let answer = match dial::ask(&address, settings, client.hello(question)).await {
-        // It has taken the connection.
-        Err(DialError::Timeout(address)) => return Err(DialError::Unanswered(address)),
-        answer => answer?,
-    };
-    HelloAnswer::try_from(answer).map_err(|_| DialError::Incomplete)
+    async fn ask(&self, name: &str, attempt: usize) -> Result<HelloAnswer, DialError> {
+        let Self { local, forming, resolver, settings } = self;
+        let (mut client, address) = dial::connect(name, resolver, attempt, settings).await?;
+        let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
+        let question =
+            proto::HelloRequest { route: Some(route), sender: Some(local.into()), forming: *forming };
+        let answer = match dial::ask(&address, settings, client.hello(question)).await {
+            // It has taken the connection.
+            Err(DialError::Timeout(address)) => return Err(DialError::Unanswered(address)),
+            answer => answer?,
+        };
+        HelloAnswer::try_from(answer).map_err(|_| DialError::Incomplete)
+    }
 }
 
 /// Sends `Form` to all at the same time. None: all have accepted; else what went wrong, to be asked about again.
