@@ -45,7 +45,6 @@ impl MemoryReplica {
             .collect();
         let status = Status {
             cluster_id: ClusterId(0xc1),
-            node_id: NodeId(1),
             role: RoleName::Leader,
             term: Term(4),
             leader: Some(NodeId(1)),
@@ -54,8 +53,8 @@ impl MemoryReplica {
             last_log_index: LogIndex(11),
             configuration: Arc::new(Configuration { voters, ..Configuration::default() }),
             configuration_index: LogIndex(1),
-            peers: Arc::default(),
             has_quorum: true,
+            ..Status::sample()
         };
         Arc::new(Self {
             store: RwLock::default(),

@@ -70,6 +70,27 @@ pub struct Status {
     pub has_quorum: bool,
 }
 
+#[cfg(test)]
+impl Status {
+    /// Node 1 of cluster 7, as it starts: nothing is in its log, and nobody leads.
+    pub(crate) fn sample() -> Self {
+        Self {
+            cluster_id: ClusterId(7),
+            node_id: NodeId(1),
+            role: RoleName::Follower,
+            term: Term(0),
+            leader: None,
+            commit_index: LogIndex(0),
+            applied_index: LogIndex(0),
+            last_log_index: LogIndex(0),
+            configuration: Arc::default(),
+            configuration_index: LogIndex(0),
+            peers: Arc::default(),
+            has_quorum: false,
+        }
+    }
+}
+
 impl Handle {
     pub(super) fn new(
         requests: Sender<Request>,
@@ -261,22 +282,8 @@ mod tests {
         let metrics = Metrics::new();
         // Nobody takes anything from the queue, which has no room at all.
         let (requests, _kept) = crossbeam_channel::bounded(0);
-        let status = Status {
-            cluster_id: ClusterId(1),
-            node_id: NodeId(1),
-            role: RoleName::Follower,
-            term: Term(0),
-            leader: None,
-            commit_index: LogIndex(0),
-            applied_index: LogIndex(0),
-            last_log_index: LogIndex(0),
-            configuration: Arc::default(),
-            configuration_index: LogIndex(0),
-            peers: Arc::default(),
-            has_quorum: false,
-        };
-        let handle =
-            Handle::new(requests, Arc::default(), Arc::new(RwLock::new(status)), Events::default(), &metrics);
+        let status = Arc::new(RwLock::new(Status::sample()));
+        let handle = Handle::new(requests, Arc::default(), status, Events::default(), &metrics);
         let second = Duration::from_secs(1);
         let refusal = Refusal::not_applied(RefusalReason::Overloaded);
         assert_eq!(handle.propose(Bytes::new(), second).await.unwrap_err(), refusal);

@@ -8,7 +8,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::driver::shutdown;
-use crate::raft::RoleName;
 use crate::storage::DataDir;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
@@ -35,18 +34,11 @@ fn node() -> Node {
     directory.join(ClusterId(7), None).unwrap();
     let state = Arc::new(Mutex::new(directory.into_parts().unwrap().state));
     let status = Arc::new(RwLock::new(Status {
-        cluster_id: ClusterId(7),
         node_id: NodeId(2),
-        role: RoleName::Follower,
         term: Term(5),
         leader: Some(ONE),
-        commit_index: LogIndex(0),
-        applied_index: LogIndex(0),
-        last_log_index: LogIndex(0),
-        configuration: Arc::default(),
-        configuration_index: LogIndex(0),
-        peers: Arc::default(),
         has_quorum: true,
+        ..Status::sample()
     }));
     let (done_in, done) = bounded(16);
     let reporter = shutdown::Threads::default().reporter();

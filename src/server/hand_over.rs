@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::driver::{Configuration, Member, RoleName};
-    use crate::types::{ClusterId, LogIndex, Term};
+    use crate::types::LogIndex;
 
     /// Node 1 leads; the others are as far as said, or silent.
     fn status(peers: &[(u64, Option<u64>)]) -> Status {
@@ -107,18 +107,12 @@ mod tests {
         };
         let voters = (1..=4).map(|id| (NodeId(id), Member::default())).collect();
         Status {
-            cluster_id: ClusterId(7),
-            node_id: NodeId(1),
             role: RoleName::Leader,
-            term: Term(1),
             leader: Some(NodeId(1)),
-            commit_index: LogIndex(9),
-            applied_index: LogIndex(9),
-            last_log_index: LogIndex(9),
             configuration: Arc::new(Configuration { voters, ..Configuration::default() }),
-            configuration_index: LogIndex(1),
             peers: peers.iter().map(peer).collect(),
             has_quorum: true,
+            ..Status::sample()
         }
     }
 
