@@ -13,6 +13,18 @@ const RESERVE_BYTES: u64 = 96 << 20;
 const BALLAST_BYTES: u64 = RESERVE_BYTES / 2;
 const FLAGS: [&str; 3] = ["--log-segment-bytes=4MiB", "--disk-reserve=96MiB", "--checkpoint-interval=200ms"];
 
+/// Nodes on small disks of their own that are ready for them to fill up. `None` where there are no such disks.
+fn on_small_disks(size: usize) -> Option<(Cluster, Vec<SmallDisk>)> {
+    let mut cluster = Cluster::prepare(size, &FLAGS);
+    let disks: Option<Vec<_>> =
+        cluster.nodes.iter_mut().map(|node| SmallDisk::hold(node, DISK_BYTES)).collect();
+    let disks = disks?;
+    cluster.nodes.iter_mut().for_each(Node::start);
+    cluster.ready();
+    disks.iter().for_each(has_ballast);
+    Some((cluster, disks))
+}
+
 fn refuses_writes(node: &Node) {
     until(format!("node {} takes no writes for lack of space", node.name), || match node.put("more", "x") {
         Err(ClientError::Problem(problem)) if problem.code == "no_space" => Some(()),
@@ -39,11 +51,8 @@ fn has_ballast(disk: &SmallDisk) {
 #[test]
 fn a_node_starts_on_a_full_disk_serves_reads_and_takes_writes_once_there_is_space() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(1, &FLAGS);
-    let Some(disk) = SmallDisk::hold(&mut cluster.nodes[0], DISK_BYTES) else { return };
-    cluster.nodes[0].start();
-    cluster.ready();
-    has_ballast(&disk);
+    let Some((mut cluster, disks)) = on_small_disks(1) else { return };
+    let disk = &disks[0];
     let load = Load::start(&Plan { value_bytes: 1000, ..Plan::new(&cluster) });
     load.progress(1000);
     disk.fill_but(0);
@@ -65,7 +74,7 @@ fn a_node_starts_on_a_full_disk_serves_reads_and_takes_writes_once_there_is_spac
 
     disk.free();
     takes_writes(node);
-    has_ballast(&disk);
+    has_ballast(disk);
     history.read_back(&cluster.nodes);
     history.check();
 }
@@ -73,11 +82,8 @@ fn a_node_starts_on_a_full_disk_serves_reads_and_takes_writes_once_there_is_spac
 #[test]
 fn a_start_that_finds_no_space_at_all_waits_for_some() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(1, &FLAGS);
-    let Some(disk) = SmallDisk::hold(&mut cluster.nodes[0], DISK_BYTES) else { return };
-    cluster.nodes[0].start();
-    cluster.ready();
-    has_ballast(&disk);
+    let Some((mut cluster, disks)) = on_small_disks(1) else { return };
+    let disk = &disks[0];
     let load = Load::start(&Plan::new(&cluster));
     load.progress(300);
     let mut history = load.stop();
@@ -99,13 +105,7 @@ fn a_start_that_finds_no_space_at_all_waits_for_some() {
 #[test]
 fn a_leader_below_its_reserve_hands_over_and_takes_part_again_once_there_is_space() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(3, &FLAGS);
-    let disks: Option<Vec<_>> =
-        cluster.nodes.iter_mut().map(|node| SmallDisk::hold(node, DISK_BYTES)).collect();
-    let Some(disks) = disks else { return };
-    cluster.nodes.iter_mut().for_each(Node::start);
-    cluster.ready();
-    disks.iter().for_each(has_ballast);
+    let Some((mut cluster, disks)) = on_small_disks(3) else { return };
     let load = Load::start(&Plan::new(&cluster));
     load.progress(300);
     let full = cluster.leader();
