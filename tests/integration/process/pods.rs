@@ -25,6 +25,7 @@ pub(super) struct Pods {
 }
 
 impl Pods {
+    /// Pods of namespace `ns` that are not started yet.
     pub(super) fn prepare(size: usize) -> Self {
         let mut cluster = Cluster::prepare(size, &[]);
         let (server, peer) = (runtime().block_on(ApiServer::start()), Port::reserve());
@@ -36,7 +37,8 @@ impl Pods {
             node.wrapper = vec!["/usr/bin/env".into(), kubeconfig.clone()];
             server.put("pods", pod(ordinal));
         }
-        let pods = Self { server, cluster, kubeconfig, peer };
+        let mut pods = Self { server, cluster, kubeconfig, peer };
+        pods.live_in("ns");
         pods.server.put("statefulsets", stateful_set(size));
         pods.server.put("configmaps", latch(""));
         pods.server.put("endpointslices", pods.slice());
@@ -45,14 +47,13 @@ impl Pods {
 
     pub(super) fn start(size: usize) -> Self {
         let mut pods = Self::prepare(size);
-        pods.live_in("ns");
         pods.cluster.nodes.iter_mut().for_each(super::cluster::Node::start);
         pods.cluster.ready();
         pods
     }
 
     /// Gives all nodes the flags of pods in this namespace.
-    pub(super) fn live_in(&mut self, namespace: &str) {
+    fn live_in(&mut self, namespace: &str) {
         for (ordinal, node) in self.cluster.nodes.iter_mut().enumerate() {
             let own = [
                 format!("--client-addr={}", node.client.address()),
@@ -85,6 +86,12 @@ impl Pods {
     pub(super) fn latched(&self) -> String {
         let map = self.server.get("configmaps", "kv-cluster").unwrap();
         map["data"]["cluster-id"].as_str().unwrap().to_owned()
+    }
+
+    /// The latch names the cluster that this node is a member of.
+    pub(super) fn assert_latched(&self, at: usize) {
+        let cluster_id = self.cluster.nodes[at].status().unwrap().cluster_id;
+        assert_eq!(self.latched(), cluster_id.unwrap().to_string());
     }
 
     fn role(&self, ordinal: usize) -> Option<String> {
@@ -188,8 +195,7 @@ pub(super) fn latch(id: &str) -> Value {
 fn a_cluster_serves_and_elects_while_the_api_server_is_away() {
     let _alone = alone();
     let mut pods = Pods::start(3);
-    let id = pods.cluster.nodes[0].status().unwrap().cluster_id.unwrap();
-    assert_eq!(pods.latched(), id.to_string());
+    pods.assert_latched(0);
     let before = pods.cluster.leader();
     until("the label is at the leader", || (pods.role(before).as_deref() == Some("leader")).then_some(()));
     pods.server.set_away(true);
@@ -215,7 +221,6 @@ fn a_cluster_serves_and_elects_while_the_api_server_is_away() {
 fn a_pod_waits_for_the_latch_and_refuses_another_ones() {
     let _alone = alone();
     let mut pods = Pods::prepare(1);
-    pods.live_in("ns");
     pods.server.remove("configmaps", "kv-cluster");
     pods.cluster.nodes[0].start();
     pods.cluster.nodes[0].gives_reason("there is no ConfigMap kv-cluster");
@@ -269,7 +274,7 @@ fn a_copied_volume_is_refused_until_it_is_adopted_as_a_cluster_of_its_own() {
     pods.cluster.nodes[0].start();
     pods.cluster.ready();
     pods.assert_keys(0);
-    assert_eq!(pods.cluster.nodes[0].status().unwrap().cluster_id.unwrap().to_string(), pods.latched());
+    pods.assert_latched(0);
 }
 
 #[test]
@@ -342,5 +347,5 @@ fn a_backup_is_restored_together_with_the_latch() {
     pods.cluster.ready();
     pods.assert_keys(0);
     assert_ne!(pods.latched(), original);
-    assert_eq!(pods.cluster.nodes[0].status().unwrap().cluster_id.unwrap().to_string(), pods.latched());
+    pods.assert_latched(0);
 }

@@ -48,15 +48,21 @@ fn no_twin_is_made_of_a_cluster_that_lives() {
     pods.assert_keys(2);
 }
 
-#[test]
-fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_cluster() {
-    let _alone = alone();
+/// Volumes of three pods that were stopped, beside an empty latch; and the cluster that they are of.
+fn sleeping_volumes() -> (Pods, String) {
     let mut pods = Pods::start(3);
-    let foreign = pods.latched();
+    let cluster_id = pods.latched();
     for at in 0..3 {
         pods.stop(at);
     }
     pods.server.put("configmaps", latch(""));
+    (pods, cluster_id)
+}
+
+#[test]
+fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_cluster() {
+    let _alone = alone();
+    let (mut pods, foreign) = sleeping_volumes();
     pods.cluster.nodes[2].start();
     pods.cluster.nodes[2].gives_reason("no leader");
     pods.server.put("configmaps", latch("0000000000000008"));
@@ -69,15 +75,10 @@ fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_c
 #[test]
 fn a_volume_that_woke_while_the_latch_was_unknown_is_refused_beside_a_majority_of_another_cluster() {
     let _alone = alone();
-    let mut pods = Pods::start(3);
-    let foreign = pods.latched();
-    for at in 0..3 {
-        pods.stop(at);
-    }
+    let (mut pods, foreign) = sleeping_volumes();
     for at in [0, 1] {
         fs::remove_dir_all(pods.cluster.nodes[at].data()).unwrap();
     }
-    pods.server.put("configmaps", latch(""));
     pods.server.put("statefulsets", stateful_set(2));
     for at in 0..2 {
         pods.cluster.nodes[at].start();
@@ -100,7 +101,6 @@ fn a_volume_that_woke_while_the_latch_was_unknown_is_refused_beside_a_majority_o
 fn a_learner_removed_before_it_had_received_anything_comes_back() {
     let _alone = alone();
     let mut pods = Pods::prepare(2);
-    pods.live_in("ns");
     pods.server.put("statefulsets", stateful_set(1));
     pods.cluster.nodes[0].start();
     pods.cluster.ready();
@@ -126,7 +126,6 @@ fn a_learner_removed_before_it_had_received_anything_comes_back() {
 fn an_intent_of_which_nobody_was_told_is_begun_anew_with_those_expected_now() {
     let _alone = alone();
     let mut pods = Pods::prepare(3);
-    pods.live_in("ns");
     pods.server.fail("PATCH", "configmaps", Fault::Status(403), usize::MAX);
     pods.cluster.nodes.iter_mut().for_each(Node::start);
     until("the latch is to be filled", || (pods.server.count("PATCH configmaps") > 0).then_some(()));
@@ -136,5 +135,5 @@ fn an_intent_of_which_nobody_was_told_is_begun_anew_with_those_expected_now() {
     pods.cluster.nodes[0].start();
     pods.cluster.ready();
     pods.cluster.settled(&["kv-0"]);
-    assert_eq!(pods.cluster.nodes[0].status().unwrap().cluster_id.unwrap().to_string(), pods.latched());
+    pods.assert_latched(0);
 }
