@@ -1,8 +1,12 @@
-//! The names everything else is written in: identifiers, terms, indexes, revisions. No logic.
+//! The names everything else is written in: identifiers, terms, indexes, revisions, nodes' names and addresses. No logic.
+
+mod address;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use address::{Address, AddressError, Name, NameError};
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {

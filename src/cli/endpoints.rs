@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
-use crate::config::Address;
 use crate::tls::{Connector, ConnectorSettings, IdentitySettings};
+use crate::types::Address;
 
 /// Client addresses of a local cluster that `dev` starts with its default ports; the first is also that of a lone
 /// `serve`.

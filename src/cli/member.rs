@@ -10,9 +10,8 @@ use super::{CliError, print};
 use crate::api::client::ClientError;
 use crate::api::cluster::MemberChange;
 use crate::api::{Done, MemberDetail, MemberToAdd, MembersReport};
-use crate::config::{Address, Name};
 use crate::raft::Outcome;
-use crate::types::{LogIndex, NodeId};
+use crate::types::{Address, LogIndex, Name, NodeId};
 
 /// The commands below `member`.
 #[derive(Clone, Debug, Subcommand)]

@@ -12,10 +12,10 @@ use clap::Args;
 use super::output::{AnswerFormat, Format};
 use super::place::{LatchBefore, LatchReport, PlaceFlags};
 use super::{CliError, print};
-use crate::config::{InitialCluster, Name, PeerTlsFlags};
+use crate::config::{InitialCluster, PeerTlsFlags};
 use crate::membership::InitialMember;
 use crate::server::{Majority, PeerPods, PeersToAsk, Presence, Recovery, Target, survey};
-use crate::types::NodeId;
+use crate::types::{Name, NodeId};
 use report::Report;
 
 const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \

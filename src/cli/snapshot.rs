@@ -19,10 +19,10 @@ use super::output::{Layout, Output, utc};
 use super::place::PlaceFlags;
 use super::{CliError, print};
 use crate::api::client::{Client, ClientError};
-use crate::config::Name;
 use crate::replica::snapshot::file::{About, FileError, Nowhere, Reader, Totals};
 use crate::server::{RefoundError, Restored, restore};
 use crate::tls::Connector;
+use crate::types::Name;
 
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);

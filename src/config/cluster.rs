@@ -1,28 +1,11 @@
-//! Names, addresses, and the list of members that `--initial-cluster` gives.
+//! The list of members that `--initial-cluster` gives.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
+
+use crate::types::{Address, AddressError, Name, NameError};
 
 /// Most members that a cluster may have.
 pub const MEMBERS_MAX: usize = 9;
-/// Longest name of a node in bytes: that of a DNS name, since a pod's name is one.
-const NAME_BYTES_MAX: usize = 253;
-
-/// What a node is called: a pod's name, or a name of `--initial-cluster`. Starts with a letter or digit, and has
-/// only letters, digits, `-`, `_` and `.`, so that it is safe as the name of a folder and in an address.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
-
-/// Where something listens or is reached: `host:port`, the host a DNS name, an IPv4 address, or an IPv6 address
-/// in brackets.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address {
-    /// Without brackets.
-    pub host: String,
-    /// 0 means "any free port", where something is to listen.
-    pub port: u16,
-}
 
 /// A member as `--initial-cluster` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +25,11 @@ pub struct InitialCluster(Vec<Peer>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
     /// See [`Name`].
-    #[error(
-        "`{0}` is no name: use 1 to {NAME_BYTES_MAX} letters, digits, `-`, `_` and `.`, a letter or digit first"
-    )]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// See [`Address`].
-    #[error(
-        "`{0}` is no address: expected host:port, for example 127.0.0.1:7000, node-0.example:7000 or [::1]:7000"
-    )]
-    Address(String),
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// See [`Peer`].
     #[error("`{0}` is no member: expected name/host:port, for example 1/127.0.0.1:7000")]
     Peer(String),
@@ -69,71 +48,6 @@ pub enum ClusterError {
     /// More than [`MEMBERS_MAX`].
     #[error("{0} members are listed; a cluster has at most {MEMBERS_MAX}")]
     TooMany(usize),
-}
-
-impl Name {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Name {
-    type Err = ClusterError;
-
-    fn from_str(text: &str) -> Result<Self, ClusterError> {
-        let ok = text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-            && text.len() <= NAME_BYTES_MAX;
-        if ok { Ok(Self(text.to_owned())) } else { Err(ClusterError::Name(text.to_owned())) }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Address {
-    /// Whether this stands for all of a machine's addresses, so that nobody can be told to connect to it.
-    #[must_use]
-    pub fn is_wildcard(&self) -> bool {
-        self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-    }
-}
-
-impl FromStr for Address {
-    type Err = ClusterError;
-
-    fn from_str(text: &str) -> Result<Self, ClusterError> {
-        let wrong = || ClusterError::Address(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        // `parse` alone would take a sign.
-        let port = port.parse().ok().filter(|_| !port.starts_with('+')).ok_or_else(wrong)?;
-        let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-            Some(Some(ip)) if ip.parse::<std::net::Ipv6Addr>().is_ok() => ip,
-            None if is_host(host) => host,
-            _ => return Err(wrong()),
-        };
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-/// Whether `host` can be a DNS name or an IPv4 address.
-fn is_host(host: &str) -> bool {
-    !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
 }
 
 impl FromStr for Peer {
@@ -199,47 +113,6 @@ impl FromStr for InitialCluster {
 mod tests {
     use super::*;
 
-    fn refusal<T: FromStr<Err = ClusterError> + fmt::Debug>(text: &str) -> String {
-        text.parse::<T>().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn addresses_are_read_as_they_are_shown() {
-        for text in ["127.0.0.1:7000", "[::1]:7000", "kuberaft-0.kuberaft:7000", "0.0.0.0:0"] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        assert!("0.0.0.0:1".parse::<Address>().unwrap().is_wildcard());
-        assert!("[::]:1".parse::<Address>().unwrap().is_wildcard());
-        assert!(!"localhost:1".parse::<Address>().unwrap().is_wildcard());
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused() {
-        for text in [
-            "",
-            "7000",
-            ":7000",
-            "host:",
-            "host:70000",
-            "host:+1",
-            "::1:7000",
-            "[::1:7000",
-            "[x]:1",
-            "a b:1",
-            "http://a:1",
-        ] {
-            assert!(refusal::<Address>(text).contains("expected host:port"), "{text}");
-        }
-    }
-
-    #[test]
-    fn names_cannot_leave_the_data_folder() {
-        for text in ["", ".", "..", "../1", "a/b", "-x", "a b", "é"] {
-            assert!(refusal::<Name>(text).contains("is no name"), "{text}");
-        }
-        assert_eq!("kuberaft-0".parse::<Name>().unwrap().as_str(), "kuberaft-0");
-    }
-
     #[test]
     fn the_members_keep_their_order() {
         let cluster: InitialCluster = "2/127.0.0.1:8000, 1/[::1]:7000,".parse().unwrap();
@@ -251,7 +124,7 @@ mod tests {
     #[test]
     fn each_wrong_list_is_told_what_is_wrong() {
         let check = |text: &str, part: &str| {
-            let message = refusal::<InitialCluster>(text);
+            let message = text.parse::<InitialCluster>().unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");
         };
         check("", "is empty");

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::cluster::{Address, InitialCluster, Name};
+use super::cluster::InitialCluster;
 use super::tls::TlsFlags;
 use super::units::{Size, Span};
 use crate::raft;
+use crate::types::{Address, Name};
 
 const LAYERS: &str = "Each flag is also an environment variable (--client-addr is KUBERAFT_CLIENT_ADDR) and a key of \
     the file given by --config. A flag wins over the environment, the environment over the file.\n\

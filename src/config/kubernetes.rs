@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::cluster::{Address, InitialCluster, Name};
+use super::cluster::InitialCluster;
 use super::{ConfigError, Discovery, Flags};
 use crate::k8s;
+use crate::types::{Address, Name};
 
 /// Names and limits of a pod; `None` outside of Kubernetes.
 pub(super) fn settings(flags: &Flags, name: &Name) -> Result<Option<k8s::Settings>, ConfigError> {

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use cluster::{Address, ClusterError, InitialCluster, MEMBERS_MAX, Name, Peer};
+pub use cluster::{ClusterError, InitialCluster, MEMBERS_MAX, Peer};
 pub use flags::{Discovery, Flags, Join, LogFormat};
 pub use tls::PeerTlsFlags;
 pub use units::{Size, Span, UnitError};
@@ -21,6 +21,7 @@ pub use units::{Size, Span, UnitError};
 use crate::k8s;
 use crate::raft;
 use crate::tls::Settings as TlsSettings;
+use crate::types::{Address, Name};
 
 /// Everything `serve` needs to know, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

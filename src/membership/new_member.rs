@@ -1,10 +1,7 @@
-//! What a node must be like to be added: the rules of `--name` and of addresses, for those that come over the network.
+//! What a node must be like to be added, when it is told of over the network.
 
 use crate::raft::NewMember;
-use crate::types::NodeId;
-
-/// Longest name, and longest host, in bytes: that of a DNS name.
-const NAME_BYTES_MAX: usize = 253;
+use crate::types::{Address, Name, NodeId};
 
 /// Why a node cannot be a member, whatever the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +11,8 @@ pub enum NewMemberError {
     NoId,
     /// Names become labels of metrics, lines of logs and names of hosts.
     #[error(
-        "`name` is {0:?}: use 1 to {NAME_BYTES_MAX} letters, digits, `-`, `_` and `.`, a letter or digit first"
+        "`name` is {0:?}: use 1 to {max} letters, digits, `-`, `_` and `.`, a letter or digit first",
+        max = Name::BYTES_MAX
     )]
     Name(String),
     /// Nobody could dial it.
@@ -31,36 +29,17 @@ pub fn check_new_member(new: &NewMember) -> Result<(), NewMemberError> {
     if *id == NodeId(0) {
         return Err(NewMemberError::NoId);
     }
-    if !is_name(name) {
+    if name.parse::<Name>().is_err() {
         return Err(NewMemberError::Name(name.clone()));
     }
-    match peer_addr.as_ref().filter(|address| !is_address(address)) {
+    match peer_addr.as_ref().filter(|address| !can_be_dialled(address)) {
         Some(address) => Err(NewMemberError::PeerAddr(address.clone())),
         None => Ok(()),
     }
 }
 
-fn is_name(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphanumeric()) && is_host(text)
-}
-
-/// Whether others could dial `text`: a DNS name, an IPv4 address or an IPv6 address in brackets, and a port above 0.
-fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    // `parse` alone would take a sign.
-    let is_port =
-        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-    let is_reachable = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-        Some(Some(ip)) => ip.parse::<core::net::Ipv6Addr>().is_ok(),
-        Some(None) => false,
-        None => is_host(host),
-    };
-    is_port && is_reachable
-}
-
-fn is_host(text: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+fn can_be_dialled(text: &str) -> bool {
+    text.parse::<Address>().is_ok_and(|address| address.port > 0)
 }
 
 #[cfg(test)]
@@ -74,11 +53,11 @@ mod tests {
 
     #[test]
     fn only_names_that_are_safe_everywhere_are_taken() {
-        let longest = "n".repeat(NAME_BYTES_MAX);
+        let longest = "n".repeat(Name::BYTES_MAX);
         for text in ["1", "kuberaft-0", "n_1.x", &longest] {
             assert_eq!(check_new_member(&node(text, None)), Ok(()), "{text:?}");
         }
-        let too_long = "n".repeat(NAME_BYTES_MAX + 1);
+        let too_long = "n".repeat(Name::BYTES_MAX + 1);
         for text in ["", ".", "a/b", "-x", "a b", "a b/\n\"x", "\u{e9}", "a\0", &too_long] {
             assert_eq!(check_new_member(&node(text, None)), Err(NewMemberError::Name(text.into())));
         }

@@ -149,32 +149,3 @@ impl Parts {
         Err(AdminError::new(AdminReason::InProgress, "the members change too fast; ask again"))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use crate::config::{Address, Name};
-    use crate::membership::check_new_member;
-    use crate::raft::NewMember;
-    use crate::types::NodeId;
-
-    /// Two rooms know the rules, as none of them may import the other.
-    #[test]
-    fn a_node_can_be_added_under_a_name_and_an_address_that_it_can_be_started_with() {
-        let is_taken = |name: &str, peer_addr: Option<&str>| {
-            let peer_addr = peer_addr.map(str::to_owned);
-            check_new_member(&NewMember { id: NodeId(1), name: name.into(), peer_addr, stays_learner: false })
-                .is_ok()
-        };
-        let lengths = [253, 254].map(|length| "n".repeat(length));
-        let names = ["", "1", "kuberaft-0", "n_1.x", ".", "..", "a/b", "-x", "a b", "\u{e9}", "a\n", "[::1]"];
-        for name in names.into_iter().chain(lengths.iter().map(String::as_str)) {
-            assert_eq!(is_taken(name, None), name.parse::<Name>().is_ok(), "{name:?}");
-        }
-        let hosts =
-            ["", "a", "127.0.0.1", "n-1.x_y", "[::1]", "::1", "[::1", "[x]", "a b", "a/b", "a:1", "\u{e9}"];
-        let ports = ["", "1", "65535", "65536", "-1", "+1", "x", " 1"];
-        for address in hosts.iter().flat_map(|host| ports.map(|port| format!("{host}:{port}"))) {
-            assert_eq!(is_taken("n", Some(&address)), address.parse::<Address>().is_ok(), "{address:?}");
-        }
-    }
-}

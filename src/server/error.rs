@@ -3,14 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::Address;
 use crate::driver::Failure;
 use crate::k8s::KubeError;
 use crate::membership::InitialClusterError;
 use crate::storage::StorageError;
 use crate::tls::TlsError;
 use crate::transport::BootstrapError;
-use crate::types::ClusterId;
+use crate::types::{Address, ClusterId};
 
 /// Why a node ended other than by being told to.
 #[derive(Debug, thiserror::Error)]

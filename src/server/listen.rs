@@ -6,7 +6,8 @@ use std::net::TcpListener as StdListener;
 use tokio::net::TcpListener;
 
 use super::ServerError;
-use crate::config::{Address, Config};
+use crate::config::Config;
+use crate::types::Address;
 
 /// Bound once. What listens are duplicates, so that connections made between two lives of a node wait.
 pub(super) struct Listeners {

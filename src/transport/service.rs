@@ -20,7 +20,7 @@ use super::settings::Settings;
 use crate::membership::{self, Formed, HelloAnswer, Intent, Local, Refused, Standing};
 use crate::raft::{Configuration, Message};
 use crate::replica::snapshot::Receive;
-use crate::types::{ClusterId, LogIndex, NodeId};
+use crate::types::{ClusterId, LogIndex, Name, NodeId};
 
 /// Takes checked messages; false: no room, the message is dropped. Called in the order of arrival from each
 /// peer, from several threads at once; must not block.
@@ -234,7 +234,7 @@ impl PeerService {
         let route = self.admit(first.route).await?;
         let from = NodeId(route.from);
         let introduction = first.introduction.clone().unwrap_or_default();
-        if introduction.name.is_empty() || introduction.name.len() > NAME_BYTES_MAX {
+        if introduction.name.is_empty() || introduction.name.len() > Name::BYTES_MAX {
             return Err(Status::invalid_argument("a stream's first frame must tell the sender's name"));
         }
         self.0.directory.record(from, &introduction);
@@ -263,9 +263,6 @@ impl PeerService {
         }
     }
 }
-
-/// Names are short; longer ones would be labels of metrics.
-const NAME_BYTES_MAX: usize = 253;
 
 async fn deliver_all(
     mut frame: proto::Frame,

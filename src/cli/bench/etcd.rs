@@ -7,7 +7,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::tally::Op;
 use super::{CallError, Consistency};
-use crate::config::Address;
+use crate::types::Address;
 use wire::kv_client::KvClient;
 
 #[allow(clippy::pedantic, unreachable_pub)] // generated

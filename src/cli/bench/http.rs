@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use super::tally::Op;
 use super::{CallError, Consistency};
 use crate::cli::endpoints::Endpoint;
-use crate::config::Address;
 use crate::tls::{Connector, Wire};
+use crate::types::Address;
 
 /// Digits of a key's number.
 const DIGITS: usize = 10;

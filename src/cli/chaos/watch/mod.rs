@@ -13,7 +13,8 @@ use crate::chaos::{FinalReport, Load, LoadSettings, Names, PodNames, Reach, tabl
 use crate::cli::client::block_on;
 use crate::cli::output::Layout;
 use crate::cli::{CliError, endpoints, print};
-use crate::config::{Address, Span};
+use crate::config::Span;
+use crate::types::Address;
 
 const CONTROL: &str = "\
 Rounds are marked over HTTP at --listen:
