@@ -39,7 +39,7 @@ pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
     /// Ends with what the node said when it ended the handshake, if it did.
-    connection: Option<JoinHandle<Option<String>>>,
+    connection: Option<JoinHandle<Option<io::Error>>>,
 }
 
 /// What a read found.
@@ -131,6 +131,20 @@ impl ClientError {
             },
         }
     }
+
+    /// Whether the node was reached, and one of both speaks TLS and the other does not, or one does not accept the other's
+    /// certificate: asking again does not help.
+    #[must_use]
+    pub fn is_misunderstanding(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
+            }
+            // What a port says that speaks TLS only.
+            Self::Unexpected { status, .. } => *status == 400,
+            _ => false,
+        }
+    }
 }
 
 impl Client {
@@ -208,9 +222,9 @@ impl Client {
     /// only after the own first bytes.
     async fn refusal(&mut self) -> Option<ClientError> {
         let ended = timeout(END_TIMEOUT, self.connection.take()?).await;
-        let why = ended.ok()?.ok()??;
+        let source = ended.ok()?.ok()??;
         let endpoint = self.host.to_str().unwrap_or_default().to_owned();
-        Some(ClientError::Connect { endpoint, source: io::Error::other(why) })
+        Some(ClientError::Connect { endpoint, source })
     }
 
     /// Sends a request and reads the whole answer.

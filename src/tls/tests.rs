@@ -97,7 +97,7 @@ async fn heard(wire: std::io::Result<Wire>) -> Result<String, String> {
     match wire {
         Ok(mut wire) => match wire.read_to_string(&mut text).await {
             Ok(_) => Ok(text),
-            Err(error) => Err(refusal(&error).unwrap_or_else(|| error.to_string())),
+            Err(error) => Err(refusal(&error).unwrap_or(error).to_string()),
         },
         Err(error) => Err(error.to_string()),
     }
