@@ -1,12 +1,22 @@
 //! Connections to a server of the etcd v3 API. As in etcd's own benchmark, many clients share few HTTP/2 connections.
 
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::transport::{Channel, Endpoint};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tonic::codegen::http::Uri;
+use tonic::transport::{self, Channel};
+use tower_service::Service;
 
 use super::tally::Op;
 use super::{CallError, Consistency};
+use crate::cli::endpoints::Endpoint;
+use crate::tls::{Connector, Wire};
 use crate::types::Address;
 use wire::kv_client::KvClient;
 
@@ -26,28 +36,93 @@ pub(super) struct Etcd {
     serializable: bool,
 }
 
-/// Opens `count` connections, spread over the endpoints in turn.
+/// Opens `count` connections, spread over the endpoints in turn; those under TLS are verified by `tls`.
 ///
 /// # Errors
-/// The first endpoint that cannot be reached.
+/// The first endpoint that cannot be reached, or that does not understand this client.
 pub(super) async fn connect(
-    endpoints: &[Address],
+    endpoints: &[Endpoint],
+    tls: Option<&Connector>,
     count: usize,
     timeout: Duration,
 ) -> Result<Vec<KvClient<Channel>>, String> {
+    let tls = tls.map(Connector::with_http2);
     let mut channels = Vec::with_capacity(count);
-    for address in endpoints.iter().cycle().take(count) {
-        let failed =
-            |error: tonic::transport::Error| format!("cannot connect to {address}: {}", root(&error));
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(failed)?;
-        let endpoint = endpoint
-            .tcp_nodelay(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .connect_timeout(timeout);
-        channels.push(KvClient::new(endpoint.connect().await.map_err(failed)?));
+    for endpoint in endpoints.iter().cycle().take(count) {
+        let failed = |error: transport::Error| format!("cannot connect to {endpoint}: {}", root(&error));
+        let tls = tls.as_ref().filter(|_| endpoint.is_tls);
+        let mut client = KvClient::new(open(&endpoint.address, tls, timeout).await.map_err(failed)?);
+        // One tells for all of them.
+        if channels.is_empty() {
+            greet(&mut client, tls.is_some(), timeout).await.map_err(|why| format!("{endpoint}: {why}"))?;
+        }
+        channels.push(client);
     }
     Ok(channels)
+}
+
+async fn open(
+    address: &Address,
+    tls: Option<&Connector>,
+    timeout: Duration,
+) -> Result<Channel, transport::Error> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let server = transport::Endpoint::from_shared(format!("{scheme}://{address}"))?
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .connect_timeout(timeout);
+    match tls {
+        None => server.connect().await,
+        Some(tls) => {
+            server.connect_with_connector(UnderTls { tls: tls.clone(), address: address.clone() }).await
+        }
+    }
+}
+
+/// Reads a key, whichever: that this client's certificate, or its want of TLS, is refused is told by the first answer
+/// only. What the server itself answers is the load's own to see.
+async fn greet(client: &mut KvClient<Channel>, is_tls: bool, timeout: Duration) -> Result<(), String> {
+    let key = Bytes::from_static(b"bench");
+    let request = wire::RangeRequest { key, serializable: true, ..wire::RangeRequest::default() };
+    match tokio::time::timeout(timeout, client.range(request)).await {
+        Ok(Err(status)) if status.source().is_some() => {
+            let why = root(&status);
+            // HTTP/2's own error has the alert in its words only.
+            let advice = match is_tls {
+                true if why.contains("CertificateRequired") => ": give --tls-cert and --tls-key",
+                true => "",
+                false => "; if it speaks TLS, use https://",
+            };
+            Err(format!("{why}{advice}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Connects, and does the handshake, anew for each connection.
+struct UnderTls {
+    tls: Connector,
+    address: Address,
+}
+
+impl Service<Uri> for UnderTls {
+    type Response = TokioIo<Wire>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let (tls, Address { host, port }) = (self.tls.clone(), self.address.clone());
+        Box::pin(async move {
+            let tcp = TcpStream::connect((host.as_str(), port)).await?;
+            tcp.set_nodelay(true)?;
+            tls.connect(&host, tcp).await.map(TokioIo::new)
+        })
+    }
 }
 
 impl Etcd {
@@ -115,7 +190,7 @@ fn code_name(code: tonic::Code) -> String {
 }
 
 /// The innermost cause: tonic's own words are "transport error".
-fn root(error: &dyn std::error::Error) -> String {
+fn root(error: &dyn Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -125,7 +200,89 @@ fn root(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::fs;
+    use std::sync::Arc;
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::server::conn::http2;
+    use hyper::service::service_fn;
+    use hyper::{HeaderMap, Response};
+    use hyper_util::rt::TokioExecutor;
+    use rcgen::generate_simple_self_signed;
+    use tempfile::TempDir;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::tls::{Acceptor, ClientPortSettings, ConnectorSettings, IdentitySettings, Port};
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// A certificate for loopback that vouches for itself, and its key.
+    fn identity(folder: &TempDir, name: &str) -> IdentitySettings {
+        let made = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let path = |ending: &str| folder.path().join(format!("{name}.{ending}"));
+        fs::write(path("crt"), made.cert.pem()).unwrap();
+        fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+        IdentitySettings { cert: path("crt"), key: path("key") }
+    }
+
+    /// A server that answers each call with an empty message, to whoever shows the client's certificate.
+    async fn serve(identity: &IdentitySettings, client: &IdentitySettings) -> Address {
+        let metrics = Metrics::new();
+        let settings =
+            ClientPortSettings { identity: identity.clone(), client_ca: Some(client.cert.clone()) };
+        let acceptor = Acceptor::new(Arc::new(Port::client(settings, &metrics).unwrap()), &metrics);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (tcp, from) = listener.accept().await.unwrap();
+                let Some(wire) = acceptor.accept(tcp, from).await else { continue };
+                let answer = service_fn(async |_| {
+                    let status =
+                        HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+                    let message = Full::new(Bytes::from_static(&[0; 5]));
+                    let body = message.with_trailers(async move { Some(Ok(status)) });
+                    Ok::<_, Infallible>(
+                        Response::builder().header("content-type", "application/grpc").body(body).unwrap(),
+                    )
+                });
+                let server = http2::Builder::new(TokioExecutor::new());
+                let connection = server.serve_connection(TokioIo::new(wire), answer);
+                tokio::spawn(async move { drop(connection.await) });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_server_under_tls_is_spoken_to_by_those_it_knows_and_others_hear_why_not() {
+        let folder = TempDir::new().unwrap();
+        let [server, client] = ["server", "client"].map(|name| identity(&folder, name));
+        let address = serve(&server, &client).await;
+        let connector = |ca: &IdentitySettings, shown: Option<&IdentitySettings>| {
+            let (ca, identity) = (Some(ca.cert.clone()), shown.cloned());
+            Connector::new(&ConnectorSettings { ca, identity, server_name: None }).unwrap()
+        };
+        let open = async |is_tls, tls: Connector| {
+            connect(&[Endpoint { address: address.clone(), is_tls }], Some(&tls), 2, TIMEOUT).await
+        };
+        let channels = open(true, connector(&server, Some(&client))).await.unwrap();
+        let mut etcd = Etcd::new(channels, 0, Bytes::from_static(b"value"), Consistency::Linearizable);
+        etcd.call(Op::Put, 1).await.unwrap();
+        etcd.fail_over();
+        etcd.call(Op::Put, 2).await.unwrap();
+
+        let check = |refused: Result<_, String>, part: &str| {
+            let message = refused.map(|_| ()).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        };
+        check(open(true, connector(&server, None)).await, "give --tls-cert and --tls-key");
+        check(open(true, connector(&client, Some(&client))).await, "by --tls-ca");
+        check(open(false, connector(&server, Some(&client))).await, "if it speaks TLS, use https://");
+    }
 
     #[test]
     fn codes_are_named_like_our_own() {

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::tally::Op;
 use super::{CallError, Consistency};
 use crate::cli::endpoints::Endpoint;
-use crate::tls::{Connector, Wire};
+use crate::tls::{Connector, Wire, refusal};
 use crate::types::Address;
 
 /// Digits of a key's number.
@@ -91,6 +91,28 @@ impl Http {
         Ok(())
     }
 
+    /// Asks for the node's status over the connection that is there: that this client's certificate, or its want of TLS,
+    /// is refused is told by the first answer only.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] and [`io::ErrorKind::PermissionDenied`] if both do not understand each other, others
+    /// if the connection broke.
+    pub(super) async fn greet(&mut self) -> io::Result<()> {
+        let host = &self.endpoints[self.at].address;
+        let request = format!("GET /v1/status HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let answered = exchange(stream, request.as_bytes(), &mut self.received).await;
+        let head = answered.map_err(|error| refusal(&error).unwrap_or(error))?;
+        if head.close {
+            self.stream = None;
+        }
+        if head.status == 400 {
+            let body = self.received[head.body_at..].trim_ascii().escape_ascii();
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("status 400: {body}")));
+        }
+        Ok(())
+    }
+
     /// Drops the connection; the next call goes to the next endpoint.
     pub(super) fn fail_over(&mut self) {
         self.stream = None;
@@ -106,7 +128,7 @@ impl Http {
             self.fail_over();
             return Err(CallError::new("connect").because(&error));
         }
-        match self.exchange(op, key).await {
+        match self.send(op, key).await {
             Ok(head) if (200..300).contains(&head.status) => {
                 if head.close {
                     self.stream = None;
@@ -123,34 +145,39 @@ impl Http {
             }
             Err(error) => {
                 self.fail_over();
-                Err(CallError::new("connection_lost").because(&error))
+                Err(CallError::new("connection_lost").because(&refusal(&error).unwrap_or(error)))
             }
         }
     }
 
-    async fn exchange(&mut self, op: Op, key: u64) -> io::Result<Head> {
+    async fn send(&mut self, op: Op, key: u64) -> io::Result<Head> {
         let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let request = match op {
             Op::Put => &mut self.put,
             Op::Get => &mut self.get,
         };
         request.set_key(key);
-        stream.write_all(&request.bytes).await?;
-        stream.flush().await?;
-        self.received.clear();
-        loop {
-            if stream.read_buf(&mut self.received).await? == 0 {
+        exchange(stream, &request.bytes, &mut self.received).await
+    }
+}
+
+/// Sends a request; afterwards `received` is the whole answer.
+async fn exchange(stream: &mut Wire, request: &[u8], received: &mut Vec<u8>) -> io::Result<Head> {
+    stream.write_all(request).await?;
+    stream.flush().await?;
+    received.clear();
+    loop {
+        if stream.read_buf(received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some(head) = Head::parse(received)? else { continue };
+        let end = head.body_at + head.length;
+        while received.len() < end {
+            if stream.read_buf(received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let Some(head) = Head::parse(&self.received)? else { continue };
-            let end = head.body_at + head.length;
-            while self.received.len() < end {
-                if stream.read_buf(&mut self.received).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            return Ok(head);
         }
+        return Ok(head);
     }
 }
 

@@ -351,20 +351,16 @@ impl Worker<'_> {
         let endpoints: Arc<[_]> = self.args.endpoints.all().into();
         let value = value(self.args.value_bytes.0);
         let consistency = self.args.consistency;
+        let tls = self.args.endpoints.connector()?;
         if self.args.protocol == Protocol::Etcd {
             let clients = usize::from(self.args.clients);
             let wanted = self.args.connections.map_or(clients.div_ceil(10).max(endpoints.len()), usize::from);
             let mine = wanted.min(clients).div_ceil(self.threads);
-            if endpoints.iter().any(|endpoint| endpoint.is_tls) {
-                return Err(CliError::Usage("--protocol etcd has no TLS: use http:// endpoints".to_owned()));
-            }
-            let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
-            let connecting = etcd::connect(&addresses, mine, self.args.timeout.0);
+            let connecting = etcd::connect(&endpoints, tls.as_ref(), mine, self.args.timeout.0);
             let channels = connecting.await.map_err(CliError::Failed)?;
             let client = |n| Etcd::new(channels.clone(), n / self.threads, value.clone(), consistency);
             return Ok(numbers().map(|n| Connection::Etcd(Box::new(client(n)))).collect());
         }
-        let tls = self.args.endpoints.connector()?;
         let mut connections = Vec::new();
         for number in numbers() {
             let mut http = Http::new(Arc::clone(&endpoints), tls.clone(), number, (&value, consistency));
@@ -376,9 +372,31 @@ impl Worker<'_> {
                 }
                 http.fail_over();
             }
+            // One tells for all of them.
+            if connections.is_empty() {
+                self.greet(&mut http).await?;
+            }
             connections.push(Connection::Http(Box::new(http)));
         }
         Ok(connections)
+    }
+
+    /// Finds out whether the node and this client understand each other. Any other trouble is the load's own to see.
+    async fn greet(&self, http: &mut Http) -> Result<(), CliError> {
+        let endpoint = http.endpoint().clone();
+        match tokio::time::timeout(self.args.timeout.0, http.greet()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error))
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Err(CliError::Failed(format!("{endpoint}: {error}")));
+            }
+            Ok(Err(_)) | Err(_) => http.fail_over(),
+        }
+        Ok(())
     }
 
     /// Writes all keys, if the load reads, together with the other threads.
