@@ -23,55 +23,97 @@ pub(super) struct Endpoints {
         env = "KUBERAFT_ENDPOINTS",
         hide_env_values = true,
         value_delimiter = ',',
-        value_parser = parse_given,
+        value_parser = parse,
         default_value = DEFAULT
     )]
     addresses: Vec<Given>,
 
+    #[command(flatten)]
+    tls: TlsFlags,
+}
+
+/// The flags of whoever talks to nodes that may speak TLS.
+#[derive(Clone, Debug, Args)]
+pub(super) struct TlsFlags {
     /// Certificates of the authorities to trust (PEM); endpoints without http:// or https:// are taken to speak TLS then
     /// [default: the authorities that this machine trusts]
-    #[arg(long, value_name = "FILE", env = "KUBERAFT_TLS_CA", hide_env_values = true, help_heading = "TLS")]
-    tls_ca: Option<PathBuf>,
+    #[arg(
+        id = "tls_ca",
+        long = "tls-ca",
+        value_name = "FILE",
+        env = "KUBERAFT_TLS_CA",
+        hide_env_values = true,
+        help_heading = "TLS"
+    )]
+    ca: Option<PathBuf>,
 
     /// The own certificate (PEM), for nodes that want one
     #[arg(
-        long,
+        id = "tls_cert",
+        long = "tls-cert",
         value_name = "FILE",
         env = "KUBERAFT_TLS_CERT",
         hide_env_values = true,
         requires = "tls_key",
         help_heading = "TLS"
     )]
-    tls_cert: Option<PathBuf>,
+    cert: Option<PathBuf>,
 
     /// The key of that certificate (PEM)
     #[arg(
-        long,
+        id = "tls_key",
+        long = "tls-key",
         value_name = "FILE",
         env = "KUBERAFT_TLS_KEY",
         hide_env_values = true,
         requires = "tls_cert",
         help_heading = "TLS"
     )]
-    tls_key: Option<PathBuf>,
+    key: Option<PathBuf>,
 
     /// The name that the nodes' certificates must be valid for [default: the host of the endpoint]
     #[arg(
-        long,
+        id = "tls_server_name",
+        long = "tls-server-name",
         value_name = "NAME",
         env = "KUBERAFT_TLS_SERVER_NAME",
         hide_env_values = true,
         help_heading = "TLS"
     )]
-    tls_server_name: Option<String>,
+    server_name: Option<String>,
 }
 
 /// An endpoint as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Given {
-    address: Address,
+pub(super) struct Given {
+    pub(super) address: Address,
     /// `https` or `http`, if it was said.
     is_tls: Option<bool>,
+}
+
+impl Given {
+    /// Where nothing is said, it speaks TLS if whoever asks has flags for that.
+    pub(super) fn is_tls(&self, flags: &TlsFlags) -> bool {
+        self.is_tls.unwrap_or(flags.are_given())
+    }
+}
+
+impl TlsFlags {
+    /// Whether there is any: whoever names an authority wants TLS.
+    pub(super) fn are_given(&self) -> bool {
+        self.ca.is_some() || self.cert.is_some() || self.server_name.is_some()
+    }
+
+    /// By what nodes are verified.
+    pub(super) fn connector(&self) -> Result<Connector, CliError> {
+        let identity = self.cert.clone().zip(self.key.clone());
+        let settings = ConnectorSettings {
+            ca: self.ca.clone(),
+            identity: identity.map(|(cert, key)| IdentitySettings { cert, key }),
+            server_name: self.server_name.clone(),
+        };
+        Connector::new(&settings).map_err(|error| CliError::Failed(error.to_string()))
+    }
 }
 
 /// One node's client port.
@@ -91,11 +133,8 @@ impl fmt::Display for Endpoint {
 impl Endpoints {
     /// In the order given.
     pub(super) fn all(&self) -> Vec<Endpoint> {
-        let has_tls = self.tls_ca.is_some() || self.tls_cert.is_some() || self.tls_server_name.is_some();
-        let endpoint = |given: &Given| Endpoint {
-            address: given.address.clone(),
-            is_tls: given.is_tls.unwrap_or(has_tls),
-        };
+        let endpoint =
+            |given: &Given| Endpoint { address: given.address.clone(), is_tls: given.is_tls(&self.tls) };
         self.addresses.iter().map(endpoint).collect()
     }
 
@@ -106,29 +145,13 @@ impl Endpoints {
 
     /// By what those that speak TLS are verified; `None` if none does.
     pub(super) fn connector(&self) -> Result<Option<Connector>, CliError> {
-        if !self.all().iter().any(|endpoint| endpoint.is_tls) {
-            return Ok(None);
-        }
-        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
-        let settings = ConnectorSettings {
-            ca: self.tls_ca.clone(),
-            identity: identity.map(|(cert, key)| IdentitySettings { cert, key }),
-            server_name: self.tls_server_name.clone(),
-        };
-        Connector::new(&settings).map(Some).map_err(|error| CliError::Failed(error.to_string()))
+        let is_needed = self.all().iter().any(|endpoint| endpoint.is_tls);
+        is_needed.then(|| self.tls.connector()).transpose()
     }
 }
 
-/// An address, also if written as a URL, for a command that has no TLS.
-pub(super) fn parse(text: &str) -> Result<Address, String> {
-    let given = parse_given(text)?;
-    if given.is_tls == Some(true) {
-        return Err("this command does not speak TLS: use http://host:port or host:port".to_owned());
-    }
-    Ok(given.address)
-}
-
-fn parse_given(text: &str) -> Result<Given, String> {
+/// An address, also if written as a URL.
+pub(super) fn parse(text: &str) -> Result<Given, String> {
     let text = text.trim();
     let (address, is_tls) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
         (Some(address), _) => (address, Some(true)),
@@ -161,10 +184,10 @@ mod tests {
 
     #[test]
     fn addresses_may_be_written_as_urls() {
-        assert_eq!(parse("http://a:1/").unwrap().to_string(), "a:1");
-        assert_eq!(parse(" [::1]:1").unwrap().to_string(), "[::1]:1");
-        assert_eq!(parse_given("https://a:1").unwrap().is_tls, Some(true));
-        assert!(parse("https://a:1").unwrap_err().contains("does not speak TLS"));
+        let address = |text| parse(text).unwrap().address.to_string();
+        assert_eq!([address("http://a:1/"), address(" [::1]:1")], ["a:1", "[::1]:1"]);
+        let is_tls = |text| parse(text).unwrap().is_tls;
+        assert_eq!(["https://a:1", "http://a:1", "a:1"].map(is_tls), [Some(true), Some(false), None]);
         assert!(parse("a").unwrap_err().contains("expected host:port"));
         assert!(parse("0.0.0.0:7001").unwrap_err().contains("nobody can connect"));
     }

@@ -17,9 +17,12 @@ use super::faults::{Direction, Kind};
 use super::health::Health;
 use super::relays::{Flow, Relays};
 use super::target::{Target, Trouble};
+use super::under_tls::UnderTls;
 use crate::chaos::{Names, Reach};
 use crate::cli::CliError;
 use crate::cli::dev::{Node, Running, STOP_TIMEOUT};
+use crate::cli::endpoints::TlsFlags;
+use crate::config::Config;
 
 /// What can be done to it. The first is what is done to whom alone is named.
 pub(super) const KINDS: [Kind; 8] = [
@@ -119,11 +122,17 @@ struct Member {
 }
 
 impl DevCluster {
-    /// Starts so many nodes. `flags` are for the `serve` of each.
+    /// Starts so many nodes. `flags` are for the `serve` of each; if they turn TLS on for clients, `tls` is how nodes are
+    /// verified.
     ///
     /// # Errors
-    /// No port, no process.
-    pub(super) async fn start(count: u8, folder: Folder, flags: Vec<OsString>) -> Result<Self, CliError> {
+    /// No port, no process; files of `tls` that cannot be used.
+    pub(super) async fn start(
+        count: u8,
+        folder: Folder,
+        flags: Vec<OsString>,
+        tls: &TlsFlags,
+    ) -> Result<Self, CliError> {
         let failed = |error: io::Error| CliError::Failed(format!("cannot prepare the cluster: {error}"));
         let names: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
         let mut ports = Vec::new();
@@ -133,7 +142,12 @@ impl DevCluster {
         }
         let peers: Vec<_> = ports.iter().map(|(name, _, (_, peer))| (name.clone(), *peer)).collect();
         let clients = ports.iter().map(|(name, (_, client), _)| (name.clone(), client.to_string())).collect();
-        let reach = Names::fixed(clients).await.map_err(|error| CliError::Failed(error.to_string()))?;
+        let names_of = Names::fixed(clients).await.map_err(|error| CliError::Failed(error.to_string()))?;
+        let mut reach: Arc<dyn Reach> = Arc::new(names_of);
+        if has_client_tls(&flags) {
+            let host_of = Box::new(|_: &str| Some(Ipv4Addr::LOCALHOST.to_string()));
+            reach = Arc::new(UnderTls::new(reach, tls.connector()?, host_of));
+        }
         let relays = Relays::start(&peers).await.map_err(failed)?;
         let directory = folder.path().to_owned();
         let member = |(name, client, peer): (String, (TcpSocket, SocketAddr), (TcpSocket, SocketAddr))| {
@@ -152,7 +166,7 @@ impl DevCluster {
         let members = ports.into_iter().map(member).collect();
         // A node that told others where it is would be reached past its relays.
         let flags = std::iter::once("--hide-peer-addr".into()).chain(flags).collect();
-        let mut cluster = Self { members, relays, folder, reach: Arc::new(reach), flags };
+        let mut cluster = Self { members, relays, folder, reach, flags };
         cluster.start_those_down().map_err(|trouble| CliError::Failed(trouble.0))?;
         Ok(cluster)
     }
@@ -306,6 +320,13 @@ impl Target for DevCluster {
     }
 }
 
+/// Whether these flags of `serve` turn TLS on for clients. Of flags that make no sense the nodes will tell.
+fn has_client_tls(flags: &[OsString]) -> bool {
+    let node = ["--name=1", "--initial-cluster=1/127.0.0.1:1"].map(OsString::from);
+    let config = Config::load(node.into_iter().chain(flags.iter().cloned()), |_| None);
+    config.is_ok_and(|config| config.tls.client.is_some())
+}
+
 /// A port that nobody else is given as long as the socket is there.
 fn reserve() -> io::Result<(TcpSocket, SocketAddr)> {
     let socket = TcpSocket::new_v4()?;
@@ -349,6 +370,13 @@ mod tests {
         let (path, left) = temporary(true);
         assert!(path.exists() && left.as_ref() == Some(&path));
         fs::remove_dir(path).unwrap();
+    }
+
+    #[test]
+    fn clients_speak_tls_where_the_nodes_flags_say_so() {
+        let has = |flags: &[&str]| has_client_tls(&flags.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(has(&["--client-tls-cert=a", "--client-tls-key", "b"]));
+        assert!(!has(&["--log-level=warn"]) && !has(&["--client-tls-cert=a"]) && !has(&["--no-such-flag"]));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::api::StatusReport;
 use crate::api::client::{Client, ClientError};
@@ -12,6 +12,8 @@ use crate::chaos::Reach;
 
 /// How long a member may take to answer a look.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two looks for misunderstandings.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,10 @@ impl Health {
             let reach = Arc::clone(reach);
             asking.spawn(async move {
                 let asked = timeout(LOOK_TIMEOUT, status(&*reach, &name)).await;
-                let answer = asked.map_err(|_elapsed| "no answer".to_owned()).and_then(|answer| answer);
+                let answer = match asked {
+                    Ok(answer) => answer.map_err(|error| told(&error)),
+                    Err(_elapsed) => Err("no answer".to_owned()),
+                };
                 (name, answer)
             });
         }
@@ -48,10 +53,33 @@ impl Health {
     }
 }
 
-async fn status(reach: &dyn Reach, member: &str) -> Result<StatusReport, String> {
-    let stream = reach.connect(member).await.map_err(|error| error.to_string())?;
-    let ask = async { Client::over(stream, member).await?.status().await };
-    ask.await.map_err(|error: ClientError| error.to_string())
+/// Ends if a member is found that does not understand what it is asked in, TLS or plain, or whose certificate or ours is
+/// not accepted; says which and why. Waiting for health does not help then.
+pub(super) async fn misunderstanding(reach: Arc<dyn Reach>) -> String {
+    loop {
+        for member in reach.members() {
+            if let Ok(Err(error)) = timeout(LOOK_TIMEOUT, status(&*reach, &member)).await
+                && error.is_misunderstanding()
+            {
+                return format!("{member}: {}", told(&error));
+            }
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+async fn status(reach: &dyn Reach, member: &str) -> Result<StatusReport, ClientError> {
+    let connected = reach.connect(member).await;
+    let stream = connected.map_err(|source| ClientError::Connect { endpoint: member.to_owned(), source })?;
+    Client::over(stream, member).await?.status().await
+}
+
+/// A failure, for whoever knows which member it is of.
+fn told(error: &ClientError) -> String {
+    match error {
+        ClientError::Connect { source, .. } => source.to_string(),
+        error => error.to_string(),
+    }
 }
 
 /// The leader's name if all is well. `answers` are of all members that there should be, sorted by name.

@@ -9,6 +9,7 @@ mod run;
 mod statefulset;
 mod strike;
 mod target;
+mod under_tls;
 mod watch;
 
 use clap::{Args, Subcommand};

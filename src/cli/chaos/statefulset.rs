@@ -14,8 +14,10 @@ use tokio::time::timeout;
 use super::faults::Kind;
 use super::health::Health;
 use super::target::{Target, Trouble};
+use super::under_tls::UnderTls;
 use crate::chaos::{Connecting, Names, Reach, Stream, dial};
 use crate::cli::CliError;
+use crate::cli::endpoints::TlsFlags;
 use crate::k8s::{Admin, Deletion, KubeError, Seen};
 
 /// How often it is looked where pods are.
@@ -62,6 +64,8 @@ pub(super) struct KubeCluster {
     admin: Admin,
     set: String,
     pods: Arc<Pods>,
+    /// To the pods, under TLS if they speak it.
+    reach: Arc<dyn Reach>,
     service: Option<Arc<dyn Reach>>,
     follower: JoinHandle<()>,
     commands: BTreeMap<String, Named>,
@@ -124,15 +128,17 @@ impl Reach for Pods {
 }
 
 impl KubeCluster {
-    /// Finds the StatefulSet: the one of this name, or the only one of kuberaft's chart in the namespace.
+    /// Finds the StatefulSet: the one of this name, or the only one of kuberaft's chart in the namespace. Its clients need
+    /// TLS if it says so, or if `tls` has flags.
     ///
     /// # Errors
-    /// It cannot be told which, or the API server refuses.
+    /// It cannot be told which, or the API server refuses; files of `tls` that cannot be used.
     pub(super) async fn find(
         namespace: Option<&str>,
         set: Option<&str>,
         via: Via,
         commands: BTreeMap<String, Named>,
+        tls: &TlsFlags,
     ) -> Result<Self, CliError> {
         let admin = Admin::connect(namespace).await.map_err(|error| match error {
             KubeError::Config(error) => {
@@ -151,24 +157,29 @@ impl KubeCluster {
         if seen.workload.replicas == 0 {
             return Err(CliError::Failed(format!("StatefulSet {set} has no replicas: scale it up first")));
         }
-        if seen.is_client_tls {
-            return Err(CliError::Failed(format!(
-                "the clients of StatefulSet {set} need TLS, which chaos does not speak: try it on an installation with \
-                 tls.client.enabled=false; its members may have TLS among each other"
-            )));
-        }
         // The chart gives both the same name.
-        let service = ("service".to_owned(), format!("{set}.{}.svc:{}", admin.namespace(), seen.client_port));
+        let host = format!("{set}.{}.svc", admin.namespace());
+        let tls = (seen.is_client_tls || tls.are_given()).then(|| tls.connector()).transpose()?;
+        // Certificates are for the Service; pods are reached by their addresses, or through the API server.
+        let under_tls = |reach: Arc<dyn Reach>| match &tls {
+            Some(tls) => {
+                let host = host.clone();
+                Arc::new(UnderTls::new(reach, tls.clone(), Box::new(move |_| Some(host.clone()))))
+            }
+            None => reach,
+        };
+        let service = ("service".to_owned(), format!("{host}:{}", seen.client_port));
         let service: Option<Arc<dyn Reach>> = match via {
             Via::Pods => {
                 let names = Names::fixed(vec![service]).await;
-                Some(Arc::new(names.map_err(|error| CliError::Failed(error.to_string()))?))
+                Some(under_tls(Arc::new(names.map_err(|error| CliError::Failed(error.to_string()))?)))
             }
             Via::Forward => None,
         };
         let pods = Arc::new(Pods { admin: admin.clone(), via, seen: RwLock::new(seen) });
+        let reach = under_tls(Arc::clone(&pods) as Arc<dyn Reach>);
         let follower = tokio::spawn(follow(Arc::clone(&pods), set.clone()));
-        Ok(Self { admin, set, pods, service, follower, commands, owed: Vec::new() })
+        Ok(Self { admin, set, pods, reach, service, follower, commands, owed: Vec::new() })
     }
 
     /// What it is, for people.
@@ -226,7 +237,7 @@ impl KubeCluster {
 
 impl Target for KubeCluster {
     fn reach(&self) -> Arc<dyn Reach> {
-        Arc::clone(&self.pods) as Arc<dyn Reach>
+        Arc::clone(&self.reach)
     }
 
     fn service(&self) -> Option<Arc<dyn Reach>> {

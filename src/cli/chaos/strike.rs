@@ -10,12 +10,14 @@ use tokio::time::timeout;
 
 use super::dev::{self, DevCluster, Folder};
 use super::faults::{self, Fault, Kind, Plan};
+use super::health::misunderstanding;
 use super::report::Summary;
 use super::run::{Progress, Rounds, settled};
 use super::statefulset::{self, KubeCluster, Named, Via};
 use super::target::{Target, Trouble};
 use crate::chaos::{FinalReport, Load, LoadSettings};
 use crate::cli::dev::{NODES_DEFAULT, NODES_MAX, Signals};
+use crate::cli::endpoints::TlsFlags;
 use crate::cli::output::Format;
 use crate::cli::{CliError, print};
 use crate::config::Span;
@@ -36,6 +38,9 @@ A fault is KIND:WHOM; KIND alone strikes a random member, WHOM alone is of the f
 Without --kube nodes are started on this machine and ended afterwards. With --kube pods of a cluster that is there \
 are deleted; it needs the rights to do so, and `wipe`, which deletes volumes, must be asked for by name. Writes go to \
 keys below chaos/ and are deleted at the end.
+
+Clients speak TLS where nodes are started with --client-tls-cert, where the StatefulSet sets it, or with --kube and one of \
+the TLS options.
 
   kuberaft chaos --faults kill:leader,cut,wipe --rounds 30 --seed 7
   kuberaft chaos --kube --faults leader,force:leader,all
@@ -139,6 +144,9 @@ pub(super) struct Arguments {
         help_heading = "Kubernetes"
     )]
     heals: Vec<(String, String)>,
+
+    #[command(flatten)]
+    tls: TlsFlags,
 }
 
 /// `NAME=SHELL`; the name can stand in a list of faults.
@@ -213,7 +221,7 @@ async fn on_dev(args: &Arguments, plan: &Plan, signals: &mut Signals) -> Result<
     let folder = Folder::open(args.dir.as_deref())?;
     let count = args.nodes.unwrap_or(NODES_DEFAULT);
     eprintln!("starting {count} {}", if count == 1 { "node" } else { "nodes" });
-    let mut cluster = DevCluster::start(count, folder, args.serve.clone()).await?;
+    let mut cluster = DevCluster::start(count, folder, args.serve.clone(), &args.tls).await?;
     let done = strike(args, plan, &mut cluster, &format!("{count} nodes on this machine"), signals).await;
     if let Some(folder) = cluster.end(done.is_err(), signals.next()).await {
         eprintln!("data and logs of the nodes are in {}", folder.display());
@@ -232,7 +240,7 @@ async fn on_kubernetes(
     let via = args.via.unwrap_or(if is_inside { Via::Pods } else { Via::Forward });
     let (namespace, set) = (args.namespace.as_deref(), args.statefulset.as_deref());
     let mut cluster = tokio::select! {
-        found = KubeCluster::find(namespace, set, via, commands) => found?,
+        found = KubeCluster::find(namespace, set, via, commands, &args.tls) => found?,
         () = signals.next() => return Err(CliError::Failed("interrupted".to_owned())),
     };
     let name = cluster.name();
@@ -257,7 +265,11 @@ async fn strike<T: Target>(
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
     let mut load = None;
     let work = async {
-        settled(target, rounds.settle, &mut Progress::new()).await?;
+        let (reach, mut progress) = (target.reach(), Progress::new());
+        tokio::select! {
+            healthy = settled(target, rounds.settle, &mut progress) => drop(healthy?),
+            why = misunderstanding(reach) => return Err(Trouble(why)),
+        }
         let started = Load::start(target.reach(), target.service(), load_settings(args.seed)).await;
         let load = load.insert(started.map_err(|error| Trouble(error.to_string()))?);
         rounds.run(target, load, &mut rows).await

@@ -18,14 +18,14 @@ use super::cluster::{Cluster, directory, program};
 use super::{alone, report, until};
 
 /// `kuberaft chaos watch`, running.
-struct Watch {
+pub(super) struct Watch {
     child: Child,
     control: String,
     directory: TempDir,
 }
 
 impl Watch {
-    fn start(endpoints: &str, flags: &[&str]) -> Self {
+    pub(super) fn start(endpoints: &str, flags: &[&str]) -> Self {
         let directory = directory();
         let file = |name| File::create(directory.path().join(name)).unwrap();
         let mut command = program(&[], directory.path());
@@ -47,12 +47,12 @@ impl Watch {
     }
 
     /// What it printed: `out` or `err`.
-    fn told(&self, name: &str) -> String {
+    pub(super) fn told(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
     /// Asks for something; status and body.
-    fn ask(&self, method: &str, path: &str) -> (u16, Value) {
+    pub(super) fn ask(&self, method: &str, path: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.control).unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -68,7 +68,7 @@ impl Watch {
         kill_process(id, Signal::TERM).unwrap();
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    pub(super) fn ended(&mut self) -> ExitStatus {
         until("the watch ends", || self.child.try_wait().unwrap())
     }
 }

@@ -16,8 +16,9 @@ use rcgen::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::cluster::{Cluster, Node, directory, exchange};
-use super::{alone, runtime, until};
+use super::chaos::Watch;
+use super::cluster::{Cluster, Node, directory, exchange, program};
+use super::{alone, report, runtime, until};
 
 /// Unix time of 1 January 2100 and 2101.
 const ENDS: [&str; 2] = ["4102444800", "4133980800"];
@@ -101,10 +102,15 @@ fn start(size: usize, wants_client_certificates: bool, more: &[&str]) -> (Author
     (authority, cluster)
 }
 
+/// Where its nodes are, as URLs.
+fn https(cluster: &Cluster) -> String {
+    let addresses = cluster.addresses();
+    addresses.iter().map(|address| format!("https://{address}")).collect::<Vec<_>>().join(",")
+}
+
 /// What `kuberaft` with these arguments says to the cluster's nodes, under TLS.
 fn command(cluster: &Cluster, ca: &Path, arguments: &[&str]) -> Output {
-    let endpoints: Vec<_> = cluster.addresses().iter().map(|address| format!("https://{address}")).collect();
-    let (endpoints, ca) = (endpoints.join(","), ca.display().to_string());
+    let (endpoints, ca) = (https(cluster), ca.display().to_string());
     let flags = ["--endpoints", &endpoints, "--tls-ca", &ca];
     cluster.command(&[arguments, &flags].concat())
 }
@@ -334,6 +340,98 @@ fn wrong_files_end_the_start_with_a_clear_message() {
         let log = cluster.nodes[0].log();
         assert!(status.code() == Some(code) && log.contains(part), "{flags:?}: {status} {log}");
     }
+}
+
+#[test]
+fn bench_measures_three_nodes_under_tls() {
+    let _alone = alone();
+    let (authority, cluster) = start(3, true, &[]);
+    let ca = authority.path("ca.crt");
+    let identity =
+        ["crt", "key"].map(|ending| authority.path(&format!("node.{ending}")).display().to_string());
+    let load =
+        ["bench", "--op=mixed", "--duration=0s", "--requests=300", "--clients=6", "--keys=20", "-o=json"];
+    let known = ["--tls-cert", &identity[0], "--tls-key", &identity[1]];
+    let done = command(&cluster, &ca, &[&load[..], &known].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let printed: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let count = |what: &str| printed[what]["count"].as_u64().unwrap();
+    assert_eq!((count("writes") + count("reads"), &printed["errors"]), (300, &serde_json::json!({})));
+    report(format!(
+        "bench under TLS: {} reads, p50 {} ms",
+        count("reads"),
+        printed["reads"]["latency_ms"]["p50"]
+    ));
+
+    // What cannot work is said at once, and not after the run.
+    let plain = Cluster::start(1);
+    let load = ["bench", "--clients=1"];
+    let (ca, at_plain) = (ca.display().to_string(), format!("https://{}", plain.addresses()[0]));
+    for (more, part) in [
+        (vec!["--endpoints", &https(&cluster), "--tls-ca", &ca], "the node wants a certificate"),
+        (vec!["--endpoints", &https(&cluster)], "--tls-ca"),
+        (vec![], "speaks TLS only: use https"),
+        (vec!["--endpoints", &at_plain, "--tls-ca", &ca], "does not answer in TLS; use http://"),
+    ] {
+        let refused = cluster.command(&[&load[..], &more].concat());
+        let error = text(&refused.stderr);
+        assert!(refused.status.code() == Some(1) && error.contains(part), "{more:?}: {error}");
+    }
+}
+
+#[test]
+fn chaos_watches_three_nodes_under_tls() {
+    let _alone = alone();
+    let (authority, mut cluster) = start(3, false, &[]);
+    let ca = authority.path("ca.crt").display().to_string();
+    let endpoints: Vec<_> =
+        cluster.nodes.iter().map(|node| format!("{}=https://{}", node.name, node.client.address())).collect();
+    let endpoints = endpoints.join(",");
+    // The service says no scheme: the authority does.
+    let service = cluster.addresses()[0].clone();
+    let mut watch = Watch::start(&endpoints, &["--service", &service, "--tls-ca", &ca]);
+    let leader = cluster.leader();
+    assert_eq!(watch.ask("POST", "/rounds/kill").1["round"], "start");
+    cluster.nodes[leader].kill();
+    let next = cluster.leader();
+    let revision = || cluster.nodes[next].status().map(|status| status.revision.0);
+    let begin = until("the next leader tells its revision", revision);
+    until("it applies a hundred writes", || revision().filter(|now| *now > begin + 100));
+    let (status, last) = watch.ask("POST", "/finish");
+    assert_eq!((status, &last["clean"]), (200, &true.into()), "{last}");
+    assert!(last["acknowledged_writes"].as_u64().unwrap() > 100, "{last}");
+    assert!(watch.ended().success(), "{}", watch.told("err"));
+
+    for (flags, part) in [
+        (vec!["--endpoints", &service], "speaks TLS only: use https"),
+        (vec!["--endpoints", &endpoints, "--tls-ca", &ca, "--tls-server-name", "other"], "--tls-server-name"),
+    ] {
+        let watch = ["chaos", "watch", "--listen=127.0.0.1:0"];
+        let refused = cluster.command(&[&watch[..], &flags].concat());
+        let error = text(&refused.stderr);
+        assert!(refused.status.code() == Some(1) && error.contains(part), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn chaos_strikes_a_cluster_of_its_own_under_tls() {
+    let _alone = alone();
+    let authority = Authority::new();
+    authority.sign("node", 2100);
+    let folder = directory();
+    let strike = |ca: &Path, name: &str| {
+        let mut command = program(&[], folder.path());
+        command.args(["chaos", "--faults=kill:leader,cut:leader", "--hold=500ms", "--tls-ca"]).arg(ca);
+        command.arg("--dir").arg(folder.path().join(name)).arg("--").args(authority.flags(false));
+        command.output().unwrap()
+    };
+    let struck = strike(&authority.path("ca.crt"), "nodes");
+    let table = text(&struck.stdout);
+    assert!(struck.status.success() && table.contains("0 lost"), "{}{table}", text(&struck.stderr));
+    let foreign = Authority::new();
+    let refused = strike(&foreign.path("ca.crt"), "others");
+    let error = text(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && error.contains("UnknownIssuer"), "{error}");
 }
 
 impl Node {

@@ -2,6 +2,7 @@
 
 mod control;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,7 +11,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::control::Control;
 use crate::chaos::{FinalReport, Load, LoadSettings, Names, PodNames, Reach, table};
+use crate::cli::chaos::health::misunderstanding;
+use crate::cli::chaos::under_tls::UnderTls;
 use crate::cli::client::block_on;
+use crate::cli::endpoints::{Given, TlsFlags};
 use crate::cli::output::Layout;
 use crate::cli::{CliError, endpoints, print};
 use crate::config::Span;
@@ -53,7 +57,7 @@ pub(super) struct Watch {
 
     /// Client Service: the write gap is also measured by a client that only knows this
     #[arg(long, value_name = "HOST:PORT", value_parser = endpoints::parse)]
-    service: Option<Address>,
+    service: Option<Given>,
 
     /// Where rounds are marked over HTTP; port 0 takes a free one and says which
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
@@ -113,24 +117,27 @@ pub(super) struct Watch {
         hide_possible_values = true
     )]
     output: Layout,
+
+    #[command(flatten)]
+    tls: TlsFlags,
 }
 
 /// A member and its client address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Member {
     name: String,
-    address: Address,
+    given: Given,
 }
 
-/// `name=host:port` or `host:port`.
+/// `name=host:port` or `host:port`, perhaps with `https://` before the host.
 fn parse_member(text: &str) -> Result<Member, String> {
     let (name, address) = text.split_once('=').unwrap_or((text, text));
-    let address = endpoints::parse(address)?;
-    let name = if text.contains('=') { name.trim().to_owned() } else { address.to_string() };
+    let given = endpoints::parse(address)?;
+    let name = if text.contains('=') { name.trim().to_owned() } else { given.address.to_string() };
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("`{name}` is no name: use visible ASCII characters"));
     }
-    Ok(Member { name, address })
+    Ok(Member { name, given })
 }
 
 impl Watch {
@@ -156,28 +163,47 @@ impl Watch {
         })
     }
 
-    async fn members(&self) -> Result<Names, CliError> {
-        let names = if let (Some(pods), Some(headless)) = (&self.pods, &self.headless) {
-            let pods = PodNames {
-                stateful_set: pods.clone(),
-                headless: headless.clone(),
-                port: self.pod_port,
-                replicas_max: self.replicas_max,
-            };
-            Names::pods(&pods).await
-        } else {
-            let given = if self.endpoints.is_empty() { local() } else { self.endpoints.clone() };
-            let pair = |member: Member| (member.name, member.address.to_string());
-            Names::fixed(given.into_iter().map(pair).collect()).await
+    async fn members(&self) -> Result<Arc<dyn Reach>, CliError> {
+        let (Some(pods), Some(headless)) = (&self.pods, &self.headless) else {
+            let members = if self.endpoints.is_empty() { local() } else { self.endpoints.clone() };
+            return self.fixed(members).await;
         };
-        names.map_err(|error| CliError::Usage(error.to_string()))
+        let pods = PodNames {
+            stateful_set: pods.clone(),
+            headless: headless.clone(),
+            port: self.pod_port,
+            replicas_max: self.replicas_max,
+        };
+        let names = Names::pods(&pods).await.map_err(|error| CliError::Usage(error.to_string()))?;
+        // What pods speak, and what their certificates are for, is what the Service in front of them does and is.
+        let is_tls = self.service.as_ref().map_or(self.tls.are_given(), |service| service.is_tls(&self.tls));
+        if !is_tls {
+            return Ok(Arc::new(names));
+        }
+        let service = self.service.as_ref().map(|service| service.address.host.clone());
+        let host_of =
+            move |pod: &str| Some(service.clone().unwrap_or_else(|| format!("{pod}.{}", pods.headless)));
+        Ok(Arc::new(UnderTls::new(Arc::new(names), self.tls.connector()?, Box::new(host_of))))
+    }
+
+    /// Members at addresses, each under TLS or not.
+    async fn fixed(&self, members: Vec<Member>) -> Result<Arc<dyn Reach>, CliError> {
+        let speaks_tls = members.iter().filter(|member| member.given.is_tls(&self.tls));
+        let hosts: BTreeMap<String, String> =
+            speaks_tls.map(|member| (member.name.clone(), member.given.address.host.clone())).collect();
+        let addresses = members.into_iter().map(|member| (member.name, member.given.address.to_string()));
+        let names = Names::fixed(addresses.collect()).await;
+        let names = Arc::new(names.map_err(|error| CliError::Usage(error.to_string()))?);
+        if hosts.is_empty() {
+            return Ok(names);
+        }
+        let host_of = move |member: &str| hosts.get(member).cloned();
+        Ok(Arc::new(UnderTls::new(names, self.tls.connector()?, Box::new(host_of))))
     }
 
     async fn service(&self) -> Result<Option<Arc<dyn Reach>>, CliError> {
-        let Some(address) = &self.service else { return Ok(None) };
-        let names = Names::fixed(vec![("service".to_owned(), address.to_string())]).await;
-        let names = names.map_err(|error| CliError::Usage(error.to_string()))?;
-        Ok(Some(Arc::new(names)))
+        let Some(given) = self.service.clone() else { return Ok(None) };
+        self.fixed(vec![Member { name: "service".to_owned(), given }]).await.map(Some)
     }
 }
 
@@ -214,11 +240,12 @@ pub(super) fn run(args: &Watch) -> Result<(), CliError> {
     let report = block_on(async {
         let mut signals = Signals::listen()?;
         let listener = listen(&args.listen).await?;
-        let (members, service) = (Arc::new(args.members().await?), args.service().await?);
+        let (members, service) = (args.members().await?, args.service().await?);
         let run = settings.run.clone();
         eprintln!("run {run}: waiting for a member that takes writes");
         let load = tokio::select! {
-            load = Load::start(members, service, settings) => load,
+            load = Load::start(Arc::clone(&members), service, settings) => load,
+            why = misunderstanding(members) => return Err(CliError::Failed(why)),
             () = signals.next() => return Err(CliError::Failed("stopped before the load began".to_owned())),
         };
         let control = Control::new(load.map_err(|error| CliError::Failed(error.to_string()))?);
@@ -274,8 +301,12 @@ mod tests {
     #[test]
     fn members_have_names_or_are_called_by_their_address() {
         let member = parse_member("kv-0=10.0.0.1:7001").unwrap();
-        assert_eq!((member.name.as_str(), member.address.to_string().as_str()), ("kv-0", "10.0.0.1:7001"));
+        assert_eq!(
+            (member.name.as_str(), member.given.address.to_string().as_str()),
+            ("kv-0", "10.0.0.1:7001")
+        );
         assert_eq!(parse_member("http://a:1/").unwrap().name, "a:1");
+        assert_eq!(parse_member("a=https://b:1").unwrap().given.address.to_string(), "b:1");
         assert!(parse_member("=a:1").unwrap_err().contains("no name"));
         assert!(parse_member("a=b").unwrap_err().contains("expected host:port"));
         assert_eq!(local().len(), 3);
