@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 
 from cluster import Failed, command
@@ -10,6 +11,17 @@ from cluster import Failed, command
 
 class Missing(Exception):
     """The surroundings lack what a row needs."""
+
+
+def binary():
+    """The program under test, for this machine."""
+    target = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "target")
+    built = [os.path.join(target, profile, "kuberaft") for profile in ("release", "debug")]
+    built = sorted(filter(os.path.exists, built), key=os.path.getmtime)
+    found = os.environ.get("KUBERAFT_E2E_BINARY") or shutil.which("kuberaft") or (built and built[-1])
+    if not found:
+        raise Missing("needs KUBERAFT_E2E_BINARY, kuberaft for this machine (or on PATH, or built in target)")
+    return found
 
 
 class Environment:

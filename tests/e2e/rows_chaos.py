@@ -1,29 +1,16 @@
 """`kuberaft chaos --kube` as an administrator runs it: from outside, through the API server's port-forward."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 
 from cluster import SET, STUCK_S, Failed
-from environment import Missing
+from environment import binary
 from rows import expect, milliseconds, row
 
 OF_PODS = ["delete:leader", "force:leader", "two", "all", "wipe"]
 OF_NODES = ["cable:leader", "power:leader"]
 BROKEN_S = 10
-
-
-def binary():
-    """The program under test, for this machine."""
-    target = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "target")
-    built = [os.path.join(target, profile, "kuberaft") for profile in ("release", "debug")]
-    built = sorted(filter(os.path.exists, built), key=os.path.getmtime)
-    found = os.environ.get("KUBERAFT_E2E_BINARY") or shutil.which("kuberaft") or (built and built[-1])
-    if not found:
-        raise Missing("needs KUBERAFT_E2E_BINARY, kuberaft for this machine (or on PATH, or built in target)")
-    return found
 
 
 def chaos(test, faults, hold_s):

@@ -2,6 +2,7 @@
 
 import calendar
 import contextlib
+import json
 import os
 import re
 import socket
@@ -10,8 +11,8 @@ import subprocess
 import tempfile
 import time
 
-from cluster import RELEASE, SET, Failed, command, pod_name
-from environment import Missing
+from cluster import RELEASE, SET, STUCK_S, Failed, command, pod_name
+from environment import Missing, binary
 from rows import expect, row
 
 SECRET = "e2e-tls"
@@ -139,10 +140,19 @@ def rotate(cluster, authority):
     return took
 
 
+def struck(cluster, authority):
+    """`kuberaft chaos --kube` from outside, under TLS through port-forward. Returns the write gap (ms)."""
+    words = [binary(), "chaos", "--kube", "--namespace", cluster.namespace, "--statefulset", SET,
+             "--faults=delete:leader", "--output=json", f"--tls-ca={authority.path('ca.crt')}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=STUCK_S)
+    expect(done.returncode == 0, f"chaos under TLS: exit code {done.returncode}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)["faults"][0]["write_gap_ms"]["max"]
+
+
 @row(is_fresh=True)
 def tls(test):
     """Installed with TLS on both ports: https, strangers refused, a new certificate without a restart, scaled, the leader
-    deleted."""
+    deleted, by `kuberaft chaos`, too."""
     cluster, authority, other = test.cluster, Authority("kuberaft-ca"), Authority("other-ca")
     cluster.purge()
     authority.sign(cluster.namespace, days=365)
@@ -172,9 +182,12 @@ def tls(test):
     for key in range(KEYS):
         found = cluster.exec(pod_name(key % 3), "get", f"key-{key}")
         expect(found.strip() == f"value-{key}", f"key-{key} holds {found}")
+    gap_ms = struck(cluster, authority)
+    cluster.settle(3)
     code, told = client_pod(cluster, "get", "over", *https)
     expect(code == 0 and told.strip() == "https", f"a read over https: {told}")
     cluster.purge()
     cluster.kubectl("delete", "secret", SECRET)
     return (f"three members in {installed:.1f} s; strangers refused; a replaced Secret in use after {rotated:.0f} s, no "
-            f"restart; 3 → 5 in {up:.1f} s; whole {again:.1f} s after the leader's deletion")
+            f"restart; 3 → 5 in {up:.1f} s; whole {again:.1f} s after the leader's deletion; gap {gap_ms:.0f} ms for "
+            "`kuberaft chaos --kube` from outside, which deletes the leader")
