@@ -26,6 +26,8 @@ pub enum Plant {
     CommitUnverified,
     /// What is durable is applied, committed or not.
     ApplyBeforeCommit,
+    /// A voter that is alone applies, and so acknowledges, before it flushes.
+    AloneAppliesUnflushed,
     /// Followers acknowledge before they flush.
     AcknowledgeBeforeFlush,
     /// A conflicting tail is kept.
@@ -60,6 +62,8 @@ pub enum Plant {
     JointOneMajority,
     /// A joint configuration is left before it is committed.
     LeaveJointEarly,
+    /// A leader that leaves steps down, and stands no more, as soon as its log says so.
+    LeaverStepsDownEarly,
     /// A new leader changes members before it has committed an entry of its own term.
     ChangeBeforeNoop,
     /// Learners are made voters before they have caught up.
@@ -90,7 +94,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::VoteNotPersisted,
         Self::TwoVotesATerm,
         Self::VoteWithoutLogCheck,
@@ -102,6 +106,7 @@ impl Plant {
         Self::CountUnflushed,
         Self::CommitUnverified,
         Self::ApplyBeforeCommit,
+        Self::AloneAppliesUnflushed,
         Self::AcknowledgeBeforeFlush,
         Self::KeepConflict,
         Self::TruncationNotWritten,
@@ -119,6 +124,7 @@ impl Plant {
         Self::IntentNotPersisted,
         Self::JointOneMajority,
         Self::LeaveJointEarly,
+        Self::LeaverStepsDownEarly,
         Self::ChangeBeforeNoop,
         Self::PromoteBeforeCatchUp,
         Self::TransferWithoutLogCheck,
@@ -149,6 +155,7 @@ impl Plant {
             Self::CountUnflushed => "count-unflushed",
             Self::CommitUnverified => "commit-unverified",
             Self::ApplyBeforeCommit => "apply-before-commit",
+            Self::AloneAppliesUnflushed => "alone-applies-unflushed",
             Self::AcknowledgeBeforeFlush => "acknowledge-before-flush",
             Self::KeepConflict => "keep-conflict",
             Self::TruncationNotWritten => "truncation-not-written",
@@ -166,6 +173,7 @@ impl Plant {
             Self::IntentNotPersisted => "intent-not-persisted",
             Self::JointOneMajority => "joint-one-majority",
             Self::LeaveJointEarly => "leave-joint-early",
+            Self::LeaverStepsDownEarly => "leaver-steps-down-early",
             Self::ChangeBeforeNoop => "change-before-noop",
             Self::PromoteBeforeCatchUp => "promote-before-catch-up",
             Self::TransferWithoutLogCheck => "transfer-without-log-check",
@@ -207,6 +215,9 @@ impl Plant {
                 "A follower commits up to the leader's commit index without knowing that its entries are the leader's"
             }
             Self::ApplyBeforeCommit => "What is durable is applied, committed or not",
+            Self::AloneAppliesUnflushed => {
+                "A voter that is alone applies, and so acknowledges, before it flushes"
+            }
             Self::AcknowledgeBeforeFlush => "Followers acknowledge before they flush",
             Self::KeepConflict => "A conflicting tail is kept",
             Self::TruncationNotWritten => "Truncations are not written to the log",
@@ -230,6 +241,9 @@ impl Plant {
             Self::IntentNotPersisted => "The intent to form a cluster is not durable before others are told",
             Self::JointOneMajority => "While voters change, a majority of the new ones alone decides",
             Self::LeaveJointEarly => "A joint configuration is left before it is committed",
+            Self::LeaverStepsDownEarly => {
+                "A leader that leaves steps down, and stands no more, as soon as its log says so"
+            }
             Self::ChangeBeforeNoop => {
                 "A new leader changes members before it has committed an entry of its own term"
             }

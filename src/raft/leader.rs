@@ -1,6 +1,7 @@
 //! Leading: the no-op, batches of writes, commit by counting, heartbeats (paper, 5.3 and 5.4.2; thesis, 6.2).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,7 +10,9 @@ use super::progress::{Flow, Progress, Recent};
 use super::proposals::{Origin, Queued};
 use super::replication::{Outgoing, send_heartbeat, send_waiting};
 use super::role::{Batch, Leader, Role};
-use super::{Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal};
+use super::{
+    Configuration, Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal,
+};
 use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition, LogTime, NodeId, ProposalId, Session, Term};
 
@@ -69,6 +72,27 @@ impl Raft {
             self.follow_configuration(now);
         }
         self.replicate(out);
+        if self.applies_unflushed() {
+            self.advance_commit(now, out);
+        }
+    }
+
+    /// The last entry that may be applied here.
+    pub(super) fn applies_through(&self) -> LogIndex {
+        if self.settings.planted.is(Plant::ApplyBeforeCommit) {
+            return self.log.durable();
+        }
+        if self.applies_unflushed() { self.log.commit() } else { self.log.appliable() }
+    }
+
+    /// Plants the bug of a voter that is alone and does not wait for its own log.
+    fn applies_unflushed(&self) -> bool {
+        let is_alone = |configuration: &Arc<Configuration>| {
+            !configuration.is_joint() && configuration.voters.keys().eq([&self.id])
+        };
+        self.settings.planted.is(Plant::AloneAppliesUnflushed)
+            && matches!(self.role, Role::Leader(_))
+            && self.log.configuration().is_some_and(is_alone)
     }
 
     /// The log's clock at a leader: where it stood at the election, and the time since then.
@@ -318,11 +342,11 @@ impl Raft {
     /// committed with it. The leader's own log counts only as far as it is durable.
     pub(super) fn advance_commit(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let planted = self.settings.planted;
+        let unflushed = planted.is(Plant::CountUnflushed) || self.applies_unflushed();
         let Some(configuration) = self.deciding() else { return };
         let Role::Leader(leader) = &mut self.role else { return };
         let durable = |id: NodeId| {
             if id == self.id {
-                let unflushed = planted.is(Plant::CountUnflushed);
                 if unflushed { self.log.last().index } else { self.log.durable() }
             } else {
                 leader.progress.get(&id).map_or(LogIndex(0), |progress| progress.match_index)

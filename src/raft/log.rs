@@ -362,10 +362,13 @@ impl Log {
         moved
     }
 
-    /// Takes the next entries to apply: committed, durable here, not handed out before.
-    /// `uncommitted` plants the bug of not looking at the first.
-    pub(super) fn hand_out(&mut self, entries_max: usize, uncommitted: bool) -> Vec<Entry> {
-        let through = if uncommitted { self.durable } else { self.commit.min(self.durable) };
+    /// What may be applied: it is committed, and durable here.
+    pub(super) fn appliable(&self) -> LogIndex {
+        self.commit.min(self.durable)
+    }
+
+    /// Takes the next entries to apply, up to `through`, that were not handed out before.
+    pub(super) fn hand_out(&mut self, entries_max: usize, through: LogIndex) -> Vec<Entry> {
         if self.handed >= through || self.is_installing() {
             return Vec::new();
         }
@@ -444,12 +447,12 @@ mod tests {
     fn only_what_is_committed_and_durable_is_handed_out() {
         let mut log = log_of(&[1, 1, 1]);
         log.commit_to(LogIndex(3));
-        assert!(log.hand_out(10, false).is_empty());
+        assert!(log.hand_out(10, log.appliable()).is_empty());
         let io = log.begin_io();
         log.on_durable(io);
-        assert_eq!(log.hand_out(2, false).len(), 2);
-        assert_eq!(log.hand_out(2, false).len(), 1);
-        assert!(log.hand_out(2, false).is_empty());
+        assert_eq!(log.hand_out(2, log.appliable()).len(), 2);
+        assert_eq!(log.hand_out(2, log.appliable()).len(), 1);
+        assert!(log.hand_out(2, log.appliable()).is_empty());
     }
 
     fn snapshot(position: LogPosition, voter: u64) -> Snapshot {
@@ -464,7 +467,7 @@ mod tests {
         let io = log.begin_io();
         log.on_durable(io);
         log.commit_to(LogIndex(applied));
-        log.hand_out(usize::MAX, false);
+        log.hand_out(usize::MAX, log.appliable());
         log.on_applied(LogIndex(applied));
         log
     }
@@ -504,10 +507,10 @@ mod tests {
         assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(4, 2), LogIndex(3)));
         assert_eq!((log.durable(), log.time()), (LogIndex(4), LogTime(7)));
         log.commit_to(LogIndex(4));
-        assert!(log.hand_out(10, false).is_empty(), "the state is not that of the snapshot yet");
+        assert!(log.hand_out(10, log.appliable()).is_empty(), "the state is not that of the snapshot yet");
         assert!(!log.on_applied(LogIndex(1)));
         assert!(log.on_applied(LogIndex(3)));
-        assert_eq!(log.hand_out(10, false).len(), 1);
+        assert_eq!(log.hand_out(10, log.appliable()).len(), 1);
     }
 
     /// The entry at the snapshot's place is of another term: nothing of the log stays, neither above nor at it
@@ -537,7 +540,7 @@ mod tests {
         let io = log.begin_io();
         log.on_durable(io);
         log.commit_to(LogIndex(3));
-        log.hand_out(10, false);
+        log.hand_out(10, log.appliable());
         log.on_applied(LogIndex(3));
         log.compact(LogIndex(2));
         let indexes = |log: &Log| log.configurations.iter().map(|(index, _)| index.0).collect::<Vec<_>>();

@@ -168,7 +168,11 @@ impl Raft {
     fn leave_joint(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if let Some(joint) = self.log.configuration() {
             let next = joint.left(self.log.last().index.next());
+            let leaves = !next.voters.contains_key(&self.id);
             self.append_configuration(now, next, out);
+            if leaves && self.settings.planted.is(Plant::LeaverStepsDownEarly) {
+                self.become_follower(now, self.hard_state.term, None, "is a voter no longer", out);
+            }
         }
     }
 

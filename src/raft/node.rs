@@ -292,7 +292,10 @@ impl Raft {
     /// configuration leaves out is still needed until that is committed: if it alone has its entry, nobody else can
     /// win (thesis, 4.2.2).
     pub(super) fn is_voter(&self) -> bool {
-        self.log.open_configurations().iter().any(|(_, configuration)| configuration.is_voter(self.id))
+        let open = self.log.open_configurations();
+        let forgets = self.settings.planted.is(Plant::LeaverStepsDownEarly);
+        let open = if forgets { &open[open.len().saturating_sub(1)..] } else { open };
+        open.iter().any(|(_, configuration)| configuration.is_voter(self.id))
     }
 
     /// The voters that this node asks for votes, of both sets while joint.
@@ -489,8 +492,7 @@ impl Raft {
 
     fn hand_out(&mut self, out: &mut Vec<Effect>) {
         while self.log.handed().0 - self.log.applied().0 < UNAPPLIED_ENTRIES_MAX {
-            let uncommitted = self.settings.planted.is(Plant::ApplyBeforeCommit);
-            let entries = self.log.hand_out(APPLY_ENTRIES_MAX, uncommitted);
+            let entries = self.log.hand_out(APPLY_ENTRIES_MAX, self.applies_through());
             if entries.is_empty() {
                 break;
             }
