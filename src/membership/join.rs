@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{AdminError, AdminReason};
+use super::{AdminError, AdminReason, HelloAnswer};
 use crate::raft::{Change, Configuration, MEMBERS_MAX, NewMember};
-use crate::types::{LogIndex, NodeId};
+use crate::types::{ClusterId, LogIndex, NodeId};
 
 /// A member that was silent for so many election timeouts may be replaced by another node of its name.
 const SILENT_ELECTION_TIMEOUTS: u32 = 10;
@@ -111,6 +111,18 @@ fn lost_majority(configuration: &Configuration, lost: NodeId, name: &str) -> Opt
          they cannot replace it: `kuberaft recover` is needed"
     );
     Some(AdminError::new(AdminReason::NeedsRecovery, why))
+}
+
+/// Whom a node of cluster `own` asks to be added again, by name: nobody whose answer it has counts it, or says that it was
+/// removed. A leader that adds a node makes contact at once, and the addition is lost if that leader falls before it is
+/// committed. Members that do not run yet count nobody, and a leader that counts the asker does nothing.
+#[must_use]
+pub fn forgotten_by(own: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Vec<String> {
+    let of_own = || answers.iter().filter(|(_, answer)| answer.cluster_id == Some(own));
+    if of_own().any(|(_, answer)| answer.knows_asker || answer.removed_asker.is_some()) {
+        return Vec::new();
+    }
+    of_own().map(|(name, _)| name.clone()).collect()
 }
 
 /// The entry that removed `id`, once nobody needs it any more: only then it is told so, as it gives up its data. While

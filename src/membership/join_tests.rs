@@ -105,3 +105,28 @@ fn only_a_committed_removal_is_told() {
     one.outgoing = voters(&[(1, "a"), (2, "b")]).voters;
     assert_eq!(removed_by(&one, LogIndex(9), LogIndex(9), NodeId(2)), None, "while the change is under way");
 }
+
+#[test]
+fn a_node_that_nobody_counts_asks_those_of_its_cluster_to_be_added_again() {
+    let (own, other) = (ClusterId(7), ClusterId(8));
+    let answer = |id: u64, name: &str, cluster_id, knows_asker, removed: Option<u64>| {
+        let answer = HelloAnswer {
+            node_id: NodeId(id),
+            name: name.into(),
+            client_addr: String::new(),
+            peer_addr: None,
+            cluster_id,
+            nonce: 0,
+            knows_asker,
+            removed_asker: removed.map(LogIndex),
+        };
+        (name.to_owned(), answer)
+    };
+    let asked = |answers: &[(String, HelloAnswer)]| forgotten_by(own, &answers.iter().cloned().collect());
+    let (empty, elsewhere) = (answer(4, "d", None, false, None), answer(3, "c", Some(other), true, None));
+    let (one, two) = (answer(1, "a", Some(own), false, None), answer(2, "b", Some(own), false, None));
+    assert_eq!(asked(&[one.clone(), two, elsewhere.clone(), empty.clone()]), ["a", "b"]);
+    assert!(asked(&[elsewhere, empty]).is_empty());
+    assert!(asked(&[one.clone(), answer(2, "b", Some(own), true, None)]).is_empty(), "it is a member");
+    assert!(asked(&[one, answer(2, "b", Some(own), false, Some(9))]).is_empty(), "it was removed");
+}

@@ -26,7 +26,9 @@ pub use formation::{
     decide_anew, majority_elsewhere, on_contact, on_form,
 };
 pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
-pub use join::{ClusterView, JoinStep, on_join, on_join_without_leader, removed_by, silent_before_replaced};
+pub use join::{
+    ClusterView, JoinStep, forgotten_by, on_join, on_join_without_leader, removed_by, silent_before_replaced,
+};
 pub use new_member::{NewMemberError, check_new_member};
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};

@@ -1,5 +1,5 @@
 //! A node that finds no leader looks whether it is in the right place: removed from its cluster, or with the data of
-//! another one than that of its peers.
+//! another one than that of its peers. One whose addition was lost is added again.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -34,6 +34,8 @@ pub(super) struct Watch {
     pub(super) settings: transport::Settings,
     pub(super) stateful_set: Option<StatefulSet>,
     pub(super) data_dir: PathBuf,
+    /// Whether it asks to be added again, if its addition was lost.
+    pub(super) rejoins: bool,
 }
 
 impl Watch {
@@ -73,7 +75,7 @@ impl Watch {
         };
         let expected = pods.unwrap_or_else(|| self.addresses.listed().clone());
         let everyone = self.addresses.everyone(&expected);
-        Some(Asked { expected, everyone })
+        Some(Asked { expected, everyone, rejoins: self.rejoins })
     }
 
     /// The latch may have been empty, or out of reach, when this node started.

@@ -190,7 +190,7 @@ impl Server {
             joined = self.join_cluster(&listeners) => joined?,
         };
         let mut joined = joined;
-        let elsewhere = joined.watch();
+        let elsewhere = joined.watch(self.config.join != Some(Join::Wait));
         let removed = tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "stopping");
@@ -338,7 +338,7 @@ impl Server {
 }
 
 impl Joined {
-    fn watch(&self) -> Watch {
+    fn watch(&self, rejoins: bool) -> Watch {
         Watch {
             handle: self.handle.clone(),
             local: self.local.clone(),
@@ -346,6 +346,7 @@ impl Joined {
             settings: self.settings.clone(),
             stateful_set: self.kubernetes.as_ref().map(Kubernetes::stateful_set),
             data_dir: self.data_dir.clone(),
+            rejoins,
         }
     }
 
@@ -356,7 +357,7 @@ impl Joined {
             tokio::time::sleep_until(until).await;
             return Ok(None);
         };
-        let elsewhere = self.watch();
+        let elsewhere = self.watch(false);
         let mut elsewhere = pin!(elsewhere.run());
         let mut reported = false;
         loop {

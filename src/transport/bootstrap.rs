@@ -17,7 +17,7 @@ use super::service::{Outcome, PeerService};
 use super::settings::Settings;
 use crate::membership::{
     AdminError, AdminReason, Decision, Formed, HelloAnswer, InitialCluster, Intent, Invitation, JoinPolicy,
-    Local, Standing, decide, decide_anew, majority_elsewhere,
+    Local, Standing, decide, decide_anew, forgotten_by, majority_elsewhere,
 };
 use crate::raft::Configuration;
 use crate::types::{ClusterId, LogIndex};
@@ -291,10 +291,12 @@ pub struct Asked {
     pub expected: InitialCluster,
     /// All that may know more.
     pub everyone: InitialCluster,
+    /// Whether it asks to be added again if none of them counts it.
+    pub rejoins: bool,
 }
 
-/// Asks the members until they show that this node is not one of theirs. `whom` says before each round who is to be
-/// asked, or that it is not worth asking.
+/// Asks the members until they show that this node is not one of theirs. If its addition was lost, it asks to be added
+/// again. `whom` says before each round who is to be asked, or that it is not worth asking.
 pub async fn watch_elsewhere(
     local: &Local,
     own: ClusterId,
@@ -306,18 +308,27 @@ pub async fn watch_elsewhere(
     // Each round asks at the next of each member's addresses: what a foreign directory's configuration says of them
     // is not where the expected ones are.
     let mut round = 0;
+    let mut refused = None;
     loop {
         tokio::time::sleep(ELSEWHERE_INTERVAL).await;
-        let Some(Asked { expected, everyone }) = whom().await else { continue };
+        let Some(Asked { expected, everyone, rejoins }) = whom().await else { continue };
         let mut answers = question.ask_all(&everyone, round).await;
         round += 1;
         let of_own = answers.values().filter(|answer| answer.cluster_id == Some(own));
         if let Some(index) = of_own.filter_map(|answer| answer.removed_asker).max() {
             return Elsewhere::Removed(index);
         }
+        let peers = if rejoins { forgotten_by(own, &answers) } else { Vec::new() };
         answers.retain(|name, _| expected.address(name).is_some());
         if let Some(other) = majority_elsewhere(own, &expected, &answers) {
             return Elsewhere::OtherCluster(other);
+        }
+        if !peers.is_empty()
+            && let Err(error) = join(local, own, &peers, resolver, settings).await
+            && refused.as_ref() != Some(&error)
+        {
+            tracing::info!(cluster_id = %own, %error, "counted by nobody that answers, and not added again");
+            refused = Some(error);
         }
     }
 }

@@ -114,6 +114,26 @@ fn a_removed_leader_sets_its_data_aside_and_comes_back_only_by_command() {
     history.check();
 }
 
+/// The leader makes contact with a node as soon as it adds it, and falls before that is committed: who leads next knows
+/// nothing of it.
+#[test]
+fn a_node_whose_addition_was_lost_is_added_again() {
+    let _alone = alone();
+    // Long enough for the leader to take on a node that starts after the others have fallen.
+    let mut cluster = Cluster::start_with(3, &["--election-timeout=3s"]);
+    let leader = cluster.leader();
+    let later = cluster.prepare_later(&[0, 1, 2], &["--election-timeout=3s"]);
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    others.iter().for_each(|at| cluster.nodes[*at].kill());
+    cluster.nodes[later].start();
+    until("the leader makes contact", || cluster.nodes[later].status()?.cluster_id);
+    cluster.nodes[leader].kill();
+    others.iter().for_each(|at| cluster.nodes[*at].start());
+    cluster.settled(&["1", "2", "3", "4"]);
+    cluster.nodes[leader].start();
+    cluster.ready();
+}
+
 /// Removes a node while it is down; then it comes back with its old disk.
 fn check_old_disk(as_learner: bool) {
     let mut cluster = Cluster::start(3);
