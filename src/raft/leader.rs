@@ -70,6 +70,7 @@ impl Raft {
         }
         if is_configuration {
             self.follow_configuration(now);
+            self.leave_early(now, out);
         }
         self.replicate(out);
         if self.applies_unflushed() {

@@ -168,11 +168,17 @@ impl Raft {
     fn leave_joint(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if let Some(joint) = self.log.configuration() {
             let next = joint.left(self.log.last().index.next());
-            let leaves = !next.voters.contains_key(&self.id);
             self.append_configuration(now, next, out);
-            if leaves && self.settings.planted.is(Plant::LeaverStepsDownEarly) {
-                self.become_follower(now, self.hard_state.term, None, "is a voter no longer", out);
-            }
+        }
+    }
+
+    /// Plants the bug of a leader that takes the end of its membership for done once it is in its own log.
+    pub(super) fn leave_early(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let leaves = |configuration: &Arc<Configuration>| !configuration.is_voter(self.id);
+        if self.settings.planted.is(Plant::LeaverStepsDownEarly)
+            && self.log.configuration().is_some_and(leaves)
+        {
+            self.become_follower(now, self.hard_state.term, None, "is a voter no longer", out);
         }
     }
 
