@@ -11,11 +11,11 @@ impl Raft {
     pub(super) fn on_election_timeout(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if !self.is_voter() {
             // Not a member, or not known to be one: it votes when asked but never starts an election.
-            self.put_off_election(now);
+            self.put_off_election(now, out);
             return;
         }
         if !self.may_campaign(now) {
-            self.put_off_election(now);
+            self.put_off_election(now, out);
             return;
         }
         let alone = self.other_voters().is_empty();

@@ -85,7 +85,10 @@ impl Raft {
     }
 
     /// Stays out of an election that is due.
-    pub(super) fn put_off_election(&mut self, now: Instant) {
+    pub(super) fn put_off_election(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if self.leader().is_some() {
+            self.become_follower(now, self.hard_state.term, None, "the leader is silent", out);
+        }
         let deadline = self.draw_election_deadline(now);
         match &mut self.role {
             Role::Follower(follower) => follower.election_deadline = deadline,

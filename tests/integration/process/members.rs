@@ -124,11 +124,15 @@ fn a_node_whose_addition_was_lost_is_added_again() {
     let leader = cluster.leader();
     let later = cluster.prepare_later(&[0, 1, 2], &["--election-timeout=3s"]);
     let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
-    others.iter().for_each(|at| cluster.nodes[*at].kill());
+    for at in &others {
+        cluster.nodes[*at].kill();
+    }
     cluster.nodes[later].start();
     until("the leader makes contact", || cluster.nodes[later].status()?.cluster_id);
     cluster.nodes[leader].kill();
-    others.iter().for_each(|at| cluster.nodes[*at].start());
+    for at in others {
+        cluster.nodes[at].start();
+    }
     cluster.settled(&["1", "2", "3", "4"]);
     cluster.nodes[leader].start();
     cluster.ready();
