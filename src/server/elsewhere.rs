@@ -66,7 +66,8 @@ impl Watch {
 
     /// The pods that are wanted, where this is one: one that has received nothing yet knows no other member.
     async fn whom(&self) -> Option<Asked> {
-        if !self.is_lost() {
+        let status = self.handle.status();
+        if status.leader.is_some() {
             return None;
         }
         let pods = match &self.stateful_set {
@@ -75,7 +76,9 @@ impl Watch {
         };
         let expected = pods.unwrap_or_else(|| self.addresses.listed().clone());
         let everyone = self.addresses.everyone(&expected);
-        Some(Asked { expected, everyone, rejoins: self.rejoins })
+        // A voter was a member before it became one.
+        let rejoins = self.rejoins && !status.configuration.is_voter(status.node_id);
+        Some(Asked { expected, everyone, rejoins })
     }
 
     /// The latch may have been empty, or out of reach, when this node started.
