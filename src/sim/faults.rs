@@ -101,6 +101,8 @@ enum Remedy {
     RestartQuickly { leader: usize, node: usize },
     Forsake { leader: usize, out: usize },
     StandAgain(usize),
+    ClientsRest,
+    Reunion,
 }
 
 /// The faults of one run.
@@ -196,6 +198,14 @@ impl Faults {
             _ => random.index(nodes),
         };
         let lasts = random.around(random.pick_duration());
+        if let Some(leader) = cluster.leader()
+            && matches!(kind, FaultKind::Partition | FaultKind::OneWay | FaultKind::SlowLink)
+            && compacts_at_once(cluster)
+            && cluster.is_led()
+            && random.chance(500)
+        {
+            return self.leave_behind(cluster, leader, random);
+        }
         match kind {
             FaultKind::Kill => self.end(cluster, node, Crash::Killed, lasts),
             FaultKind::PowerCut => self.end(cluster, node, Crash::PowerLost, lasts),
@@ -294,6 +304,24 @@ impl Faults {
                 self.later(cluster, lasts, Remedy::CalmNetwork);
             }
         }
+    }
+
+    /// A leader that is cut off comes back when the others have cut their logs behind what it knows to be committed, but
+    /// not beyond what it wrote alone: clients write to it for a while, and then to nobody, so that the others only
+    /// elect a leader, commit its first entry and take a checkpoint. Nothing else goes wrong until then.
+    fn leave_behind(&mut self, cluster: &mut Cluster, leader: usize, random: &mut Random) {
+        cluster.tell(|| format!("n{} is cut off from all others", leader + 1));
+        cluster.network.mend();
+        cluster.network.split(|node| node == leader);
+        // Whatever else was cut is whole again.
+        self.remedies.retain(|(_, remedy)| !matches!(remedy, Remedy::Mend | Remedy::Mute(_)));
+        let timeout = election_timeout(cluster);
+        let (interval, takes) = (cluster.setup().checkpoint_interval, cluster.setup().checkpoint_micros);
+        let rest = random.below(timeout);
+        let reunion = rest + timeout * random.between(2, 5) + (interval + takes) * 2;
+        self.later(cluster, rest, Remedy::ClientsRest);
+        self.later(cluster, reunion, Remedy::Reunion);
+        self.next_at = Instant(cluster.now().0 + reunion);
     }
 
     /// What the leader hears is late; then nothing gets out of it any more. Its clock is slow, and those of the others
@@ -428,6 +456,12 @@ impl Faults {
                 cluster.run_clients(true);
             }
             Remedy::StandAgain(node) => cluster.stand_again(node),
+            Remedy::ClientsRest => cluster.run_clients(false),
+            Remedy::Reunion => {
+                cluster.tell(|| "the network is whole again, and clients go on".to_owned());
+                cluster.network.mend();
+                cluster.run_clients(true);
+            }
             Remedy::RestartQuickly { leader, node } => {
                 cluster.network.set_cut(leader, node, true);
                 cluster.crash(node, Crash::Killed, "told to");
@@ -459,6 +493,11 @@ impl Faults {
 /// In microseconds.
 fn election_timeout(cluster: &Cluster) -> u64 {
     u64::try_from(cluster.setup().raft.election_timeout.as_micros()).unwrap_or(u64::MAX / 8)
+}
+
+/// Whether logs are cut behind every checkpoint, and those come often.
+fn compacts_at_once(cluster: &Cluster) -> bool {
+    cluster.setup().raft.trailing_entries == 0 && cluster.setup().checkpoint_interval <= 1_000_000
 }
 
 /// Leases rest on clocks that do not jump, and differ in pace by less than the margin: 1,047 to 953 are 10 % apart.
