@@ -402,8 +402,9 @@ fn chaos_watches_three_nodes_under_tls() {
     assert!(last["acknowledged_writes"].as_u64().unwrap() > 100, "{last}");
     assert!(watch.ended().success(), "{}", watch.told("err"));
 
+    let alive = cluster.addresses()[next].clone();
     for (flags, part) in [
-        (vec!["--endpoints", &service], "speaks TLS only: use https"),
+        (vec!["--endpoints", &alive], "speaks TLS only: use https"),
         (vec!["--endpoints", &endpoints, "--tls-ca", &ca, "--tls-server-name", "other"], "--tls-server-name"),
     ] {
         let watch = ["chaos", "watch", "--listen=127.0.0.1:0"];
