@@ -5,7 +5,7 @@
 //! 2. [`Incoming`]: the receiver's side, chunk by chunk, into a [`Staging`](crate::storage::Staging)
 //! 3. [`Shelf`]: where what arrived whole waits until the core wants it installed
 //!
-//! [`file`] is the same as a file, for backups.
+//! [`mod@file`] is the same as a file, for backups.
 
 mod cut;
 pub mod file;

@@ -119,7 +119,7 @@ impl Cluster {
         true
     }
 
-    /// Asks a node by hand; [`Clients::take_ending`] has the answer once it came.
+    /// Asks a node by hand; `Clients::take_ending` has the answer once it came.
     pub fn ask(&mut self, node: usize, question: Question) -> Token {
         let client = self.clients.automatic();
         self.ask_as(client, node, question)

@@ -2,7 +2,7 @@
 //! network and disks, with clients whose history is judged.
 //!
 //! 1. [`cluster`]: the events, the nodes and what can be done to them
-//! 2. [`disk`], [`network`], [`clock`]: what the nodes stand on
+//! 2. [`disk`], [`network`], `clock`: what the nodes stand on
 //! 3. [`clients`]: who asks, and what they were told; [`checker`] judges it
 //! 4. [`invariants`]: what must hold at every step
 //! 5. [`trace`]: what happened

@@ -123,7 +123,7 @@ pub struct Entrance {
 }
 
 /// Returns once this node belongs to a cluster: at once if it did before. While it waits,
-/// [`PeerService::reason`] says for what. `service` must be served already, as peers ask it.
+/// [`PeerService::reasons`] says for what. `service` must be served already, as peers ask it.
 ///
 /// # Errors
 /// The store failed, there are no random numbers, or another node has this one's name. Unreachable or contradictory

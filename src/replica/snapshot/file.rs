@@ -8,7 +8,7 @@
 //!
 //! Nothing follows the trailer. So a file that was cut off anywhere lacks its trailer, and one in which a bit has changed
 //! has a wrong checksum; a chunk's own says where. That the records are the state that was saved is told by the digest
-//! in the description, which [`Incoming`](super::Incoming) compares.
+//! in the description, which [`Incoming`] compares.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;

@@ -7,7 +7,7 @@
 //! its place and the checksum of the record before it, so records form one chain through all segments, over the
 //! segment headers, and a record that is missing, moved or replaced breaks it. A new segment appears under its
 //! name only when its header is durable; if a group does not fit into what is left, it goes there as a whole.
-//! Each header repeats hard state and log time, so that what is dropped takes neither along ([`beginning`]).
+//! Each header repeats hard state and log time, so that what is dropped takes neither along (`beginning`).
 //!
 //! # The end of the log: a write cut short, or damage?
 //! Opening must cut what a crash left of an unfinished write, and must never cut an acknowledged record because
