@@ -21,7 +21,7 @@ use super::query::{Consistency, IDEMPOTENCY_KEY, quote};
 use super::replica::Outcome;
 use super::{Problem, StatusReport};
 use crate::kv::{Condition, IdempotencyKey, KeyValue};
-use crate::tls::{Connector, Wire, refusal};
+use crate::tls::{Connector, Wire, is_misunderstanding, refusal};
 use crate::types::Revision;
 
 /// All that RFC 3986 does not call unreserved.
@@ -137,9 +137,7 @@ impl ClientError {
     #[must_use]
     pub fn is_misunderstanding(&self) -> bool {
         match self {
-            Self::Connect { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
-            }
+            Self::Connect { source, .. } => is_misunderstanding(source),
             // What a port says that speaks TLS only.
             Self::Unexpected { status, .. } => *status == 400,
             _ => false,

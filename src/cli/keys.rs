@@ -46,6 +46,7 @@ pub(super) struct Put {
 
 /// The flags of `get`.
 #[derive(Clone, Debug, Args)]
+#[command(mut_arg("output", |output| output.help("Format of the answer: text, the value as it is, or json, with its revisions")))]
 pub(super) struct Get {
     /// The key
     key: OsString,
@@ -61,18 +62,8 @@ pub(super) struct Get {
     #[command(flatten)]
     client: ClientFlags,
 
-    /// Format of the answer: text, the value as it is, or json, with its revisions
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        env = "KUBERAFT_OUTPUT",
-        hide_env_values = true,
-        hide_possible_values = true
-    )]
-    output: Format,
+    #[command(flatten)]
+    answer: AnswerFormat,
 }
 
 /// The flags of `del`.
@@ -170,7 +161,7 @@ pub(super) fn get(args: Get) -> Result<(), CliError> {
             found.content.mod_revision
         )));
     }
-    match args.output {
+    match args.answer.output {
         Format::Json => print::json(&Shown::new(&key, &found)),
         Format::Text => {
             print::bytes(&found.content.value);

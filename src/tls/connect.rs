@@ -148,6 +148,13 @@ fn explained(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
+/// Whether both ends were reached and do not accept each other, by what [`Connector::connect`] and [`refusal`] give:
+/// trying again does not help.
+#[must_use]
+pub fn is_misunderstanding(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
+}
+
 /// What the node said when it ended the handshake, if that is why a connection broke; it is
 /// [`io::ErrorKind::PermissionDenied`].
 #[must_use]

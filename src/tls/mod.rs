@@ -14,7 +14,7 @@ mod settings;
 mod wire;
 
 pub use accept::{Acceptor, HANDSHAKE_TIMEOUT};
-pub use connect::{Connector, refusal};
+pub use connect::{Connector, is_misunderstanding, refusal};
 pub use error::TlsError;
 pub use peer::{HostOf, PeerTls};
 pub use port::{Port, watch};

@@ -2,9 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -13,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
-use tower_service::Service;
+use tower::service_fn;
 
 use super::convert::GRPC_BYTES_MAX;
 use super::log_limit::LogLimit;
@@ -165,7 +163,11 @@ async fn connect_to(name: &str, address: &str, settings: &Settings) -> Result<Ch
                     None => endpoint.connect().await,
                     Some(tls) => {
                         let (member, address) = (name.to_owned(), address.to_owned());
-                        endpoint.connect_with_connector(UnderTls { tls, member, address, socket }).await
+                        let dial = service_fn(move |_: Uri| {
+                            let (tls, member, address) = (tls.clone(), member.clone(), address.clone());
+                            async move { under_tls(&tls, &member, &address, socket).await }
+                        });
+                        endpoint.connect_with_connector(dial).await
                     }
                 }
             }
@@ -180,31 +182,15 @@ async fn connect_to(name: &str, address: &str, settings: &Settings) -> Result<Ch
 }
 
 /// Connects to one socket, and does the handshake with the member that is to be there.
-struct UnderTls {
-    tls: PeerTls,
-    member: String,
-    address: String,
+async fn under_tls(
+    tls: &PeerTls,
+    member: &str,
+    address: &str,
     socket: SocketAddr,
-}
-
-impl Service<Uri> for UnderTls {
-    type Response = TokioIo<Wire>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let (tls, socket) = (self.tls.clone(), self.socket);
-        let (member, address) = (self.member.clone(), self.address.clone());
-        Box::pin(async move {
-            let tcp = TcpStream::connect(socket).await?;
-            tcp.set_nodelay(true)?;
-            tls.connect(&member, &address, tcp).await.map(TokioIo::new)
-        })
-    }
+) -> io::Result<TokioIo<Wire>> {
+    let tcp = TcpStream::connect(socket).await?;
+    tcp.set_nodelay(true)?;
+    tls.connect(member, address, tcp).await.map(TokioIo::new)
 }
 
 fn configure(endpoint: Endpoint, settings: &Settings) -> Endpoint {

@@ -2,8 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tonic::codegen::http::Uri;
 use tonic::transport::{self, Channel};
-use tower_service::Service;
+use tower::service_fn;
 
 use super::tally::Op;
 use super::{CallError, Consistency};
@@ -75,7 +73,12 @@ async fn open(
     match tls {
         None => server.connect().await,
         Some(tls) => {
-            server.connect_with_connector(UnderTls { tls: tls.clone(), address: address.clone() }).await
+            let (tls, address) = (tls.clone(), address.clone());
+            let dial = service_fn(move |_: Uri| {
+                let (tls, address) = (tls.clone(), address.clone());
+                async move { under_tls(&tls, &address).await }
+            });
+            server.connect_with_connector(dial).await
         }
     }
 }
@@ -100,29 +103,11 @@ async fn greet(client: &mut KvClient<Channel>, is_tls: bool, timeout: Duration) 
     }
 }
 
-/// Connects, and does the handshake, anew for each connection.
-struct UnderTls {
-    tls: Connector,
-    address: Address,
-}
-
-impl Service<Uri> for UnderTls {
-    type Response = TokioIo<Wire>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let (tls, Address { host, port }) = (self.tls.clone(), self.address.clone());
-        Box::pin(async move {
-            let tcp = TcpStream::connect((host.as_str(), port)).await?;
-            tcp.set_nodelay(true)?;
-            tls.connect(&host, tcp).await.map(TokioIo::new)
-        })
-    }
+/// Connects, and does the handshake.
+async fn under_tls(tls: &Connector, address: &Address) -> io::Result<TokioIo<Wire>> {
+    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    tcp.set_nodelay(true)?;
+    tls.connect(&address.host, tcp).await.map(TokioIo::new)
 }
 
 impl Etcd {

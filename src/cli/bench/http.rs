@@ -95,8 +95,7 @@ impl Http {
     /// is refused is told by the first answer only.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] and [`io::ErrorKind::PermissionDenied`] if both do not understand each other, others
-    /// if the connection broke.
+    /// A [misunderstanding](crate::tls::is_misunderstanding), or the connection broke.
     pub(super) async fn greet(&mut self) -> io::Result<()> {
         let host = &self.endpoints[self.at].address;
         let request = format!("GET /v1/status HTTP/1.1\r\nhost: {host}\r\n\r\n");

@@ -30,6 +30,7 @@ use super::endpoints::Endpoints;
 use super::output::Format;
 use super::{CliError, print};
 use crate::config::{Size, Span};
+use crate::tls::is_misunderstanding;
 
 /// How long a client rests after a failure, so that a cluster without a leader is not flooded.
 const REST: Duration = Duration::from_millis(5);
@@ -386,12 +387,7 @@ impl Worker<'_> {
         let endpoint = http.endpoint().clone();
         match tokio::time::timeout(self.args.timeout.0, http.greet()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error))
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::PermissionDenied
-                ) =>
-            {
+            Ok(Err(error)) if is_misunderstanding(&error) => {
                 return Err(CliError::Failed(format!("{endpoint}: {error}")));
             }
             Ok(Err(_)) | Err(_) => http.fail_over(),
