@@ -177,6 +177,11 @@ class Cluster:
     def stateful_set(self):
         return self.api(f"/apis/apps/v1/namespaces/{self.namespace}/statefulsets/{SET}")
 
+    def starts(self):
+        """Tells each pod, and each start of its container, from others."""
+        return {name: (pod.uid, pod.found["status"]["containerStatuses"][0]["restartCount"])
+                for name, pod in self.pods().items()}
+
     def nodes(self):
         """Names of the nodes that are no control plane's."""
         found = self.api("/api/v1/nodes")["items"]

@@ -119,15 +119,9 @@ def strangers_are_refused(cluster, authority, other):
     expect(failed == len(strangers), f"{failed} refused connections are counted")
 
 
-def starts(cluster):
-    """Tells each pod, and each start of its container, from others."""
-    return {name: (pod.uid, pod.found["status"]["containerStatuses"][0]["restartCount"])
-            for name, pod in cluster.pods().items()}
-
-
 def rotate(cluster, authority):
     """Another certificate in the Secret; until every member uses it. Returns how long that took."""
-    before = starts(cluster)
+    before = cluster.starts()
     end = authority.sign(cluster.namespace, days=500)
     put_secret(cluster, authority)
 
@@ -136,7 +130,7 @@ def rotate(cluster, authority):
                 for pod in before for use in ("client", "peer")}
 
     took = cluster.wait_for("the new certificate in use", lambda: ends() == {end})
-    expect(starts(cluster) == before, "a pod restarted")
+    expect(cluster.starts() == before, "a pod restarted")
     return took
 
 
