@@ -43,7 +43,6 @@ impl Raft {
         let stickiness_ms = self.stickiness_ms();
         self.answer_append(from, Promise::Appended { term, session, match_index, round, stickiness_ms }, out);
         self.move_proposals(now, out);
-        self.ask_again(now);
         self.move_reads(now, out);
     }
 
@@ -169,21 +168,13 @@ impl Raft {
         out.push(Effect::ProposalFailed { id, refusal });
     }
 
-    /// Asks the leader for a read index for all reads that wait, one question at a time.
+    /// Asks the leader for a read index for all reads that wait, unless an answer is to be expected.
     pub(super) fn ask_read_index(&mut self, now: Instant, leader: NodeId, out: &mut Vec<Effect>) {
-        if self.reads.wants_to_ask() {
+        if self.reads.wants_to_ask(now, self.settings.heartbeat_interval * 2) {
             self.next_read_id = self.next_read_id.wrapping_add(1);
             let id = ReadId(self.next_read_id);
-            self.reads.start_asking(now, id);
+            self.reads.ask(now, id);
             out.push(Effect::Send { to: leader, signal: Signal::ReadIndex { id } });
-        }
-    }
-
-    /// Gives up a question that should have been answered by now, so that it is asked anew under a new id.
-    fn ask_again(&mut self, now: Instant) {
-        let patience = self.settings.heartbeat_interval * 2;
-        if self.reads.asked_at().is_some_and(|at| now.since(at) > patience) {
-            self.reads.forget_question(None);
         }
     }
 
@@ -198,7 +189,7 @@ impl Raft {
         let Role::Follower(follower) = &self.role else { return };
         let verified = follower.verified;
         let mixed_up = self.settings.planted.is(Plant::ReadAnswerMixedUp);
-        if let Some(reads) = self.reads.take_answered(id, mixed_up) {
+        if let Some(reads) = self.reads.take_answered(now, id, mixed_up) {
             self.reads.add_ready(index, reads);
             if term == self.hard_state.term {
                 self.log.commit_to(index.min(verified));

@@ -94,7 +94,7 @@ impl Raft {
         self.acknowledge(from, Promise::Appended { term, session, match_index, round, stickiness_ms }, out);
         self.move_proposals(now, out);
         // Questions asked before are asked anew: their answers may be of the time before the snapshot.
-        self.reads.forget_question(None);
+        self.reads.forget_questions();
         self.move_reads(now, out);
     }
 

@@ -392,7 +392,7 @@ impl Raft {
             Message::Signal(Signal::ReadIndexAt { id, term, index }) => {
                 self.on_read_index_at(now, id, term, index, out);
             }
-            Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.forget_question(Some(id)),
+            Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.on_refused(id),
             Message::Signal(Signal::TimeoutNow { term }) => self.on_timeout_now(now, term, out),
             Message::Signal(Signal::Removed { index }) => self.on_removed(index, out),
             Message::Signal(Signal::LostData { term, session, match_index }) => {
@@ -412,7 +412,7 @@ impl Raft {
                     progress.on_send_dropped(before);
                 }
             }
-            Role::Follower(follower) if follower.leader == Some(to) => self.reads.forget_question(None),
+            Role::Follower(follower) if follower.leader == Some(to) => self.reads.doubt_question(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
     }

@@ -63,6 +63,7 @@ pub(super) struct Envelope {
     pub(super) from: NodeId,
     pub(super) to: NodeId,
     pub(super) message: Message,
+    pub(super) sent_at: Instant,
 }
 
 /// A node as it is before its first start.
@@ -273,7 +274,7 @@ impl Cluster {
             format!("  {} → {} {}{note}{lost}", name(from), name(to), trace.message(&message))
         });
         if !is_cut {
-            self.network.push(Envelope { from, to, message });
+            self.network.push(Envelope { from, to, message, sent_at: self.now });
         }
     }
 
@@ -464,7 +465,7 @@ impl Cluster {
 
     /// Hands over a message that is under way.
     pub(super) fn deliver(&mut self, position: usize) {
-        let Envelope { from, to, message } = self.network.remove(position);
+        let Envelope { from, to, message, .. } = self.network.remove(position);
         self.hand_over(from, to, message);
     }
 
@@ -525,6 +526,29 @@ impl Cluster {
             }
             if self.violation.is_some() {
                 return;
+            }
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass: timers fire, and each message arrives `latency` after it was sent.
+    pub(super) fn advance_slowly(&mut self, duration: Duration, latency: Duration) {
+        let end = self.now.after(duration);
+        while self.violation.is_none() {
+            let timer = self.nodes.iter().filter_map(|(id, node)| {
+                let raft = node.raft.as_ref()?;
+                Some((raft.next_deadline(), *id))
+            });
+            let timer = timer.min().filter(|(deadline, _)| *deadline <= end);
+            let arrival = self.network.first().map(|envelope| envelope.sent_at.after(latency));
+            let arrival = arrival.filter(|at| *at <= end);
+            match (arrival, timer) {
+                (Some(at), timer) if timer.is_none_or(|(deadline, _)| at <= deadline) => {
+                    self.now = self.now.max(at);
+                    self.deliver(0);
+                }
+                (_, Some((_, id))) => self.timeout(id),
+                (_, None) => break,
             }
         }
         self.now = end;

@@ -7,6 +7,7 @@
 //! | `timeout N…` | fires the node's timer: time passes to its deadline |
 //! | `advance T` | time passes, timers fire, messages stay under way |
 //! | `run T` | time passes, timers fire, messages arrive at once |
+//! | `run T latency=T [only='…']` | time passes, timers fire, messages arrive this much later; shows only lines with one of these words |
 //! | `deliver [N N] [from=N] [to=N] [kind=K] [count=1] [order=newest]` | hands over those messages that are under way now |
 //! | `drop …`, `duplicate …` | loses or doubles messages, chosen like `deliver` does |
 //! | `stabilize` | delivers everything, and what comes of it, until nothing is under way; no time passes |
@@ -87,7 +88,7 @@ fn carry_out(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> 
             cluster.stabilize();
         })?,
         "advance" => cluster.advance(parse::duration(args.next_pos().ok_or("how long?")?)?, false),
-        "run" => cluster.advance(parse::duration(args.next_pos().ok_or("how long?")?)?, true),
+        "run" => run_for(cluster, args)?,
         "stabilize" => cluster.stabilize(),
         "deliver" | "drop" | "duplicate" => move_messages(cluster, name, args)?,
         "crash" => each_node(args, |id| cluster.crash(id))?,
@@ -128,6 +129,19 @@ fn carry_out(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> 
         _ => disk_and_snapshots(cluster, name, args)?,
     }
     Ok(Vec::new())
+}
+
+fn run_for(cluster: &mut Cluster, args: &mut ArgumentConsumer) -> Result<()> {
+    let duration = parse::duration(args.next_pos().ok_or("how long?")?)?;
+    match args.take_key("latency").map(parse::duration).transpose()? {
+        Some(latency) => cluster.advance_slowly(duration, latency),
+        None => cluster.advance(duration, true),
+    }
+    if let Some(words) = args.take_key("only") {
+        let words: Vec<&str> = words.split(' ').collect();
+        cluster.trace.keep(|line| words.iter().any(|word| line.contains(word)));
+    }
+    Ok(())
 }
 
 /// The commands on snapshots and on a disk's trouble.
@@ -293,14 +307,14 @@ fn move_messages(cluster: &mut Cluster, how: &str, args: &mut ArgumentConsumer) 
         return Err("no such message is under way".into());
     }
     cluster.network = rest;
-    for Envelope { from, to, message } in chosen {
+    for Envelope { from, to, message, sent_at } in chosen {
         match how {
             "deliver" => cluster.hand_over(from, to, message),
             "drop" => cluster
                 .trace
                 .line(|trace| format!("{} → {} {} (lost)", name(from), name(to), trace.message(&message))),
             _ => {
-                let envelope = Envelope { from, to, message };
+                let envelope = Envelope { from, to, message, sent_at };
                 cluster.network.extend([envelope.clone(), envelope]);
             }
         }
@@ -375,7 +389,7 @@ fn log_line(cluster: &Cluster, id: NodeId) -> String {
 
 fn message_lines(cluster: &mut Cluster) -> Vec<String> {
     let network = cluster.network.clone();
-    let lines = network.into_iter().map(|Envelope { from, to, message }| {
+    let lines = network.into_iter().map(|Envelope { from, to, message, .. }| {
         format!("{} → {} {}", name(from), name(to), cluster.trace.message(&message))
     });
     lines.collect()

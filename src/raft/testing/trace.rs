@@ -54,6 +54,11 @@ impl Trace {
         }
     }
 
+    /// Drops the lines that `keep` does not want.
+    pub(super) fn keep(&mut self, keep: impl Fn(&str) -> bool) {
+        self.lines.retain(|line| keep(line));
+    }
+
     pub(super) fn take(&mut self) -> Vec<String> {
         std::mem::take(&mut self.lines)
     }
