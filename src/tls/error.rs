@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use tokio_rustls::rustls;
 
+use super::SecretError;
+
 /// Files that cannot be used. None of it is worth a retry before a file changes.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -66,6 +68,17 @@ pub enum TlsError {
     /// A name that no certificate can have.
     #[error("`{0}` is no name that a certificate can be verified for: expected a DNS name or an IP address")]
     Name(String),
+    /// Not a secret that could be used.
+    #[error("{} cannot be used as the peers' secret: {error}", path.display())]
+    Secret {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: SecretError,
+    },
+    /// Keys or certificates could not be made of the peers' secret.
+    #[error("no key or certificate can be made of the peers' secret: {0}")]
+    Derive(String),
     /// See [`rustls::Error`].
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),

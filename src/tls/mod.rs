@@ -10,6 +10,8 @@ mod connect;
 mod error;
 mod peer;
 mod port;
+#[allow(dead_code)]
+mod secret;
 mod settings;
 mod wire;
 
@@ -18,6 +20,9 @@ pub use connect::{Connector, is_misunderstanding, refusal};
 pub use error::TlsError;
 pub use peer::{HostOf, PeerTls};
 pub use port::{Port, watch};
+pub use secret::{
+    AdministratorIdentity, Administrators, PeerSecrets, SECRET_BYTES_MIN, SECRET_TEXT_MIN, SecretError,
+};
 pub use settings::{ClientPortSettings, ConnectorSettings, IdentitySettings, PeerSettings, Settings};
 pub use wire::Wire;
 

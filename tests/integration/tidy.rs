@@ -46,6 +46,7 @@ const ROOMS: &[(&[&str], &[&str])] = &[
     // A connection under TLS is handed to tonic in hyper's terms.
     (&["hyper_util"], &["api", "cli", "transport"]),
     (&["rustls", "tokio_rustls", "rustls_native_certs", "x509_parser"], &["tls"]),
+    (&["p256", "rcgen", "ring", "subtle"], &["tls"]),
     (&["prometheus"], &["metrics"]),
     (&["crossbeam_channel"], &["driver"]),
     (&["rustix"], &["storage", "driver", "cli", "server"]),
