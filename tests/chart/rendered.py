@@ -367,31 +367,46 @@ def check_pods(name, documents):
 
 
 def check_network_policy(name, documents):
-    """Pods of jobs and tests reach the client port, all of them; only members the peer port."""
+    """Pods of jobs and tests reach the client port, all of them; only members and `recover` the peer port."""
     policy = documents["NetworkPolicy *"]["spec"]
 
     def reaches(labels, port):
         for rule in policy["ingress"]:
             if {"port": port} in rule["ports"]:
-                selectors = [peer["podSelector"]["matchLabels"] for peer in rule.get("from", []) if "podSelector" in peer]
+                selectors = [peer["podSelector"].get("matchLabels", {}) for peer in rule.get("from", []) if "podSelector" in peer]
                 if "from" not in rule or any(one.items() <= labels.items() for one in selectors):
                     return True
         return False
 
-    for key, labels, _ in pod_templates(documents):
-        is_member = key.startswith("StatefulSet")
-        if not reaches(labels, "client") or reaches(labels, "peer") != is_member:
+    pods = [(key, labels) for key, labels, _ in pod_templates(documents)]
+    recover = read(os.path.join(ROOT, "docs", "operations.md")).partition("# recover.yaml")[2].partition("```")[0]
+    recover = next(yaml.safe_load_all(textwrap.dedent("  " + recover)))
+    # For another release than that of the page.
+    names = documents["StatefulSet *"]["spec"]["selector"]["matchLabels"]
+    pods.append(("Pod of recover", {**names, **{key: value for key, value in recover["metadata"]["labels"].items()
+                                                if key.endswith("/component")}}))
+    pods.append(("a stranger's Pod", {"app": "stranger"}))
+    admits_all = [rule.get("from", [{"podSelector": {}}])[-1] == {"podSelector": {}} for rule in policy["ingress"]
+                  if {"port": "client"} in rule["ports"]]
+    for key, labels in pods:
+        may_peer = key.startswith(("StatefulSet", "Pod of recover"))
+        may_client = "stranger" not in key or any(admits_all)
+        if reaches(labels, "client") != may_client or reaches(labels, "peer") != may_peer:
             problem(f"{name}: the NetworkPolicy is wrong for {key}")
 
 
 def check_rights(name, documents):
     """No rights beyond names, none to write what only people or Helm write."""
+    full_name = documents["StatefulSet *"]["metadata"]["name"]
     for key, document in documents.items():
         if document["kind"] in ("ClusterRole", "ClusterRoleBinding"):
             problem(f"{name}: {key} reaches beyond the namespace")
         for rule in document.get("rules", []) if document["kind"] == "Role" else []:
             resources, verbs = set(rule["resources"]), set(rule["verbs"])
-            if "*" in resources | verbs or {"secrets", "pods/status", "pods/exec"} & resources:
+            secret = [f"{full_name}-peer"]
+            if "secrets" in resources and (verbs != {"get", "patch"} or rule.get("resourceNames") != secret):
+                problem(f"{name}: {key} reaches other Secrets than {secret}, or may more than read and fill it")
+            if "*" in resources | verbs or {"pods/status", "pods/exec"} & resources:
                 problem(f"{name}: {key} may too much: {rule}")
             if "statefulsets" in resources and not verbs <= {"get", "list", "watch"}:
                 problem(f"{name}: {key} may write StatefulSets")
@@ -456,13 +471,16 @@ def check_notes(all_helms):
             ("persistence.enabled=false", "WARNING: persistence is off"),
             ("replicaCount=0", "the cluster sleeps"),
             ("replicaCount=5,maxMembers=3", "WARNING: only 3 of 5 pods"),
+            ("tls.peer.mode=off", "WARNING: members do not authenticate each other"),
+            ("tls.peer.enabled=false,networkPolicy.enabled=false", "No network policy keeps other pods off"),
+            ("adminAccess=network", "WARNING: everyone who reaches the client port may change members"),
         ):
             if warning in text or warning not in notes(helm, "--set", setting):
                 problem(f"{helm}: the notes with {setting} and they alone should say: {warning}")
         secured = notes(helm, "--set", "tls.enabled=true,tls.secretName=x")
-        for warning in ("WARNING: clients are neither encrypted", "WARNING: traffic between members is not encrypted"):
-            if warning not in text or warning in secured:
-                problem(f"{helm}: the notes without TLS, and they alone, should say: {warning}")
+        warning = "WARNING: clients are neither encrypted"
+        if warning not in text or warning in secured:
+            problem(f"{helm}: the notes without TLS, and they alone, should say: {warning}")
 
 
 # ---------------------------------------------------------------- all of it
@@ -499,7 +517,8 @@ def main():
         if name != "security-context":
             check_pods(name, documents)
         check_rights(name, documents)
-    check_network_policy("every option", renderings["every option"])
+    for name in ("default", "network-policy-from", "every option"):
+        check_network_policy(name, renderings[name])
     check_names_fit()
     check_about(default)
     check_notes(versions)

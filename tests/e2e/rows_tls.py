@@ -1,4 +1,4 @@
-"""TLS with Secrets of the row's own making."""
+"""TLS: with the secret that members share by default, and with Secrets of the row's own making."""
 
 import calendar
 import contextlib
@@ -16,6 +16,7 @@ from environment import Missing, binary
 from rows import expect, row
 
 SECRET = "e2e-tls"
+PEER_SECRET = f"{SET}-peer"
 KEYS = 20
 
 
@@ -141,6 +142,57 @@ def struck(cluster, authority):
     done = subprocess.run(words, capture_output=True, text=True, timeout=STUCK_S)
     expect(done.returncode == 0, f"chaos under TLS: exit code {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)["faults"][0]["write_gap_ms"]["max"]
+
+
+def anyone():
+    """Trusts everyone, shows nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def peer_secret(cluster):
+    """What the members put into the chart's Secret; empty before."""
+    return cluster.api(f"/api/v1/namespaces/{cluster.namespace}/secrets/{PEER_SECRET}").get("data", {})
+
+
+def only_members_are_served(cluster):
+    for name, context in {"no certificate": anyone(), "plain text": None}.items():
+        answer, _ = greeting(cluster, context)
+        expect(not answer, f"a stranger with {name} gets {answer!r} at the peer port")
+
+
+@row(is_quick=True, is_fresh=True)
+def peers_by_default(test):
+    """The chart's defaults: members make themselves a secret and refuse strangers; an upgrade keeps it; installed again over
+    kept volumes, they make another one and are the same cluster."""
+    cluster = test.cluster
+    cluster.purge()
+    cluster.install()
+    installed = cluster.settle(3)
+    secret, id_before = peer_secret(cluster), cluster.cluster_id()
+    expect(secret, "the members left their Secret empty")
+    only_members_are_served(cluster)
+    cluster.exec(pod_name(0), "put", "kept", "value")
+    before = cluster.starts()
+    cluster.upgrade()
+    expect(peer_secret(cluster) == secret, "an upgrade changes the secret")
+    expect(cluster.starts() == before, "an upgrade without a change restarts pods")
+    members = cluster.exec(pod_name(1), "member", "list")
+    expect(all(pod in members for pod in before), f"the members as told inside a pod: {members}")
+    cluster.helm("uninstall", RELEASE)
+    cluster.wait_for("no pods", lambda: not cluster.pods())
+    cluster.install()
+    again = cluster.settle(3)
+    expect(peer_secret(cluster) not in ({}, secret), "installed again, they have no secret of their own")
+    expect(cluster.cluster_id() == id_before, "installed again, it is another cluster")
+    found = cluster.exec(pod_name(2), "get", "kept").strip()
+    expect(found == "value", f"a key that was kept holds {found}")
+    only_members_are_served(cluster)
+    cluster.purge()
+    return (f"three members in {installed:.1f} s by a secret of their own; strangers refused; kept by an upgrade; the same "
+            f"cluster by another secret {again:.1f} s after the second installation")
 
 
 @row(is_fresh=True)

@@ -29,6 +29,20 @@
 {{- printf "%s-backup" (include "kuberaft.fullname" . | trunc 45 | trimSuffix "-") }}
 {{- end }}
 
+{{/* Short names of the Services and pods, which no other rule of the client port allows, and those of the values. */}}
+{{- define "kuberaft.allowedHosts" -}}
+{{- $services := list (include "kuberaft.fullname" .) (include "kuberaft.headless" .) }}
+{{- if .Values.leaderService.enabled }}
+{{- $services = append $services (printf "%s-leader" (include "kuberaft.fullname" .)) }}
+{{- end }}
+{{- $hosts := list }}
+{{- range $service := $services }}
+{{- $hosts = append $hosts (printf "%s.%s" $service $.Release.Namespace) }}
+{{- end }}
+{{- $pods := printf "*.%s" (include "kuberaft.headless" .) }}
+{{- concat $hosts (list $pods (printf "%s.%s" $pods .Release.Namespace)) .Values.allowedHosts | join "," }}
+{{- end }}
+
 {{- define "kuberaft.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "kuberaft.fullname" .) .Values.serviceAccount.name }}

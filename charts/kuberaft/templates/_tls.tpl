@@ -1,10 +1,36 @@
-{{/* "true" where the client port, or the peer port, speaks TLS. */}}
+{{/* "true" where the client port speaks TLS. */}}
 {{- define "kuberaft.tls.client" -}}
 {{- if and .Values.tls.enabled .Values.tls.client.enabled }}true{{ end }}
 {{- end }}
 
+{{/*
+How members know each other: auto (a shared secret), certManager, secret (certificates of one's own), or off. Where
+tls.peer.mode is auto, certificates that the other values name for this port are used. YAML reads off as false.
+*/}}
+{{- define "kuberaft.tls.peerMode" -}}
+{{- $tls := .Values.tls }}
+{{- $mode := toString $tls.peer.mode | replace "false" "off" }}
+{{- if ne $mode "auto" }}
+{{- $mode }}
+{{- else if eq (toString (dig "enabled" true $tls.peer)) "false" }}
+{{- print "off" }}
+{{- else if and $tls.enabled $tls.certManager.enabled }}
+{{- print "certManager" }}
+{{- else if or $tls.peer.secretName (and $tls.enabled $tls.secretName) }}
+{{- print "secret" }}
+{{- else }}
+{{- print "auto" }}
+{{- end }}
+{{- end }}
+
+{{/* "true" where members have certificates from a Secret. */}}
 {{- define "kuberaft.tls.peer" -}}
-{{- if and .Values.tls.enabled .Values.tls.peer.enabled }}true{{ end }}
+{{- if has (include "kuberaft.tls.peerMode" .) (list "certManager" "secret") }}true{{ end }}
+{{- end }}
+
+{{/* The Secret that the members fill, with what they derive their certificates from. */}}
+{{- define "kuberaft.peerSecret" -}}
+{{- printf "%s-peer" (include "kuberaft.fullname" .) }}
 {{- end }}
 
 {{/* The Secrets with tls.crt, tls.key and ca.crt. */}}
@@ -17,18 +43,18 @@
 {{- end }}
 
 {{- define "kuberaft.tls.peerSecret" -}}
-{{- if .Values.tls.certManager.enabled }}
+{{- if eq (include "kuberaft.tls.peerMode" .) "certManager" }}
 {{- printf "%s-peer-tls" (include "kuberaft.fullname" .) }}
 {{- else }}
-{{- required "tls.enabled needs tls.certManager.enabled, or tls.secretName or tls.peer.secretName" (default .Values.tls.secretName .Values.tls.peer.secretName) }}
+{{- required "tls.peer.mode=secret needs tls.peer.secretName or tls.secretName" (default .Values.tls.secretName .Values.tls.peer.secretName) }}
 {{- end }}
 {{- end }}
 
-{{/* The name that whoever connects as a member must have: cert-manager's issuer may sign for others, too. */}}
+{{/* The name that the certificate of each member must have: cert-manager's issuer may sign for others, too. */}}
 {{- define "kuberaft.tls.peerAllowedName" -}}
 {{- if .Values.tls.peer.allowedName }}
 {{- .Values.tls.peer.allowedName }}
-{{- else if .Values.tls.certManager.enabled }}
+{{- else if eq (include "kuberaft.tls.peerMode" .) "certManager" }}
 {{- printf "%s.%s.svc" (include "kuberaft.headless" .) .Release.Namespace }}
 {{- end }}
 {{- end }}
@@ -70,6 +96,14 @@
 
 {{/* What a member needs. */}}
 {{- define "kuberaft.tls.memberEnv" -}}
+{{- $mode := include "kuberaft.tls.peerMode" . }}
+{{- if eq $mode "auto" }}
+- name: KUBERAFT_KUBE_PEER_SECRET
+  value: {{ include "kuberaft.peerSecret" . }}
+{{- else if eq $mode "off" }}
+- name: KUBERAFT_INSECURE_PEERS
+  value: "true"
+{{- end }}
 {{- if include "kuberaft.tls.peer" . }}
 - name: KUBERAFT_PEER_TLS_CERT
   value: /etc/kuberaft/tls/peer/tls.crt
