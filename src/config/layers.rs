@@ -12,7 +12,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use super::{ConfigError, Flags};
 
 /// Flags that only other commands of kuberaft set.
-const HIDDEN: [&str; 2] = ["exit-with-parent", "hide-peer-addr"];
+const HIDDEN: [&str; 3] = ["exit-with-parent", "hide-peer-addr", "peer-certificate-lifetime"];
 
 /// One flag from a layer other than the command line.
 struct Setting {

@@ -146,6 +146,11 @@ pub enum ConfigError {
         "--discovery kube and --initial-cluster exclude each other: the StatefulSet says who the members are"
     )]
     KubeInitialCluster,
+    /// Only pods read Secrets.
+    #[error(
+        "--kube-peer-secret needs --discovery kube; elsewhere the secret is in a file: --peer-secret-file"
+    )]
+    KubeSecretOutside,
     /// No pod of the StatefulSet.
     #[error("--name {name} is no pod of StatefulSet {stateful_set}: expected {stateful_set}-<ordinal>")]
     KubeName {
@@ -195,6 +200,22 @@ pub enum ConfigError {
         /// Which is not.
         missing: &'static str,
     },
+    /// Two ways to the same end.
+    #[error("--{one} and --{other} exclude each other: members identify themselves in one way")]
+    PeersTwice {
+        /// One flag.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// Anybody could speak as a member.
+    #[error(
+        "--peer-addr {0} can be reached from other machines, and without TLS whoever connects to it can change or delete all \
+         data. Give all members the same secret by --peer-secret-file (`openssl rand -base64 32` makes one), or \
+         certificates by --peer-tls-cert, --peer-tls-key and --peer-tls-ca. Only where nobody else can connect to this \
+         address, give --insecure-peers"
+    )]
+    InsecurePeers(Address),
     /// A duration of zero.
     #[error("--{0} must be above zero")]
     Zero(&'static str),
@@ -264,6 +285,7 @@ impl Config {
         let kubernetes = kubernetes::settings(&flags, &name)?;
         let initial_cluster = members(&flags, &name, kubernetes.as_ref())?;
         check_addresses(&flags)?;
+        flags.tls.check_reach(&flags.peer_addr, kubernetes.is_some())?;
         check_durations(&flags)?;
         let raft = raft::Settings {
             heartbeat_interval: flags.heartbeat_interval.0,

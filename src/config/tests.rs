@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::driver;
+use crate::tls::{PeerSource, SecretSource};
 
 fn load(args: &str) -> Result<Config, ConfigError> {
     Config::load(args.split_whitespace(), |_| None)
@@ -77,12 +78,12 @@ fn the_disk_reserve_is_a_size_from_any_layer() {
 fn others_are_told_a_peer_address_that_they_can_dial() {
     let told = |args: &str| load(args).unwrap().advertise_peer_addr.map(|address| address.to_string());
     assert_eq!(told("").unwrap(), "127.0.0.1:7000");
-    assert_eq!(told("--peer-addr 0.0.0.0:7000"), None);
-    let listed = "--name 1 --initial-cluster 1/a:1,2/b:1 --peer-addr 0.0.0.0:7000";
+    assert_eq!(told("--peer-addr 0.0.0.0:7000 --insecure-peers"), None);
+    let listed = "--name 1 --initial-cluster 1/a:1,2/b:1 --peer-addr 0.0.0.0:7000 --insecure-peers";
     assert_eq!(told(listed).unwrap(), "a:1");
     assert_eq!(told(&format!("{listed} --advertise-peer-addr c:1")).unwrap(), "c:1");
     assert_eq!(told(&format!("{listed} --hide-peer-addr")), None);
-    let joining = "--name 3 --initial-cluster 1/a:1,2/b:1 --join wait --peer-addr d:1";
+    let joining = "--name 3 --initial-cluster 1/a:1,2/b:1 --join wait --peer-addr d:1 --insecure-peers";
     assert_eq!(told(joining).unwrap(), "d:1");
 }
 
@@ -179,7 +180,7 @@ fn what_cannot_work_together_is_refused() {
     check("--name 3 --initial-cluster 1/a:1,2/b:1", "--name 3 is not in --initial-cluster, which has 1, 2");
     check("--advertise-peer-addr 0.0.0.0:7000", "give the address where peers reach this node");
     check(
-        "--name 3 --initial-cluster 1/a:1 --join auto --peer-addr 0.0.0.0:7000",
+        "--name 3 --initial-cluster 1/a:1 --join auto --peer-addr 0.0.0.0:7000 --insecure-peers",
         "give --advertise-peer-addr",
     );
     check("--initial-cluster 1:a:1", "expected name/host:port");
@@ -211,8 +212,9 @@ fn booleans_may_stand_without_a_value() {
 
 #[test]
 fn the_own_entry_may_differ_from_the_peer_address() {
-    let config =
-        load("--name a --peer-addr 0.0.0.0:7000 --client-addr 0.0.0.0:7001 --initial-cluster a/node-a:9000");
+    let config = load(
+        "--name a --peer-addr 0.0.0.0:7000 --client-addr 0.0.0.0:7001 --initial-cluster a/node-a:9000 --insecure-peers",
+    );
     let config = config.unwrap();
     assert_eq!(config.peer_addr.to_string(), "0.0.0.0:7000");
     assert_eq!(config.advertise_client_addr.unwrap().to_string(), "node-a:7001");
@@ -224,7 +226,8 @@ fn a_port_still_to_be_chosen_is_advertised_once_bound() {
 }
 
 const POD: &str = "--discovery kube --name kv-1 --kube-namespace ns --kube-statefulset kv --kube-service kv-peers \
-    --kube-latch kv-cluster --client-addr 0.0.0.0:7001 --peer-addr 0.0.0.0:7000 --pod-ip 10.0.0.7";
+    --kube-latch kv-cluster --client-addr 0.0.0.0:7001 --peer-addr 0.0.0.0:7000 --pod-ip 10.0.0.7 \
+    --kube-peer-secret kv-peer";
 
 #[test]
 fn a_pod_knows_itself_and_its_stateful_set() {
@@ -256,7 +259,7 @@ fn a_pod_that_does_not_know_itself_is_refused() {
 #[test]
 fn certificate_key_and_authority_come_together_from_any_layer() {
     let config = load("--peer-tls-cert=c --peer-tls-key=k --peer-tls-ca=a --tls-reload-interval=5s").unwrap();
-    let peer = config.tls.peer.unwrap();
+    let Some(PeerSource::Files(peer)) = config.tls.peer else { panic!("{:?}", config.tls.peer) };
     assert_eq!((peer.identity.cert, peer.identity.key, peer.ca), ("c".into(), "k".into(), "a".into()));
     assert_eq!((config.tls.client, config.tls.reload_interval), (None, Duration::from_secs(5)));
     let file =
@@ -277,4 +280,40 @@ fn certificate_key_and_authority_come_together_from_any_layer() {
     }
     let error = load_env("", "KUBERAFT_PEER_TLS_CA", "a").unwrap_err().to_string();
     assert!(error.contains("--peer-tls-ca needs --peer-tls-cert, too"), "{error}");
+}
+
+#[test]
+fn a_plain_peer_port_that_others_can_reach_must_be_wanted() {
+    for address in ["0.0.0.0:7000", "[::]:7000", "10.0.0.1:7000", "node-a:7000"] {
+        let alone = format!("--peer-addr {address} --advertise-peer-addr node-a:7000");
+        let error = refusal(&alone);
+        assert!(error.contains("--peer-secret-file") && error.contains("--insecure-peers"), "{error}");
+        for identity in
+            ["--insecure-peers", "--peer-secret-file=s", "--peer-tls-cert=c --peer-tls-key=k --peer-tls-ca=a"]
+        {
+            load(&format!("{alone} {identity}")).unwrap();
+        }
+        assert!(refusal(&format!("{alone} --insecure-peers=false")).contains("--insecure-peers"));
+    }
+    for address in
+        ["127.0.0.1:7000", "127.3.2.1:7000", "[::1]:7000", "localhost:7000", "[::ffff:127.0.0.1]:7000"]
+    {
+        load(&format!("--peer-addr {address}")).unwrap();
+    }
+}
+
+#[test]
+fn members_identify_themselves_in_one_way() {
+    let files = "--peer-tls-cert=c --peer-tls-key=k --peer-tls-ca=a";
+    assert!(refusal("--kube-peer-secret=s").contains("needs --discovery kube"));
+    for twice in [
+        format!("--peer-secret-file=s {files}"),
+        format!("{POD} {files}"),
+        format!("{POD} --peer-secret-file=s"),
+    ] {
+        assert!(refusal(&twice).contains("exclude each other"), "{twice}");
+    }
+    let config = load("--peer-secret-file=s --peer-certificate-lifetime=2s").unwrap();
+    let Some(PeerSource::Secret(secret)) = config.tls.peer else { panic!("{:?}", config.tls.peer) };
+    assert_eq!((secret.source, secret.lifetime), (SecretSource::File("s".into()), Duration::from_secs(2)));
 }

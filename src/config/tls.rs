@@ -1,17 +1,38 @@
-//! The flags of TLS: each port's certificate, key and authority are given together or not at all.
+//! The flags of TLS. Peers have one secret, or certificates; a port's certificate, key and authority are given together or
+//! not at all.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::ConfigError;
 use super::units::Span;
-use crate::tls::{ClientPortSettings, IdentitySettings, PeerSettings, Settings};
+use crate::tls::{
+    ClientPortSettings, IdentitySettings, PeerSettings, PeerSource, SecretSettings, SecretSource, Settings,
+};
+use crate::types::Address;
+
+/// For how long a certificate is valid that a member makes for itself.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
 
 /// The flags of mutual TLS among peers. `recover` has them, too, and no other layer than the environment.
 #[derive(Clone, Debug, Default, Args)]
 #[expect(clippy::struct_field_names, reason = "they are the names of the flags")]
 pub struct PeerTlsFlags {
+    /// File with a secret that all members share, of which each makes its own certificate: TLS among members with nothing
+    /// else to set up. At least 32 random bytes; `openssl rand -base64 32` makes one. A second line is a second secret, which
+    /// is trusted, too: see docs/tls.md for how to replace one
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KUBERAFT_PEER_SECRET_FILE",
+        hide_env = true,
+        help_heading = "TLS"
+    )]
+    peer_secret_file: Option<PathBuf>,
+
     /// This node's certificate for the other members (PEM, its chain behind it); with its key and --peer-tls-ca it turns
     /// on TLS among members, which all of them must have
     #[arg(long, value_name = "FILE", env = "KUBERAFT_PEER_TLS_CERT", hide_env = true, help_heading = "TLS")]
@@ -43,6 +64,29 @@ pub(super) struct TlsFlags {
     #[command(flatten)]
     peer: PeerTlsFlags,
 
+    /// The same secret in a Secret of Kubernetes of this name, under the key `secret`; the first member fills an empty one
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]
+    kube_peer_secret: Option<String>,
+
+    /// Let members talk without TLS on an address that other machines can reach. Whoever can connect to --peer-addr can
+    /// then change or delete all data (true or false)
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = "TLS"
+    )]
+    insecure_peers: bool,
+
+    /// For how long a certificate is valid that is made of the secret; another one is made at half of that.
+    #[arg(long, value_name = "DURATION", hide = true)]
+    peer_certificate_lifetime: Option<Span>,
+
     /// This node's certificate for clients (PEM, its chain behind it); with its key it makes the client port speak https
     /// only. --ops-addr stays plain, for probes
     #[arg(long, value_name = "FILE", help_heading = "TLS")]
@@ -65,8 +109,18 @@ impl PeerTlsFlags {
     /// What they say; `None`: no TLS among peers.
     ///
     /// # Errors
-    /// Only a part of what belongs together is given.
-    pub fn settings(&self) -> Result<Option<PeerSettings>, ConfigError> {
+    /// Only a part of what belongs together is given, or two things of which one is enough.
+    pub fn settings(&self) -> Result<Option<PeerSource>, ConfigError> {
+        let files = self.files()?;
+        let Some(path) = self.peer_secret_file.clone() else { return Ok(files.map(PeerSource::Files)) };
+        if files.is_some() {
+            return Err(ConfigError::PeersTwice { one: "peer-secret-file", other: "peer-tls-cert" });
+        }
+        let source = SecretSource::File(path);
+        Ok(Some(PeerSource::Secret(SecretSettings { source, lifetime: CERTIFICATE_LIFETIME })))
+    }
+
+    fn files(&self) -> Result<Option<PeerSettings>, ConfigError> {
         let identity = together([
             ("peer-tls-cert", self.peer_tls_cert.as_ref()),
             ("peer-tls-key", self.peer_tls_key.as_ref()),
@@ -86,8 +140,46 @@ impl PeerTlsFlags {
 }
 
 impl TlsFlags {
+    fn peers(&self) -> Result<Option<PeerSource>, ConfigError> {
+        let mut peer = self.peer.settings()?;
+        if let Some(name) = self.kube_peer_secret.clone().filter(|name| !name.is_empty()) {
+            let other = match peer {
+                Some(PeerSource::Secret(_)) => Some("peer-secret-file"),
+                Some(PeerSource::Files(_)) => Some("peer-tls-cert"),
+                None => None,
+            };
+            if let Some(other) = other {
+                return Err(ConfigError::PeersTwice { one: "kube-peer-secret", other });
+            }
+            let source = SecretSource::Kubernetes(name);
+            peer = Some(PeerSource::Secret(SecretSettings { source, lifetime: CERTIFICATE_LIFETIME }));
+        }
+        if let (Some(PeerSource::Secret(secret)), Some(lifetime)) =
+            (&mut peer, self.peer_certificate_lifetime)
+        {
+            if lifetime.0.is_zero() {
+                return Err(ConfigError::Zero("peer-certificate-lifetime"));
+            }
+            secret.lifetime = lifetime.0;
+        }
+        Ok(peer)
+    }
+
+    /// Refuses a peer port without TLS that other machines can reach, and a Secret of Kubernetes outside of it.
+    pub(super) fn check_reach(&self, peer_addr: &Address, is_pod: bool) -> Result<(), ConfigError> {
+        if self.kube_peer_secret.as_ref().is_some_and(|name| !name.is_empty()) && !is_pod {
+            return Err(ConfigError::KubeSecretOutside);
+        }
+        let is_loopback = peer_addr.host == "localhost"
+            || peer_addr.host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        if is_loopback || self.insecure_peers || self.peers()?.is_some() {
+            return Ok(());
+        }
+        Err(ConfigError::InsecurePeers(peer_addr.clone()))
+    }
+
     pub(super) fn settings(&self) -> Result<Settings, ConfigError> {
-        let peer = self.peer.settings()?;
+        let peer = self.peers()?;
         let identity = together([
             ("client-tls-cert", self.client_tls_cert.as_ref()),
             ("client-tls-key", self.client_tls_key.as_ref()),

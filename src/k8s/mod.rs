@@ -9,6 +9,7 @@ mod admin;
 mod controller;
 mod events;
 mod latch;
+mod peer_secret;
 mod role_label;
 mod rollout;
 mod settings;

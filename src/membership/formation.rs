@@ -157,6 +157,26 @@ pub enum Refused {
     /// The answer that `Form` rests on is not the newest.
     #[error("the nonce is not the newest: ask again")]
     StaleNonce,
+    /// It has the id of a member with another name.
+    #[error("node {id} is {known}, not {claimed}")]
+    OtherName {
+        /// As received.
+        id: NodeId,
+        /// Its name in a configuration known here.
+        known: String,
+        /// As received.
+        claimed: String,
+    },
+    /// Nobody who can be trusted says that the sender is a member.
+    #[error("nobody here knows node {id}, which calls itself {claimed}: {why}")]
+    UnknownSender {
+        /// As received.
+        id: NodeId,
+        /// As received.
+        claimed: String,
+        /// Who was asked.
+        why: String,
+    },
     /// The configuration does not hold this node.
     #[error("the configuration does not hold this node, {own}, under the name {name:?}")]
     NotInConfiguration {
@@ -182,11 +202,18 @@ impl Standing {
     /// Whether the founding configuration, as far as it is known here, has `id` as a member.
     #[must_use]
     pub fn founded_with(&self, id: NodeId) -> bool {
-        match self {
-            Self::Intent(intent) => intent.configuration.is_voter(id),
-            Self::Member(formed) => formed.configuration.as_ref().is_some_and(|c| c.is_voter(id)),
-            Self::Empty | Self::Retired(_) => false,
-        }
+        self.founded_as(id).is_some()
+    }
+
+    /// The name of `id` in the founding configuration, as far as that is known here.
+    #[must_use]
+    pub fn founded_as(&self, id: NodeId) -> Option<&str> {
+        let configuration = match self {
+            Self::Intent(intent) => Some(&intent.configuration),
+            Self::Member(formed) => formed.configuration.as_ref(),
+            Self::Empty | Self::Retired(_) => None,
+        };
+        configuration?.voters.get(&id).map(|member| member.name.as_str())
     }
 }
 

@@ -17,6 +17,7 @@ mod new_member;
 mod reconcile;
 mod refounding;
 pub mod rollout;
+mod senders;
 mod stranded;
 mod workload;
 
@@ -32,5 +33,6 @@ pub use join::{
 pub use new_member::{NewMemberError, check_new_member};
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
+pub use senders::{SenderStep, on_sender};
 pub use stranded::stranded;
 pub use workload::{Health, Pod, Workload, is_majority_on_one_node};

@@ -50,6 +50,13 @@ impl Addresses {
         Arc::new(move |name| known.candidates(name))
     }
 
+    /// As [`Addresses::resolver`], without what peers say of themselves: for questions about a sender, who must not say
+    /// itself where the answer is to be had.
+    pub(super) fn known_resolver(&self) -> Resolver {
+        let known = Arc::clone(&self.0);
+        Arc::new(move |name| known.known(name))
+    }
+
     /// The list that this node was started with.
     pub(super) fn listed(&self) -> &InitialCluster {
         &self.0.listed
@@ -69,18 +76,26 @@ impl Addresses {
 
 impl Known {
     fn candidates(&self, name: &str) -> Vec<String> {
+        let mut candidates = self.known(name);
+        if self.pods.is_none() {
+            for address in self.introduced.peer_addrs(name) {
+                if !candidates.contains(&address) {
+                    candidates.push(address);
+                }
+            }
+        }
+        candidates
+    }
+
+    fn known(&self, name: &str) -> Vec<String> {
         if let Some(pods) = &self.pods {
             return pods.peer(name);
         }
         let configured = self.configured.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let listed = self.listed.address(name).map(str::to_owned);
-        let mut candidates: Vec<String> = Vec::new();
-        for address in configured.into_iter().chain(listed).chain(self.introduced.peer_addrs(name)) {
-            if !candidates.contains(&address) {
-                candidates.push(address);
-            }
-        }
-        candidates
+        let mut known: Vec<String> = configured.into_iter().collect();
+        known.extend(listed.filter(|listed| !known.contains(listed)));
+        known
     }
 }
 

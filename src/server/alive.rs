@@ -12,7 +12,7 @@ use crate::membership::{HelloAnswer, InitialCluster, InitialMember, Local};
 use crate::metrics::Metrics;
 use crate::raft::{Configuration, Member};
 use crate::storage::Identity;
-use crate::tls::{PeerSettings, PeerTls, Port};
+use crate::tls::{PeerSource, PeerTls, Port};
 use crate::transport::{self, Silence, who_answers};
 use crate::types::{ClusterId, NodeId};
 
@@ -27,7 +27,7 @@ pub struct Peers {
     /// The pods of a StatefulSet.
     pub pods: Option<PeerPods>,
     /// What they are asked under.
-    pub tls: Option<PeerSettings>,
+    pub tls: Option<PeerSource>,
 }
 
 /// How pods reach each other.
@@ -83,7 +83,7 @@ pub(super) fn ask(
         peer_addr: None,
     };
     let metrics = Metrics::new();
-    let port = peers.tls.map(|tls| Port::peer(tls, &metrics)).transpose()?;
+    let port = peers.tls.map(|tls| Port::peer(tls, &identity.name, &metrics)).transpose()?;
     let tls = port.map(|port| PeerTls::new(Arc::new(port), None, &metrics));
     let settings = transport::Settings { tls, ..transport::Settings::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -42,6 +42,15 @@ impl Kubernetes {
         Ok(Self { kube, addresses, announcer, tasks })
     }
 
+    /// As [`Kube::peer_secret`].
+    pub(super) async fn peer_secret(&self, name: &str) -> Result<Vec<u8>, String> {
+        self.kube.peer_secret(name).await
+    }
+
+    pub(super) fn clone_kube(&self) -> Kube {
+        self.kube.clone()
+    }
+
     pub(super) fn addresses(&self) -> Addresses {
         self.addresses.clone()
     }
@@ -191,6 +200,23 @@ impl Surroundings for StatefulSet {
             match self.kube.fill_latch(cluster_id).await {
                 Latch::Empty => Err("the latch could not be filled; trying again".into()),
                 latch => self.latch_allows(latch, Some(cluster_id)).await,
+            }
+        })
+    }
+
+    /// Only the cluster that the latch names may have this pod.
+    fn may_be_bound(&self, cluster_id: ClusterId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match self.kube.latch().await {
+                Latch::Filled(id) if id == cluster_id => Ok(()),
+                Latch::Filled(id) => Err(format!(
+                    "ConfigMap {} names cluster {id}, so this pod does not become a member of {cluster_id}",
+                    self.kube.settings().latch
+                )),
+                _ => Err(format!(
+                    "ConfigMap {} must name the cluster before this pod becomes a member of one",
+                    self.kube.settings().latch
+                )),
             }
         })
     }

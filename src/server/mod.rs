@@ -18,6 +18,7 @@ mod error;
 mod hand_over;
 mod kubernetes;
 mod listen;
+mod peer_secret;
 mod recovery;
 mod refounding;
 mod reports;
@@ -45,8 +46,8 @@ use crate::storage::files::OsFiles;
 use crate::storage::state::SledState;
 use crate::storage::{Lock, set_aside};
 use crate::transport::{
-    self, Administrator, Entrance, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext, Surroundings,
-    bootstrap,
+    self, Administrator, Entrance, Neighbours, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
+    Surroundings, bootstrap,
 };
 use crate::types::LogIndex;
 
@@ -63,6 +64,7 @@ pub use error::ServerError;
 use hand_over::{hand_over, keep_handing_over};
 use kubernetes::Kubernetes;
 use listen::Listeners;
+use peer_secret::PodSecret;
 use reports::{on_lost, on_snapshot_end, still_leads};
 use signals::Signals;
 use tls::Tls;
@@ -140,9 +142,15 @@ struct Joined {
     addresses: Addresses,
     settings: transport::Settings,
     data_dir: PathBuf,
-    /// Serves the peer port.
-    peers: JoinHandle<()>,
+    peer_port: PeerPort,
     kubernetes: Option<Kubernetes>,
+}
+
+/// Serves the peer port.
+struct PeerPort {
+    server: JoinHandle<()>,
+    /// Keeps its certificates up to date.
+    _secret: Option<PodSecret>,
 }
 
 impl Server {
@@ -296,7 +304,22 @@ impl Server {
         let records = BootstrapRecords::new(data);
         let service =
             PeerService::new(local.clone(), standing, Arc::new(records.clone()), self.directory.clone());
-        let settings = transport::Settings { tls: self.tls.peer.clone(), ..transport::Settings::default() };
+        let waits = |why| self.api.set_waiting(Some(why));
+        let pod_secret = PodSecret::wait(&self.config, kubernetes.as_ref(), &self.metrics, waits).await?;
+        let tls = pod_secret.as_ref().map(PodSecret::tls).or_else(|| self.tls.peer.clone());
+        let settings = transport::Settings { tls, ..transport::Settings::default() };
+        let listed = initial_cluster(&self.config)?;
+        let surroundings: Arc<dyn Surroundings> = match &kubernetes {
+            Some(kubernetes) => Arc::new(kubernetes.stateful_set()),
+            None => Arc::new(listed.clone()),
+        };
+        let pods = kubernetes.as_ref().map(Kubernetes::addresses);
+        let addresses = Addresses::new(listed, self.directory.clone(), pods);
+        service.know(Neighbours {
+            surroundings: Arc::clone(&surroundings),
+            resolver: addresses.known_resolver(),
+            settings: settings.clone(),
+        });
         let peers = tokio::spawn({
             let (service, settings, stop) = (service.clone(), settings.clone(), told(&self.peers_stop));
             let listener = listeners.peer()?;
@@ -306,13 +329,6 @@ impl Server {
                 }
             }
         });
-        let listed = initial_cluster(&self.config)?;
-        let surroundings: Arc<dyn Surroundings> = match &kubernetes {
-            Some(kubernetes) => Arc::new(kubernetes.stateful_set()),
-            None => Arc::new(listed.clone()),
-        };
-        let pods = kubernetes.as_ref().map(Kubernetes::addresses);
-        let addresses = Addresses::new(listed, self.directory.clone(), pods);
         let entering = self.enter_cluster(&service, surroundings, &addresses, &settings);
         let formed = match &kubernetes {
             Some(kubernetes) => tokio::select! {
@@ -333,7 +349,8 @@ impl Server {
             kubernetes.control(&handle, &self.metrics, &self.api);
         }
         let data_dir = self.config.data_dir.clone();
-        Ok(Joined { running, lock, handle, local, addresses, settings, data_dir, peers, kubernetes })
+        let peer_port = PeerPort { server: peers, _secret: pod_secret };
+        Ok(Joined { running, lock, handle, local, addresses, settings, data_dir, peer_port, kubernetes })
     }
 }
 
@@ -388,7 +405,7 @@ impl Joined {
         // Blocks until the threads have flushed.
         let stopped = spawn_blocking(|| self.running.stop()).await;
         peers_stop.send_replace(true);
-        if let Err(error) = self.peers.await {
+        if let Err(error) = self.peer_port.server.await {
             tracing::error!(%error, "the peer port failed");
         }
         match stopped.map_err(io::Error::other)? {

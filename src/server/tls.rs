@@ -1,12 +1,15 @@
 //! The certificates of both ports, kept up to date for one life of a node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::tls::{Acceptor, HostOf, PeerTls, Port, TlsError, watch};
+use crate::tls::{
+    Acceptor, HeldSecret, HostOf, PeerSource, PeerTls, Port, SecretSettings, SecretSource, TlsError, watch,
+};
 
 /// TLS, as far as it is on.
 #[derive(Default)]
@@ -22,8 +25,12 @@ impl Tls {
         let settings = &config.tls;
         let mut tls = Self::default();
         let mut ports = Vec::new();
-        if let Some(peer) = &settings.peer {
-            let port = Arc::new(Port::peer(peer.clone(), metrics)?);
+        let mut interval = settings.reload_interval;
+        if let Some(peer) = settings.peer.as_ref().filter(|peer| !is_elsewhere(peer)) {
+            let port = Arc::new(Port::peer(peer.clone(), config.name.as_str(), metrics)?);
+            if let PeerSource::Secret(SecretSettings { lifetime, .. }) = peer {
+                interval = interval.min(look_interval(*lifetime));
+            }
             // Pods are dialled by their addresses, which no certificate has.
             let host_of =
                 config.kubernetes.clone().map(|pods| -> HostOf { Arc::new(move |pod| pods.host(pod)) });
@@ -36,9 +43,46 @@ impl Tls {
             ports.push(port);
         }
         if !ports.is_empty() {
-            tls.watch = Some(tokio::spawn(watch(ports, settings.reload_interval)));
+            tls.watch = Some(tokio::spawn(watch(ports, interval)));
         }
         Ok(tls)
+    }
+}
+
+/// Whether this is a secret that is read through the API server, once that answers.
+fn is_elsewhere(peer: &PeerSource) -> bool {
+    matches!(peer, PeerSource::Secret(SecretSettings { source: SecretSource::Kubernetes(_), .. }))
+}
+
+/// How often to look whether a certificate is at half of its time.
+fn look_interval(lifetime: Duration) -> Duration {
+    lifetime / 8
+}
+
+/// The peer port's TLS by a secret that is read through the API server, kept up to date until dropped.
+pub(super) struct SecretTls {
+    pub(super) peer: PeerTls,
+    watch: JoinHandle<()>,
+}
+
+impl SecretTls {
+    pub(super) fn new(
+        config: &Config,
+        secret: &SecretSettings,
+        held: HeldSecret,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        let member = config.name.to_string();
+        let port = Arc::new(Port::peer_by_secret(held, member, secret.lifetime, metrics)?);
+        let interval = config.tls.reload_interval.min(look_interval(secret.lifetime));
+        let watch = tokio::spawn(watch(vec![Arc::clone(&port)], interval));
+        Ok(Self { peer: PeerTls::new(port, None, metrics), watch })
+    }
+}
+
+impl Drop for SecretTls {
+    fn drop(&mut self) {
+        self.watch.abort();
     }
 }
 

@@ -76,6 +76,18 @@ pub(super) fn identity(files: &IdentitySettings, cert: &[u8], key: &[u8]) -> Res
     Ok(Identity { key: Arc::new(key), not_after, described })
 }
 
+/// A certificate that was made here.
+pub(super) fn made(key: CertifiedKey) -> Result<Identity, TlsError> {
+    let broken = |why: String| TlsError::Derive(why);
+    let first = key.cert.first().ok_or_else(|| broken("no certificate".into()))?;
+    let (_, parsed) = parse_x509_certificate(first).map_err(|error| broken(error.to_string()))?;
+    let until = parsed.validity().not_after;
+    let (not_after, until) = (until.timestamp(), until.to_string());
+    let described =
+        format!("made of the peers' secret, serial {}, valid until {until}", parsed.raw_serial_as_string());
+    Ok(Identity { key: Arc::new(key), not_after, described })
+}
+
 /// The authorities of a file.
 pub(super) fn authorities(path: &Path, pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();

@@ -1,4 +1,5 @@
-//! TLS on the two ports, and for those that connect to them: certificates from files, taken over anew when they change.
+//! TLS on the two ports, and for those that connect to them: certificates from files, read again when they change, or made
+//! of the secret that members share.
 //!
 //! Peers show each other certificates of one authority ([`PeerTls`]); the client port shows one and may ask for one
 //! ([`Acceptor`]); the command line verifies it ([`Connector`]). One implementation (rustls) with one provider of
@@ -10,7 +11,6 @@ mod connect;
 mod error;
 mod peer;
 mod port;
-#[allow(dead_code)]
 mod secret;
 mod settings;
 mod wire;
@@ -18,13 +18,16 @@ mod wire;
 pub use accept::{Acceptor, HANDSHAKE_TIMEOUT};
 pub use connect::{Connector, is_misunderstanding, refusal};
 pub use error::TlsError;
-pub use peer::{HostOf, PeerTls};
-pub use port::{Port, watch};
+pub use peer::{HostOf, PeerTls, Proof};
+pub use port::{HeldSecret, Port, watch};
 pub use secret::{
     AdministratorIdentity, Administrators, PeerSecrets, SECRET_BYTES_MIN, SECRET_TEXT_MIN, SecretError,
 };
-pub use settings::{ClientPortSettings, ConnectorSettings, IdentitySettings, PeerSettings, Settings};
-pub use wire::Wire;
+pub use settings::{
+    ClientPortSettings, ConnectorSettings, IdentitySettings, PeerSettings, PeerSource, SecretSettings,
+    SecretSource, Settings,
+};
+pub use wire::{PeerCertificate, Wire};
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,11 @@
-//! What one port shows and demands, made of files and made anew when they change.
+//! What one port shows and demands: made of files, or of the members' secret, and made again when those change or the
+//! certificate has reached half of its time.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rcgen::ExtendedKeyUsagePurpose;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio_rustls::rustls::client::Resumption;
@@ -19,7 +21,11 @@ use tokio_rustls::rustls::{
 };
 
 use super::certificates::{self, Identity, provider};
-use super::{ClientPortSettings, PeerSettings, TlsError};
+use super::secret::{Leaf, certificate_name, warn_if_open};
+use super::{
+    Administrators, ClientPortSettings, PeerSecrets, PeerSettings, PeerSource, SecretSettings, SecretSource,
+    TlsError,
+};
 use crate::metrics::{IntGauge, Metrics};
 
 /// What peers speak inside.
@@ -34,12 +40,52 @@ pub(super) struct Material {
     pub(super) client: Option<Arc<ClientConfig>>,
     not_after: i64,
     described: String,
+    /// Of the members' secret, who administers.
+    administrators: Option<Arc<Administrators>>,
+    /// When to make another certificate, and when this one was made; `None`: once the files change.
+    renewal: Option<(SystemTime, Duration)>,
 }
 
 #[derive(Clone, Debug)]
 enum Files {
     Peer(PeerSettings),
     Client(ClientPortSettings),
+    Secret { source: SecretText, member: String, lifetime: Duration },
+}
+
+/// Where the text of the secret comes from.
+#[derive(Clone, Debug)]
+enum SecretText {
+    File(PathBuf),
+    Held(HeldSecret),
+}
+
+/// The text of a secret that comes from elsewhere than a file, and may change. Clones share it.
+#[derive(Clone)]
+pub struct HeldSecret(Arc<RwLock<Vec<u8>>>);
+
+/// Never shows the secret.
+impl std::fmt::Debug for HeldSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeldSecret")
+    }
+}
+
+impl HeldSecret {
+    /// With this text, as a file would have it.
+    #[must_use]
+    pub fn new(text: Vec<u8>) -> Self {
+        Self(Arc::new(RwLock::new(text)))
+    }
+
+    /// Replaces the text; ports use it from their next look on.
+    pub fn set(&self, text: Vec<u8>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    fn text(&self) -> Vec<u8> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The certificates of one port. New connections use the latest that could be read; open ones keep theirs.
@@ -56,12 +102,37 @@ struct Current {
 }
 
 impl Port {
-    /// The peer port's.
+    /// The peer port's, of the member called `member`, by files.
     ///
     /// # Errors
-    /// A file that cannot be used.
-    pub fn peer(settings: PeerSettings, metrics: &Metrics) -> Result<Self, TlsError> {
-        Self::load(Files::Peer(settings), metrics)
+    /// A file that cannot be used, or a secret that is in no file: see [`Port::peer_by_secret`].
+    pub fn peer(source: PeerSource, member: &str, metrics: &Metrics) -> Result<Self, TlsError> {
+        match source {
+            PeerSource::Files(settings) => Self::load(Files::Peer(settings), metrics),
+            PeerSource::Secret(SecretSettings { source: SecretSource::File(path), lifetime }) => {
+                warn_if_open(&path);
+                let (source, member) = (SecretText::File(path), member.to_owned());
+                Self::load(Files::Secret { source, member, lifetime }, metrics)
+            }
+            PeerSource::Secret(SecretSettings { source: SecretSource::Kubernetes(name), .. }) => {
+                let error = std::io::Error::other("it is read through the API server");
+                Err(TlsError::Read { path: name.into(), error })
+            }
+        }
+    }
+
+    /// The peer port's, of the member called `member`, by a secret from elsewhere than a file. Its certificates are valid
+    /// for `lifetime`.
+    ///
+    /// # Errors
+    /// A secret that cannot be used.
+    pub fn peer_by_secret(
+        secret: HeldSecret,
+        member: String,
+        lifetime: Duration,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        Self::load(Files::Secret { source: SecretText::Held(secret), member, lifetime }, metrics)
     }
 
     /// The client port's.
@@ -86,6 +157,17 @@ impl Port {
         self.files.port()
     }
 
+    /// Whether certificates are made of the members' secret, so that each has its member's name.
+    pub(super) fn is_by_secret(&self) -> bool {
+        matches!(self.files, Files::Secret { .. })
+    }
+
+    /// Who administers by the members' secret as it is now; `None`: there is none.
+    #[must_use]
+    pub fn administrators(&self) -> Option<Arc<Administrators>> {
+        self.material().administrators.clone()
+    }
+
     pub(super) fn material(&self) -> Arc<Material> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).material)
     }
@@ -96,7 +178,8 @@ impl Port {
     /// They cannot be used; what was there before stays.
     pub fn reload(&self) -> Result<(), TlsError> {
         let contents = self.files.read()?;
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).contents == contents {
+        let is_current = |current: &Current| current.contents == contents && !current.material.is_due();
+        if is_current(&self.current.read().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(());
         }
         let material = Arc::new(self.files.make(&contents)?);
@@ -143,10 +226,17 @@ pub async fn watch(ports: Vec<Arc<Port>>, interval: Duration) {
     }
 }
 
+impl Material {
+    /// Whether it is time for another certificate. A clock that was set back makes it so, too.
+    fn is_due(&self) -> bool {
+        self.renewal.is_some_and(|(made, pause)| made.elapsed().map_or(true, |age| age >= pause))
+    }
+}
+
 impl Files {
     fn port(&self) -> &'static str {
         match self {
-            Self::Peer(_) => "peer",
+            Self::Peer(_) | Self::Secret { .. } => "peer",
             Self::Client(_) => "client",
         }
     }
@@ -155,11 +245,16 @@ impl Files {
         let (identity, authorities) = match self {
             Self::Peer(PeerSettings { identity, ca, .. }) => (identity, Some(ca)),
             Self::Client(ClientPortSettings { identity, client_ca }) => (identity, client_ca.as_ref()),
+            Self::Secret { source: SecretText::File(path), .. } => return vec![path],
+            Self::Secret { source: SecretText::Held(_), .. } => return Vec::new(),
         };
         [&identity.cert, &identity.key].into_iter().chain(authorities).collect()
     }
 
     fn read(&self) -> Result<Vec<Vec<u8>>, TlsError> {
+        if let Self::Secret { source: SecretText::Held(held), .. } = self {
+            return Ok(vec![held.text()]);
+        }
         self.paths().into_iter().map(|path| certificates::read(path)).collect()
     }
 
@@ -169,7 +264,19 @@ impl Files {
             (Self::Peer(settings), [cert, key, ca]) => {
                 let identity = certificates::identity(&settings.identity, cert, key)?;
                 let authorities = certificates::authorities(&settings.ca, ca)?;
-                peer_material(settings, identity, authorities)
+                let mut verifier = verifier(&settings.ca, Arc::clone(&authorities))?;
+                if let Some(name) = &settings.allowed_name {
+                    verifier = Arc::new(Named { name: certificates::server_name(name)?, inner: verifier });
+                }
+                peer_material(identity, verifier, authorities)
+            }
+            (Self::Secret { source, member, lifetime }, [text]) => {
+                let nowhere = Path::new("the Secret");
+                let path = match source {
+                    SecretText::File(path) => path.as_path(),
+                    SecretText::Held(_) => nowhere,
+                };
+                secret_material(&PeerSecrets::of_file(path, text)?, path, member, *lifetime)
             }
             (Self::Client(settings), [cert, key, authorities @ ..]) => {
                 let identity = certificates::identity(&settings.identity, cert, key)?;
@@ -179,22 +286,54 @@ impl Files {
                 };
                 let server = server_config(&identity, verifier, rustls::DEFAULT_VERSIONS, ALPN_CLIENT)?;
                 let Identity { not_after, described, .. } = identity;
-                Ok(Material { server: Arc::new(server), client: None, not_after, described })
+                let server = Arc::new(server);
+                Ok(Material {
+                    server,
+                    client: None,
+                    not_after,
+                    described,
+                    administrators: None,
+                    renewal: None,
+                })
             }
             _ => unreachable!("as many contents as paths"),
         }
     }
 }
 
+/// A certificate of its own for `member`; trusts those of every secret.
+fn secret_material(
+    secrets: &PeerSecrets,
+    path: &Path,
+    member: &str,
+    lifetime: Duration,
+) -> Result<Material, TlsError> {
+    let authorities = secrets.authorities()?;
+    let mut roots = RootCertStore::empty();
+    for authority in &authorities {
+        roots.add(authority.certificate().clone())?;
+    }
+    let roots = Arc::new(roots);
+    let made = SystemTime::now();
+    let leaf = Leaf {
+        dns_name: &certificate_name(member),
+        common_name: member,
+        usages: &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        now: made,
+        lifetime,
+    };
+    let identity = certificates::made(authorities[0].sign(&leaf)?)?;
+    let mut material = peer_material(identity, verifier(path, Arc::clone(&roots))?, roots)?;
+    material.administrators = Some(Arc::new(secrets.administrators()?));
+    material.renewal = Some((made, lifetime / 2));
+    Ok(material)
+}
+
 fn peer_material(
-    settings: &PeerSettings,
     identity: Identity,
+    verifier: Arc<dyn ClientCertVerifier>,
     authorities: Arc<RootCertStore>,
 ) -> Result<Material, TlsError> {
-    let mut verifier = verifier(&settings.ca, Arc::clone(&authorities))?;
-    if let Some(name) = &settings.allowed_name {
-        verifier = Arc::new(Named { name: certificates::server_name(name)?, inner: verifier });
-    }
     // Both ends are this program, so nothing older need be understood; and connections last, so that nothing is gained
     // by resuming earlier ones, past a change of the certificates at that.
     let mut server = server_config(&identity, Some(verifier), &[&TLS13], ALPN_PEER)?;
@@ -206,7 +345,8 @@ fn peer_material(
     client.alpn_protocols = owned(ALPN_PEER);
     client.resumption = Resumption::disabled();
     let Identity { not_after, described, .. } = identity;
-    Ok(Material { server: Arc::new(server), client: Some(Arc::new(client)), not_after, described })
+    let (server, client) = (Arc::new(server), Some(Arc::new(client)));
+    Ok(Material { server, client, not_after, described, administrators: None, renewal: None })
 }
 
 fn server_config(

@@ -12,8 +12,7 @@ use std::path::Path;
 use ring::hkdf;
 
 pub use administrator::{AdministratorIdentity, Administrators};
-#[allow(unused_imports)]
-pub(super) use authority::{Authority, certificate_name};
+pub(super) use authority::{Authority, Leaf, certificate_name};
 
 use super::{TlsError, certificates};
 

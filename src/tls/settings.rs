@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Mutual TLS among peers; `None`: plain text.
-    pub peer: Option<PeerSettings>,
+    pub peer: Option<PeerSource>,
     /// TLS for clients; `None`: plain text.
     pub client: Option<ClientPortSettings>,
     /// Time between two looks at the files.
@@ -23,7 +23,34 @@ pub struct IdentitySettings {
     pub key: PathBuf,
 }
 
-/// Mutual TLS among peers.
+/// What mutual TLS among peers is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerSource {
+    /// Certificates that somebody else made.
+    Files(PeerSettings),
+    /// One secret, from which each member makes its own certificate.
+    Secret(SecretSettings),
+}
+
+/// The peers' secret, and what is made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretSettings {
+    /// Where it is.
+    pub source: SecretSource,
+    /// For how long a certificate is valid that this node makes for itself; it makes another one at half of that.
+    pub lifetime: Duration,
+}
+
+/// Where the peers' secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file.
+    File(PathBuf),
+    /// In a Secret of Kubernetes of this name, which is read through the API server.
+    Kubernetes(String),
+}
+
+/// Mutual TLS among peers by certificates that somebody else made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
     /// What this node shows, dialling and dialled.

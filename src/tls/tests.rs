@@ -1,5 +1,7 @@
 //! Handshakes over loopback with certificates made here, and files that are wrong in every way.
 
+mod secrets;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,7 +71,7 @@ impl Authority {
 }
 
 fn peer_tls(settings: PeerSettings, metrics: &Metrics) -> PeerTls {
-    PeerTls::new(Arc::new(Port::peer(settings, metrics).unwrap()), None, metrics)
+    PeerTls::new(Arc::new(Port::peer(PeerSource::Files(settings), "n1", metrics).unwrap()), None, metrics)
 }
 
 /// A listener's address, and a task that answers `hello` on each connection that `acceptor` takes.
@@ -140,7 +142,7 @@ async fn a_peer_must_have_the_name_that_it_is_dialled_by() {
     let metrics = Metrics::new();
     let authority = Authority::new();
     let settings = authority.peer(&["*.peers.ns.svc", "peers.ns.svc"]);
-    let port = Arc::new(Port::peer(settings.clone(), &metrics).unwrap());
+    let port = Arc::new(Port::peer(PeerSource::Files(settings.clone()), "n1", &metrics).unwrap());
     let pods = |service: &'static str| -> Option<HostOf> {
         Some(Arc::new(move |pod: &str| format!("{pod}.{service}.ns.svc")))
     };
@@ -213,7 +215,8 @@ async fn what_is_no_tls_is_refused_and_slowness_is_cut() {
 fn each_wrong_file_is_told_what_is_wrong() {
     let authority = Authority::new();
     let check = |settings: &PeerSettings, part: &str| {
-        let error = Port::peer(settings.clone(), &Metrics::new()).err().unwrap().to_string();
+        let error =
+            Port::peer(PeerSource::Files(settings.clone()), "n1", &Metrics::new()).err().unwrap().to_string();
         assert!(error.contains(part), "{part}: {error}");
     };
     let good = authority.peer(&["a"]);
@@ -246,7 +249,7 @@ fn new_files_are_taken_over_and_broken_ones_are_not() {
     let metrics = Metrics::new();
     let authority = Authority::new();
     let settings = authority.peer(&["a"]);
-    let port = Port::peer(settings.clone(), &metrics).unwrap();
+    let port = Port::peer(PeerSource::Files(settings.clone()), "n1", &metrics).unwrap();
     let expiry = || metrics.tls_certificate_expiry_seconds.with_label_values(&["peer"]).get();
     let (before, shown) = (expiry(), port.material());
     assert_eq!(before, 4_102_444_800);

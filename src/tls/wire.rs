@@ -2,11 +2,13 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// A TCP connection, as it is or under TLS.
 #[derive(Debug)]
@@ -17,7 +19,25 @@ pub enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// What the other side has shown in the handshake; verified, as far as the port demands.
+#[derive(Clone)]
+pub struct PeerCertificate(pub(super) Arc<CertificateDer<'static>>);
+
+impl std::fmt::Debug for PeerCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PeerCertificate({} bytes)", self.0.len())
+    }
+}
+
 impl Wire {
+    /// The certificate that the other side has shown, if it has.
+    #[must_use]
+    pub fn certificate(&self) -> Option<PeerCertificate> {
+        let Self::Tls(tls) = self else { return None };
+        let shown = tls.get_ref().1.peer_certificates()?.first()?;
+        Some(PeerCertificate(Arc::new(shown.clone().into_owned())))
+    }
+
     /// The connection below.
     #[must_use]
     pub fn tcp(&self) -> &TcpStream {

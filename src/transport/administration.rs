@@ -8,6 +8,7 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::dial::{self, DialError, Resolver};
+use super::incoming::Connection;
 use super::peers::Peers;
 use super::proto::{self, admin_response};
 use super::service::PeerService;
@@ -49,6 +50,7 @@ impl PeerService {
         &self,
         call: Option<proto::AdminCall>,
         request: Result<AdminRequest, Status>,
+        connection: &Connection,
     ) -> Result<proto::AdminResponse, Status> {
         let call = call.ok_or_else(|| Status::invalid_argument("a request without its head"))?;
         let route = call.route.ok_or_else(|| Status::invalid_argument("a request without a route"))?;
@@ -61,11 +63,7 @@ impl PeerService {
             let why = format!("this node is not of cluster {:016x}", route.cluster_id);
             return Err(Status::failed_precondition(why));
         }
-        let is_join = matches!(request, AdminRequest::Join(_));
-        let may_ask = is_join && !call.forwarded || self.is_member(NodeId(route.from));
-        if !may_ask {
-            return Err(Status::permission_denied("only members pass on requests of administrators"));
-        }
+        self.check_asker(&request, NodeId(route.from), call.forwarded, connection).await?;
         let timeout = Duration::from_millis(call.timeout_ms.into()).min(TIMEOUT_MAX);
         let outcome = match self.administrator() {
             None => Err(AdminError::new(AdminReason::NotReady, "the node that was asked is starting")),
@@ -75,6 +73,33 @@ impl PeerService {
             Some(administrator) => administrator.anywhere(request, timeout).await,
         };
         Ok(outcome_to_wire(outcome))
+    }
+}
+
+impl PeerService {
+    /// A node may ask for itself to join; all else comes from members, each under its certificate if there is TLS.
+    async fn check_asker(
+        &self,
+        request: &AdminRequest,
+        from: NodeId,
+        is_forwarded: bool,
+        connection: &Connection,
+    ) -> Result<(), Status> {
+        if let (AdminRequest::Join(new), false) = (request, is_forwarded) {
+            if new.id != from {
+                return Err(Status::permission_denied("a node asks only for itself to join"));
+            }
+            return self.is_certified(connection, &new.name).map(drop);
+        }
+        let standing = self.standing().await;
+        match self.known_name(from, &standing) {
+            Some(name) if self.is_member(from) => {
+                self.is_certified(connection, &name)?;
+                connection.prove();
+                Ok(())
+            }
+            _ => Err(Status::permission_denied("only members pass on requests of administrators")),
+        }
     }
 }
 

@@ -85,6 +85,14 @@ pub trait Surroundings: Send + Sync {
     /// As [`Surroundings::may_intend`].
     fn may_form(&self, cluster_id: ClusterId) -> Answer<'_, ()>;
 
+    /// Before an empty node lets a cluster that counts it make it a member of that cluster, which cannot be undone.
+    ///
+    /// # Errors
+    /// As [`Surroundings::may_intend`].
+    fn may_be_bound(&self, _: ClusterId) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Whether nobody was told of the cluster that this node intends to form, for sure.
     fn is_untold(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
@@ -432,8 +440,12 @@ impl Question {
         let Self { local, forming, resolver, settings } = self;
         let (mut client, address) = dial::connect(name, resolver, attempt, settings).await?;
         let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
-        let question =
-            proto::HelloRequest { route: Some(route), sender: Some(local.into()), forming: *forming };
+        let question = proto::HelloRequest {
+            route: Some(route),
+            sender: Some(local.into()),
+            forming: *forming,
+            ..Default::default()
+        };
         let answer = match dial::ask(&address, settings, client.hello(question)).await {
             // It has taken the connection.
             Err(DialError::Timeout(address)) => return Err(DialError::Unanswered(address)),

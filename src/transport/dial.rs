@@ -298,7 +298,7 @@ async fn introduce(
     let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: target.id.0 };
     let introduction = proto::Introduction::from(local);
     let hello =
-        proto::HelloRequest { route: Some(route), sender: Some(introduction.clone()), forming: false };
+        proto::HelloRequest { route: Some(route), sender: Some(introduction.clone()), ..Default::default() };
     let answer = ask(&address, settings, client.hello(hello)).await?;
     let (Some(answered), Some(peer)) = (answer.route, answer.sender) else {
         return Err(DialError::Incomplete);

@@ -1,80 +1,233 @@
-//! Connections to the peer port, under TLS if that is wanted.
+//! Connections to the peer port, under TLS if that is wanted. One that has not shown yet that a member is behind it is
+//! closed after a while, and the oldest of them at once if there are too many: so strangers cannot keep members out.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::Connected;
 
-use crate::tls::{Acceptor, PeerTls, Wire};
+use crate::tls::{Acceptor, PeerCertificate, PeerTls, Wire};
 
-/// Handshakes at one time; further connections wait in the listen backlog.
-const HANDSHAKES_MAX: usize = 1024;
+/// Connections at one time that have not shown a member yet, those in their handshake included.
+const UNPROVEN_MAX: usize = 32;
+/// For how long a connection may be so.
+const UNPROVEN_TIME: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Connections, one after the other, ready for HTTP/2.
-pub(super) type Incoming = Pin<Box<dyn Stream<Item = io::Result<Wire>> + Send>>;
+pub(super) type Incoming = Pin<Box<dyn Stream<Item = io::Result<Guarded>> + Send>>;
 
-impl Connected for Wire {
-    type ConnectInfo = TcpConnectInfo;
+/// What is known of a connection. Clones share whether it has shown a member.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connection {
+    pub(super) from: Option<SocketAddr>,
+    /// Verified in the handshake.
+    pub(super) certificate: Option<PeerCertificate>,
+    proven: Arc<AtomicBool>,
+}
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.tcp().connect_info()
+impl Connection {
+    /// Notes that a member is behind it.
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+}
+
+/// The connections that have not shown a member yet, the oldest first.
+#[derive(Default)]
+struct Unproven(Mutex<VecDeque<(Connection, oneshot::Sender<()>)>>);
+
+impl Unproven {
+    /// Takes in a connection, in place of the oldest one if there are too many. The receiver completes when its turn to
+    /// be closed has come.
+    fn enter(&self, connection: Connection) -> oneshot::Receiver<()> {
+        let (keep, evicted) = oneshot::channel();
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|(connection, keep)| !keep.is_closed() && !connection.is_proven());
+        while entries.len() >= UNPROVEN_MAX {
+            // Its receiver completes as the sender is dropped.
+            entries.pop_front();
+        }
+        entries.push_back((connection, keep));
+        evicted
+    }
+}
+
+/// A connection that ends by itself if it does not show a member in time.
+pub(super) struct Guarded {
+    wire: Wire,
+    connection: Connection,
+    limit: Limit,
+}
+
+/// How long an unproven connection lasts.
+struct Limit {
+    evicted: Option<oneshot::Receiver<()>>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Limit {
+    /// Ready once the connection must end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_evicted = match &mut self.evicted {
+            Some(evicted) => Pin::new(evicted).poll(cx).is_ready(),
+            None => true,
+        };
+        if is_evicted {
+            self.evicted = None;
+            return Poll::Ready(());
+        }
+        self.deadline.as_mut().poll(cx)
+    }
+}
+
+impl Connected for Guarded {
+    type ConnectInfo = Connection;
+
+    fn connect_info(&self) -> Connection {
+        self.connection.clone()
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.connection.is_proven() && self.limit.poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.wire).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.wire.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }
 
 /// What `listener` accepts. Ends when it is dropped.
 pub(super) fn incoming(listener: TcpListener, tls: Option<&PeerTls>) -> Incoming {
-    match tls {
-        None => TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .map(|accepted| accepted.map(Wire::Plain))
-            .boxed(),
-        Some(tls) => {
-            let (ready, incoming) = mpsc::channel(1);
-            tokio::spawn(shake_hands(listener, tls.acceptor().clone(), ready));
-            ReceiverStream::new(incoming).map(Ok).boxed()
-        }
-    }
+    let (ready, incoming) = mpsc::channel(1);
+    tokio::spawn(accept_all(listener, tls.map(|tls| tls.acceptor().clone()), ready));
+    ReceiverStream::new(incoming).map(Ok).boxed()
 }
 
 /// Does handshakes side by side: a slow one holds up nobody. Until nobody takes the results any more.
-async fn shake_hands(listener: TcpListener, acceptor: Acceptor, ready: mpsc::Sender<Wire>) {
-    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+async fn accept_all(listener: TcpListener, acceptor: Option<Acceptor>, ready: mpsc::Sender<Guarded>) {
+    let unproven = Arc::new(Unproven::default());
     loop {
-        let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
-        let (slot, accepted) = tokio::select! {
-            accepted = accepted => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = ready.closed() => return,
         };
         match accepted {
             Ok((tcp, from)) => {
-                let (acceptor, ready) = (acceptor.clone(), ready.clone());
-                tokio::spawn(async move {
-                    // Messages are small; waiting for more of them would only delay them.
-                    let _ = tcp.set_nodelay(true);
-                    let wire = acceptor.accept(tcp, from).await;
-                    drop(slot);
-                    if let Some(wire) = wire {
-                        // Nobody takes it any more at shutdown.
-                        let _ = ready.send(wire).await;
-                    }
-                });
+                let connection = Connection { from: Some(from), ..Connection::default() };
+                let evicted = unproven.enter(connection.clone());
+                tokio::spawn(prepare(tcp, from, acceptor.clone(), connection, evicted, ready.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of a peer");
-                tokio::time::sleep(ACCEPT_RETRY).await;
+                sleep(ACCEPT_RETRY).await;
             }
         }
+    }
+}
+
+/// From a TCP connection to one that is ready for HTTP/2.
+async fn prepare(
+    tcp: TcpStream,
+    from: SocketAddr,
+    acceptor: Option<Acceptor>,
+    mut connection: Connection,
+    mut evicted: oneshot::Receiver<()>,
+    ready: mpsc::Sender<Guarded>,
+) {
+    // Messages are small; waiting for more of them would only delay them.
+    let _ = tcp.set_nodelay(true);
+    let wire = match acceptor {
+        None => Wire::Plain(tcp),
+        Some(acceptor) => {
+            let accepted = tokio::select! {
+                accepted = acceptor.accept(tcp, from) => accepted,
+                _ = &mut evicted => None,
+            };
+            let Some(wire) = accepted else { return };
+            // Only holders of the authority's certificates come so far.
+            connection.prove();
+            wire
+        }
+    };
+    connection.certificate = wire.certificate();
+    let limit = Limit { evicted: Some(evicted), deadline: Box::pin(sleep(UNPROVEN_TIME)) };
+    // Nobody takes it any more at shutdown.
+    let _ = ready.send(Guarded { wire, connection, limit }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_strangers_the_oldest_must_go() {
+        let unproven = Unproven::default();
+        let mut connections: Vec<_> = (0..UNPROVEN_MAX)
+            .map(|_| {
+                let connection = Connection::default();
+                (connection.clone(), unproven.enter(connection))
+            })
+            .collect();
+        connections[0].0.prove();
+        drop(connections.pop());
+        let stays = |(_, evicted): &mut (Connection, oneshot::Receiver<()>)| {
+            matches!(evicted.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+        };
+        // One shows a member and one has ended: there is room for two.
+        let more = [(); 2].map(|()| unproven.enter(Connection::default()));
+        assert!(connections.iter_mut().skip(1).all(stays));
+        let last = unproven.enter(Connection::default());
+        assert!(!stays(&mut connections[1]) && connections.iter_mut().skip(2).all(stays));
+        drop((more, last));
     }
 }

@@ -17,6 +17,9 @@ use crate::raft::Message;
 use crate::replica::snapshot::Cut;
 use crate::types::{ClusterId, NodeId};
 
+/// Names kept of nodes that were members once.
+const NAMES_MAX: usize = 256;
+
 /// Called when a stream to a peer has ended: messages that [`Peers::send`] accepted for it may be lost. Called
 /// on a runtime thread, also at shutdown; must not block.
 pub type OnLost = Arc<dyn Fn(NodeId) + Send + Sync>;
@@ -52,6 +55,8 @@ struct Inner {
     context: Arc<PeersContext>,
     runtime: tokio::runtime::Handle,
     links: RwLock<BTreeMap<NodeId, Link>>,
+    /// Of every configuration that was in force since the start: one that was not committed may have been replaced.
+    names: RwLock<BTreeMap<NodeId, String>>,
 }
 
 struct Link {
@@ -70,7 +75,12 @@ impl Peers {
     /// No peers yet. The streams live on `runtime`.
     #[must_use]
     pub fn new(context: PeersContext, runtime: tokio::runtime::Handle) -> Self {
-        Self(Arc::new(Inner { context: Arc::new(context), runtime, links: RwLock::default() }))
+        Self(Arc::new(Inner {
+            context: Arc::new(context),
+            runtime,
+            links: RwLock::default(),
+            names: RwLock::default(),
+        }))
     }
 
     /// Queues a message. Callable from any thread; never blocks on the network.
@@ -105,6 +115,13 @@ impl Peers {
     /// know yet. Then the streams to and from them end; one that still counts this node as a member will make contact
     /// again. Callable from any thread.
     pub fn set_peers(&self, members: &BTreeMap<NodeId, String>) {
+        {
+            let mut names = self.0.names.write().unwrap_or_else(PoisonError::into_inner);
+            if names.len() > NAMES_MAX {
+                names.clear();
+            }
+            names.extend(members.iter().map(|(id, name)| (*id, name.clone())));
+        }
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
         let mut gone = Vec::new();
         links.retain(|id, link| {
@@ -151,6 +168,17 @@ impl Peers {
     pub fn is_member(&self, id: NodeId) -> bool {
         let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
         links.get(&id).is_some_and(|link| link.member)
+    }
+
+    /// The name of `id` in a configuration that was in force since the start.
+    pub(super) fn configured_name(&self, id: NodeId) -> Option<String> {
+        self.0.names.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// The name of every member.
+    pub(super) fn member_names(&self) -> Vec<String> {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.values().filter(|link| link.member).map(|link| link.name.clone()).collect()
     }
 
     /// The name that the address of `id` is looked up by.

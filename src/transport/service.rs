@@ -11,11 +11,12 @@ use super::administration::{self, SharedAdministrator};
 use super::bootstrap::BootstrapStore;
 use super::convert::{self, GRPC_BYTES_MAX};
 use super::directory::PeerDirectory;
-use super::incoming::incoming;
+use super::incoming::{Connection, incoming};
 use super::log_limit::LogLimit;
 use super::outbox::FRAME_MESSAGES_MAX;
 use super::peers::{Contact, Peers};
 use super::proto::{self, peer_server};
+use super::senders::{Known, Neighbours, first_of, is_answered_to_removed};
 use super::settings::Settings;
 use crate::membership::{self, Formed, HelloAnswer, Intent, Local, Refused, Standing};
 use crate::raft::{Configuration, Message};
@@ -41,13 +42,14 @@ struct Shared {
     running: watch::Sender<Option<Running>>,
     snapshots: OnceLock<Arc<dyn Receive>>,
     administrator: OnceLock<SharedAdministrator>,
+    known: OnceLock<Known>,
     reason: watch::Sender<String>,
     stopping: watch::Sender<bool>,
     refusals: LogLimit,
 }
 
-struct Founding {
-    standing: Standing,
+pub(super) struct Founding {
+    pub(super) standing: Standing,
     newest_nonce: Option<u64>,
 }
 
@@ -61,7 +63,7 @@ pub(super) enum Outcome {
 }
 
 #[derive(Clone)]
-struct Running {
+pub(super) struct Running {
     sink: Sink,
     peers: Peers,
 }
@@ -88,10 +90,35 @@ impl PeerService {
             running: watch::Sender::new(None),
             snapshots: OnceLock::new(),
             administrator: OnceLock::new(),
+            known: OnceLock::new(),
             reason: watch::Sender::new(String::new()),
             stopping: watch::Sender::new(false),
             refusals: LogLimit::default(),
         }))
+    }
+
+    /// Where this node asks about senders that it does not know. Until then they are told to come again. The first call
+    /// counts; it must come before [`serve`] where there is TLS, as certificates are not looked at before.
+    pub fn know(&self, neighbours: Neighbours) {
+        let _ = self.0.known.set(neighbours.into());
+    }
+
+    pub(super) fn known(&self) -> Option<&Known> {
+        self.0.known.get()
+    }
+
+    pub(super) fn founding(&self) -> &Mutex<Founding> {
+        &self.0.founding
+    }
+
+    /// The streams to the other members, once this node runs.
+    pub(super) fn peers(&self) -> Option<Peers> {
+        self.0.running.borrow().as_ref().map(|running| running.peers.clone())
+    }
+
+    /// The names of the members, once this node runs.
+    pub(super) fn member_names(&self) -> Vec<String> {
+        self.peers().map(|peers| peers.member_names()).unwrap_or_default()
     }
 
     /// From now on messages go to `sink`; whoever makes contact is answered through `peers`. Streams that are
@@ -181,7 +208,7 @@ impl PeerService {
     }
 
     /// Durable first, known afterwards.
-    async fn accept(&self, founding: &mut Founding, formed: Formed) -> Result<(), Status> {
+    pub(super) async fn accept(&self, founding: &mut Founding, formed: Formed) -> Result<(), Status> {
         self.save(formed.clone(), |store, formed| store.save_membership(formed)).await?;
         tracing::info!(cluster_id = %formed.cluster_id, "member of a cluster");
         founding.standing = Standing::Member(formed.clone());
@@ -215,40 +242,30 @@ impl PeerService {
         self.0.stopping.send_replace(true);
     }
 
-    pub(super) async fn admit(&self, route: Option<proto::Route>) -> Result<proto::Route, Status> {
-        let route = route.ok_or_else(|| Status::invalid_argument("a frame without a route"))?;
-        if route.cluster_id == 0 || route.from == 0 || route.from == self.0.local.node_id.0 {
-            return Err(Status::invalid_argument("a stream's cluster id and sender must be another node's"));
-        }
-        let mut founding = self.0.founding.lock().await;
-        let (cluster_id, target) = (ClusterId(route.cluster_id), NodeId(route.to));
-        match membership::on_contact(&self.0.local, &founding.standing, cluster_id, target) {
-            Ok(None) => Ok(route),
-            Ok(Some(formed)) => self.accept(&mut founding, formed).await.map(|()| route),
-            Err(refused) => Err(refusal(&refused)),
-        }
-    }
-
-    async fn receive(&self, frames: &mut Streaming<proto::Frame>) -> Result<(), Status> {
-        let Some(first) = frames.message().await? else { return Ok(()) };
-        let route = self.admit(first.route).await?;
-        let from = NodeId(route.from);
+    async fn receive(
+        &self,
+        frames: &mut Streaming<proto::Frame>,
+        connection: &Connection,
+    ) -> Result<(), Status> {
+        let Some(first) = first_of(frames).await? else { return Ok(()) };
         let introduction = first.introduction.clone().unwrap_or_default();
         if introduction.name.is_empty() || introduction.name.len() > Name::BYTES_MAX {
             return Err(Status::invalid_argument("a stream's first frame must tell the sender's name"));
         }
+        let route = self.admit(first.route, &introduction.name, connection).await?;
+        let from = NodeId(route.from);
         self.0.directory.record(from, &introduction);
         let Running { sink, peers } = self.running().await?;
         let contact = peers.contact(from, &introduction.name);
         let ended = contact.ended();
         tokio::select! {
-            result = deliver_all(first, frames, &route, &sink, &contact) => result,
+            result = self.deliver_all(first, frames, &route, &sink, &contact) => result,
             () = ended => Err(Status::unavailable("this node has no more to do with the sender")),
         }
     }
 
     /// Waits until there is something to hand messages to.
-    async fn running(&self) -> Result<Running, Status> {
+    pub(super) async fn running(&self) -> Result<Running, Status> {
         let mut running = self.0.running.subscribe();
         let running = running.wait_for(Option::is_some).await;
         let running = running.map_err(|_| Status::unavailable("stopping"))?;
@@ -264,27 +281,41 @@ impl PeerService {
     }
 }
 
-async fn deliver_all(
-    mut frame: proto::Frame,
-    frames: &mut Streaming<proto::Frame>,
-    route: &proto::Route,
-    sink: &Sink,
-    contact: &Contact,
-) -> Result<(), Status> {
-    loop {
-        deliver(frame, route, sink, contact)?;
-        match frames.message().await? {
-            Some(next) => frame = next,
-            None => return Ok(()),
+impl PeerService {
+    async fn deliver_all(
+        &self,
+        mut frame: proto::Frame,
+        frames: &mut Streaming<proto::Frame>,
+        route: &proto::Route,
+        sink: &Sink,
+        contact: &Contact,
+    ) -> Result<(), Status> {
+        let from = NodeId(route.from);
+        loop {
+            let is_gone = !self.is_member(from) && self.is_removed(from);
+            deliver(frame, route, is_gone, sink, contact)?;
+            match frames.message().await? {
+                Some(next) => frame = next,
+                None => return Ok(()),
+            }
         }
     }
 }
 
+/// Streams and questions of one connection at one time.
+const HTTP2_STREAMS_MAX: u32 = 32;
+
 /// Largest HTTP/2 frame that a peer may send, in bytes; the protocol's default of 16 KiB cuts appends into many.
 const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
 
-/// Checks a whole frame, then hands its messages on.
-fn deliver(frame: proto::Frame, route: &proto::Route, sink: &Sink, contact: &Contact) -> Result<(), Status> {
+/// Checks a whole frame, then hands its messages on. `is_gone`: the cluster has removed the sender for good.
+fn deliver(
+    frame: proto::Frame,
+    route: &proto::Route,
+    is_gone: bool,
+    sink: &Sink,
+    contact: &Contact,
+) -> Result<(), Status> {
     if frame.route.as_ref() != Some(route) {
         return Err(Status::invalid_argument("a frame's route differs from its stream's first"));
     }
@@ -293,7 +324,7 @@ fn deliver(frame: proto::Frame, route: &proto::Route, sink: &Sink, contact: &Con
     }
     let messages = frame.messages.into_iter().map(convert::from_wire).collect::<Result<Vec<_>, _>>();
     let messages = messages.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    for message in messages {
+    for message in messages.into_iter().filter(|message| !is_gone || is_answered_to_removed(message)) {
         if !sink(NodeId(route.from), message) {
             contact.count_drop();
         }
@@ -301,7 +332,7 @@ fn deliver(frame: proto::Frame, route: &proto::Route, sink: &Sink, contact: &Con
     Ok(())
 }
 
-fn refusal(refused: &Refused) -> Status {
+pub(super) fn refusal(refused: &Refused) -> Status {
     Status::failed_precondition(refused.to_string())
 }
 
@@ -311,12 +342,20 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<proto::HelloRequest>,
     ) -> Result<Response<proto::HelloResponse>, Status> {
+        let connection = connection(&request);
         let request = request.into_inner();
+        let is_certified = match &request.sender {
+            Some(sender) => self.is_certified(&connection, &sender.name)?,
+            None => false,
+        };
         let asker = request.route.ok_or_else(|| Status::invalid_argument("a question without a route"))?;
         let mut founding = self.0.founding.lock().await;
         let cluster_id = founding.standing.cluster_id();
         if let Some(introduction) = &request.sender
             && cluster_id.is_some_and(|id| id.0 == asker.cluster_id)
+            && (is_certified
+                || self.known_name(NodeId(asker.from), &founding.standing).as_ref()
+                    == Some(&introduction.name))
         {
             self.0.directory.record(NodeId(asker.from), introduction);
         }
@@ -329,6 +368,7 @@ impl peer_server::Peer for PeerService {
             Some(running) => running.peers.is_member(NodeId(asker.from)),
             None => founding.standing.founded_with(NodeId(asker.from)),
         };
+        let knows_about = self.knows_about(NodeId(request.about), &request.about_name, &founding.standing);
         let removed_asker = self.administrator().and_then(|known| known.removed_by(NodeId(asker.from)));
         Ok(Response::new(proto::HelloResponse {
             route: Some(proto::Route {
@@ -340,6 +380,7 @@ impl peer_server::Peer for PeerService {
             nonce,
             knows_asker,
             removed_asker: removed_asker.map_or(0, |index| index.0),
+            knows_about,
         }))
     }
 
@@ -347,8 +388,9 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<proto::FormRequest>,
     ) -> Result<Response<proto::FormResponse>, Status> {
+        let connection = connection(&request);
         let proto::FormRequest { route, nonce, configuration } = request.into_inner();
-        let result = self.on_form(route, nonce, &configuration).await;
+        let result = self.on_form(route, nonce, &configuration, &connection).await;
         if let Err(status) = &result {
             self.log_refusal("founding", &format!("node {:016x}", route.unwrap_or_default().from), status);
         }
@@ -359,11 +401,12 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<proto::StreamEnd>, Status> {
-        let from = request.remote_addr().map_or_else(String::new, |address| address.to_string());
+        let connection = connection(&request);
+        let from = connection.from.map_or_else(String::new, |address| address.to_string());
         let mut frames = request.into_inner();
         let mut stopping = self.0.stopping.subscribe();
         let result = tokio::select! {
-            result = self.receive(&mut frames) => result,
+            result = self.receive(&mut frames, &connection) => result,
             _ = stopping.wait_for(|stopping| *stopping) => Err(Status::unavailable("stopping")),
         };
         if let Err(status) = &result {
@@ -376,8 +419,9 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<proto::SnapshotHeader>,
     ) -> Result<Response<proto::SnapshotResume>, Status> {
+        let connection = connection(&request);
         let header = request.into_inner();
-        let result = self.on_snapshot_offer(&header).await;
+        let result = self.on_snapshot_offer(&header, &connection).await;
         if let Err(status) = &result {
             let from = format!("node {:016x}", header.route.unwrap_or_default().from);
             self.log_refusal("snapshot", &from, status);
@@ -389,11 +433,12 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
     ) -> Result<Response<proto::SnapshotEnd>, Status> {
-        let from = request.remote_addr().map_or_else(String::new, |address| address.to_string());
+        let connection = connection(&request);
+        let from = connection.from.map_or_else(String::new, |address| address.to_string());
         let mut chunks = request.into_inner();
         let mut stopping = self.0.stopping.subscribe();
         let result = tokio::select! {
-            result = self.on_snapshot(&mut chunks) => result,
+            result = self.on_snapshot(&mut chunks, &connection) => result,
             _ = stopping.wait_for(|stopping| *stopping) => Err(Status::unavailable("stopping")),
         };
         if let Err(status) = &result {
@@ -406,26 +451,38 @@ impl peer_server::Peer for PeerService {
         &self,
         request: Request<proto::JoinRequest>,
     ) -> Result<Response<proto::AdminResponse>, Status> {
+        let connection = connection(&request);
         let proto::JoinRequest { call, node } = request.into_inner();
-        self.on_admin_call(call, administration::join_from_wire(node)).await.map(Response::new)
+        self.on_admin_call(call, administration::join_from_wire(node), &connection).await.map(Response::new)
     }
 
     async fn change(
         &self,
         request: Request<proto::ChangeRequest>,
     ) -> Result<Response<proto::AdminResponse>, Status> {
+        let connection = connection(&request);
         let request = request.into_inner();
         let call = request.call;
-        self.on_admin_call(call, administration::change_from_wire(request)).await.map(Response::new)
+        self.on_admin_call(call, administration::change_from_wire(request), &connection)
+            .await
+            .map(Response::new)
     }
 
     async fn transfer(
         &self,
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<proto::AdminResponse>, Status> {
+        let connection = connection(&request);
         let proto::TransferRequest { call, to } = request.into_inner();
-        self.on_admin_call(call, Ok(administration::transfer_from_wire(to))).await.map(Response::new)
+        self.on_admin_call(call, Ok(administration::transfer_from_wire(to)), &connection)
+            .await
+            .map(Response::new)
     }
+}
+
+/// What is known of the connection that a request came by.
+fn connection<T>(request: &Request<T>) -> Connection {
+    request.extensions().get::<Connection>().cloned().unwrap_or_default()
 }
 
 impl PeerService {
@@ -434,6 +491,7 @@ impl PeerService {
         route: Option<proto::Route>,
         nonce: u64,
         configuration: &[u8],
+        connection: &Connection,
     ) -> Result<(), Status> {
         let route = route.ok_or_else(|| Status::invalid_argument("founding without a route"))?;
         let own = self.0.local.node_id;
@@ -442,9 +500,12 @@ impl PeerService {
         }
         let configuration = Configuration::decode(configuration)
             .map_err(|error| Status::invalid_argument(format!("bad configuration: {error}")))?;
-        if route.cluster_id == 0 || !configuration.is_voter(NodeId(route.from)) {
+        let founder = configuration.voters.get(&NodeId(route.from));
+        let (Some(founder), true) = (founder, route.cluster_id != 0) else {
             return Err(Status::invalid_argument("founding by no member, or of no cluster"));
-        }
+        };
+        let (cluster_id, from) = (ClusterId(route.cluster_id), NodeId(route.from));
+        self.check_founder(cluster_id, from, &founder.name, connection).await?;
         let offered = Formed { cluster_id: ClusterId(route.cluster_id), configuration: Some(configuration) };
         let mut founding = self.0.founding.lock().await;
         let newest = founding.newest_nonce;
@@ -503,6 +564,7 @@ pub async fn serve(
         .initial_stream_window_size(settings.window_bytes)
         .initial_connection_window_size(settings.window_bytes)
         .max_frame_size(HTTP2_FRAME_BYTES_MAX)
+        .max_concurrent_streams(Some(HTTP2_STREAMS_MAX))
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .serve_with_incoming_shutdown(peer, incoming, signal);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 use tonic::{Status, Streaming};
 
+use super::incoming::Connection;
 use super::proto;
+use super::senders::first_of;
 use super::service::PeerService;
 use super::snapshot_convert::{chunk_from_wire, header_from_wire};
 use crate::replica::snapshot::{Offered, Refused};
@@ -16,8 +18,9 @@ impl PeerService {
     pub(super) async fn on_snapshot_offer(
         &self,
         wire: &proto::SnapshotHeader,
+        connection: &Connection,
     ) -> Result<proto::SnapshotResume, Status> {
-        let route = self.admit(wire.route).await?;
+        let route = self.admit_known(wire.route, connection).await?;
         let header = header_from_wire(wire).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let snapshots = self.snapshots()?;
         let offered = blocking(move || snapshots.offer(NodeId(route.from), header)).await?;
@@ -30,11 +33,12 @@ impl PeerService {
     pub(super) async fn on_snapshot(
         &self,
         chunks: &mut Streaming<proto::SnapshotChunk>,
+        connection: &Connection,
     ) -> Result<proto::SnapshotEnd, Status> {
-        let Some(first) = chunks.message().await? else {
+        let Some(first) = first_of(chunks).await? else {
             return Err(Status::invalid_argument("a snapshot without a chunk"));
         };
-        let route = self.admit(first.route).await?;
+        let route = self.admit_known(first.route, connection).await?;
         let snapshots = self.snapshots()?;
         let (id, mut next) = (first.id, Some(first));
         while let Some(wire) = next {

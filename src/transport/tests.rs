@@ -1,5 +1,6 @@
 //! Real sockets on loopback: forming a cluster, streams between peers, and hostile input.
 
+mod senders;
 mod snapshots;
 mod surroundings;
 
@@ -63,6 +64,7 @@ struct Node {
     disk: Arc<Disk>,
     addresses: Addresses,
     port: String,
+    settings: Settings,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
@@ -83,19 +85,37 @@ fn local(name: &str, id: u64) -> Local {
 }
 
 async fn start(addresses: &Addresses, name: &str, id: u64, disk: Arc<Disk>) -> Node {
+    start_under(addresses, name, id, disk, settings()).await
+}
+
+async fn start_under(
+    addresses: &Addresses,
+    name: &str,
+    id: u64,
+    disk: Arc<Disk>,
+    settings: Settings,
+) -> Node {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().to_string();
     addresses.0.lock().unwrap().insert(name.into(), port.clone());
     let (local, directory) = (local(name, id), PeerDirectory::default());
     let standing = disk.standing.lock().unwrap().clone();
     let service = PeerService::new(local.clone(), standing, disk.clone(), directory.clone());
+    service.know(neighbours(addresses, settings.clone()));
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = service.clone();
+    let (serving, under) = (service.clone(), settings.clone());
     let server = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
-        serve(listener, serving, &settings(), stopped).await.unwrap();
+        serve(listener, serving, &under, stopped).await.unwrap();
     });
-    Node { local, service, directory, disk, addresses: addresses.clone(), port, stop, server }
+    Node { local, service, directory, disk, addresses: addresses.clone(), port, settings, stop, server }
+}
+
+/// Everybody of `NAMES`, where `addresses` has them.
+fn neighbours(addresses: &Addresses, settings: Settings) -> Neighbours {
+    let members = NAMES.map(|name| InitialMember { name: name.into(), address: name.into() });
+    let surroundings = Arc::new(InitialCluster::new(members.into()).unwrap());
+    Neighbours { surroundings, resolver: addresses.resolver(), settings }
 }
 
 fn member_of(cluster_id: ClusterId) -> Arc<Disk> {
@@ -136,8 +156,8 @@ impl Node {
         let cluster = InitialCluster::new(members.into()).unwrap();
         let (policy, name_in_use_max) = (JoinPolicy::Wait, Duration::ZERO);
         let entrance = Entrance { surroundings: Arc::new(cluster), policy, name_in_use_max };
-        let service = self.service.clone();
-        tokio::spawn(async move { bootstrap(&service, &entrance, &resolver, &settings()).await })
+        let (service, settings) = (self.service.clone(), self.settings.clone());
+        tokio::spawn(async move { bootstrap(&service, &entrance, &resolver, &settings).await })
     }
 
     fn run(&self, cluster_id: ClusterId, members: &[(u64, &str)]) -> Traffic {
@@ -160,7 +180,7 @@ impl Node {
             still_leads: Arc::new(move |_| still_leads.load(Ordering::Relaxed)),
             directory: self.directory.clone(),
             metrics: metrics.clone(),
-            settings: settings(),
+            settings: self.settings.clone(),
         };
         let peers = Peers::new(context, tokio::runtime::Handle::current());
         peers.set_peers(&names(members));
@@ -433,7 +453,7 @@ fn frame(cluster_id: u64, from: u64, to: u64) -> proto::Frame {
 async fn strangers_and_malformed_frames_are_refused_by_name() {
     let addresses = Addresses::default();
     let a = start(&addresses, "a", 1, member_of(X)).await;
-    let mut traffic = a.run(X, &[]);
+    let mut traffic = a.run(X, &[(2, "b")]);
     let mut client = stranger(&a).await;
     let mut check = async |frames: Vec<proto::Frame>, code, text: &str| {
         let status = client.stream(tokio_stream::iter(frames)).await.unwrap_err();
@@ -463,6 +483,10 @@ async fn strangers_and_malformed_frames_are_refused_by_name() {
 async fn founding_is_refused_to_strangers() {
     let addresses = Addresses::default();
     let b = start(&addresses, "b", 2, Arc::default()).await;
+    // It forms this cluster, so that only what is wrong in a request is wrong.
+    let intent = Intent { cluster_id: X, configuration: founders(&[(1, "a"), (2, "b")]) };
+    let a = Disk { standing: Mutex::new(Standing::Intent(intent)), fails: false };
+    let _a = start(&addresses, "a", 1, Arc::new(a)).await;
     let mut client = stranger(&b).await;
     let mut check = async |to, nonce, configuration: Configuration, text: &str| {
         let route = Some(proto::Route { cluster_id: 0x10, from: 1, to });

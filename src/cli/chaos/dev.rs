@@ -20,7 +20,7 @@ use super::target::{Target, Trouble};
 use super::under_tls::UnderTls;
 use crate::chaos::{Names, Reach};
 use crate::cli::CliError;
-use crate::cli::dev::{Node, Running, STOP_TIMEOUT};
+use crate::cli::dev::{Node, Running, STOP_TIMEOUT, secret_flags};
 use crate::cli::endpoints::TlsFlags;
 use crate::config::Config;
 
@@ -165,7 +165,8 @@ impl DevCluster {
         };
         let members = ports.into_iter().map(member).collect();
         // A node that told others where it is would be reached past its relays.
-        let flags = std::iter::once("--hide-peer-addr".into()).chain(flags).collect();
+        let secret = secret_flags(&directory, &flags)?;
+        let flags = std::iter::once("--hide-peer-addr".into()).chain(secret).chain(flags).collect();
         let mut cluster = Self { members, relays, folder, reach, flags };
         cluster.start_those_down().map_err(|trouble| CliError::Failed(trouble.0))?;
         Ok(cluster)

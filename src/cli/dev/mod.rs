@@ -2,9 +2,11 @@
 
 mod child;
 mod plan;
+mod secret;
 
 pub(super) use child::Running;
 pub(super) use plan::{NODES_DEFAULT, NODES_MAX, Node};
+pub(super) use secret::flags as secret_flags;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -70,9 +72,11 @@ pub(super) fn run(args: &Dev) -> Result<(), CliError> {
     let nodes = plan::nodes(&args.data_dir, count, args.base_port)?;
     plan::check_ports(&nodes)?;
     folder.mark(count)?;
+    let mut flags = secret_flags(&args.data_dir, &args.serve)?;
+    flags.extend(args.serve.iter().cloned());
     block_on(async {
         let mut signals = Signals::new()?;
-        let mut cluster = Cluster::start(nodes, &args.serve)?;
+        let mut cluster = Cluster::start(nodes, &flags)?;
         let done = cluster.watch(&mut signals, args).await;
         cluster.stop(&mut signals).await;
         done

@@ -148,6 +148,8 @@ impl Folder {
             absent_is_fine(fs::remove_file(&node.log))
                 .map_err(|error| failed("delete", &node.log, &error))?;
         }
+        let secret = self.dir.join(super::secret::FILE);
+        absent_is_fine(fs::remove_file(&secret)).map_err(|error| failed("delete", &secret, &error))?;
         self.marker.set_len(0).map_err(|error| failed("empty", &self.dir.join(MARKER), &error))
     }
 

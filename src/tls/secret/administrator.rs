@@ -44,7 +44,7 @@ impl std::fmt::Debug for AdministratorIdentity {
 impl AdministratorIdentity {
     /// The certificate with its key, for a client port with TLS.
     #[must_use]
-    pub(crate) fn certificate(&self) -> Arc<CertifiedKey> {
+    pub fn certificate(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.certificate)
     }
 
@@ -127,7 +127,7 @@ impl Administrators {
 
     /// The authorities, to be trusted in the handshake on top of those of other clients.
     #[must_use]
-    pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
+    pub fn roots(&self) -> &Arc<RootCertStore> {
         &self.roots
     }
 }

@@ -19,6 +19,7 @@ mod members;
 mod once;
 mod out_of_space;
 mod pause;
+mod peer_secret;
 mod pods;
 mod pods_astray;
 mod quorum;
