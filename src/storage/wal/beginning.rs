@@ -95,13 +95,7 @@ impl<F: Files> Wal<F> {
         self.commit_index = self.commit_index.max(before.index);
         let mut header = self.next_header();
         (header.begins_anew, header.before, header.hard_state) = (true, before, hard_state);
-        let segment = segment::start(
-            &self.files,
-            &self.directory,
-            &header,
-            u64::from(self.options.segment_bytes).max(segment::RECORDS_BEGIN),
-        )?;
-        segment::publish(&self.files, &self.directory, &segment)?;
+        let segment = self.start_segment(&header, segment::RECORDS_BEGIN)?;
         let void = std::mem::take(&mut self.segments);
         self.enter(segment);
         self.positions = Positions::begin(before);

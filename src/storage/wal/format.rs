@@ -19,6 +19,9 @@ pub(super) const FORMAT: u32 = 2;
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 
+/// Record numbers, indexes, terms and times lie below this, so that counting on from them cannot overflow.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
 const SEGMENT_MAGIC: &[u8; 8] = b"kuberaft";
 const SEGMENT_HEADER_BYTES: usize = 120;
 /// Flags of a segment header.
@@ -105,10 +108,22 @@ impl SegmentHeader {
         let covered = bytes.len() - fields.0.len();
         let crc = crc32c_append(0, &bytes[..covered]);
         match (decoded, fields.u32()) {
-            (Some((FORMAT, header)), Some(stored)) if stored == crc => Ok((header, crc)),
+            (Some((FORMAT, header)), Some(stored)) if stored == crc && header.is_possible() => {
+                Ok((header, crc))
+            }
+            (Some((FORMAT, _)), Some(stored)) if stored == crc => {
+                Err(HeaderError::Damaged("a number in the segment header that no log has"))
+            }
             (Some((format, _)), Some(stored)) if stored == crc => Err(HeaderError::Format(format)),
             _ => Err(HeaderError::Damaged("bad checksum of the segment header")),
         }
+    }
+
+    /// Whether one can count on from its numbers.
+    fn is_possible(&self) -> bool {
+        let Self { record, before, time, hard_state, commit_index, .. } = self;
+        let numbers = [*record, before.index.0, before.term.0, time.0, hard_state.term.0, commit_index.0];
+        numbers.iter().all(|number| *number < NUMBER_MAX)
     }
 
     fn decode_fields(fields: &mut Fields<'_>) -> Option<(u32, Self)> {
@@ -267,7 +282,9 @@ impl RecordHeader {
             previous,
             body_crc,
         };
-        ends.then_some((header, crc))
+        let numbers = [number, term.0, commit_index.0, first.0, truncate_from.unwrap_or_default().0];
+        let is_possible = numbers.iter().all(|number| *number < NUMBER_MAX);
+        (ends && is_possible).then_some((header, crc))
     }
 }
 

@@ -35,6 +35,7 @@
 mod beginning;
 mod format;
 mod inspect;
+mod newest;
 mod positions;
 mod read;
 mod scan;
@@ -264,6 +265,7 @@ impl<F: Files> Wal<F> {
             wal.write_pending(false)?;
         }
         segment::publish(&wal.files, directory, &wal.segments[0])?;
+        newest::settle(&wal.files, directory, &names, header.sequence)?;
         Ok(wal)
     }
 
@@ -291,7 +293,9 @@ impl<F: Files> Wal<F> {
         segment::remove_unfinished(&files, directory, &names)?;
         let last = scan.active_mut();
         last.file = files.open(&last.path).map_err(StorageError::disk("open", &last.path))?;
+        let active = last.sequence;
         settle(&scan)?;
+        newest::settle(&files, directory, &names, active)?;
         segment::sync_directory(&files, directory)?;
         beginning::remove(&files, directory, &scan.void)?;
         let recovered = scan.recovered();
@@ -455,18 +459,24 @@ impl<F: Files> Wal<F> {
 
     /// Goes on in a new segment of at least `bytes`. All before is durable, or this would not be called.
     fn roll(&mut self, bytes: u64) -> Result<(), StorageError> {
-        let header = self.next_header();
+        let segment = self.start_segment(&self.next_header(), bytes)?;
+        self.enter(segment);
+        Ok(())
+    }
+
+    /// A segment of at least `bytes`, durably the log's newest.
+    fn start_segment(&self, header: &SegmentHeader, bytes: u64) -> Result<Segment<F::File>, StorageError> {
         let whole = bytes.max(u64::from(self.options.segment_bytes));
         let small = bytes.max(SMALL_SEGMENT_BYTES);
-        let start = |bytes| segment::start(&self.files, &self.directory, &header, bytes);
+        let start = |bytes| segment::start(&self.files, &self.directory, header, bytes);
         let segment = match start(whole) {
             // A node that takes no more entries still has votes to record, and they need little.
             Err(error) if error.is_full() && small < whole => start(small)?,
             started => started?,
         };
         segment::publish(&self.files, &self.directory, &segment)?;
-        self.enter(segment);
-        Ok(())
+        newest::advance(&self.files, &self.directory, self.active().sequence, segment.sequence)?;
+        Ok(segment)
     }
 
     /// The header of a segment that goes on where the flushed part ends.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{
-    ALIGNMENT, Found, HEADER_BLOCK_BYTES, HeaderError, Record, SegmentHeader, any_record_behind, find_record,
-    used_behind,
+    ALIGNMENT, EntryView, Found, HEADER_BLOCK_BYTES, HeaderError, NUMBER_MAX, Record, SegmentHeader,
+    any_record_behind, find_record, used_behind,
 };
 use super::positions::{Positions, RecordPlace};
 use super::segment::{self, Segment};
-use super::{Owner, Recovered, TornTail};
+use super::{Owner, Recovered, TornTail, newest};
 use crate::raft::{Configuration, EntryKind, HardState};
 use crate::storage::files::{File, Files};
 use crate::storage::{Damage, StorageError};
@@ -68,6 +68,7 @@ pub(super) fn scan<F: Files>(
         let path = directory.join(segment::name(missing));
         return Err(StorageError::damaged(&path, "this segment of the log is missing"));
     }
+    newest::check(directory, &names, *last)?;
     let mut scan = None;
     let mut content = Vec::new();
     for sequence in sequences {
@@ -325,7 +326,12 @@ impl<H> Scan<H> {
             self.configurations.retain(|(index, _)| *index < from);
         }
         for entry in record.entries() {
-            let Some(entry) = entry.filter(|entry| self.positions.can_follow(entry.position)) else {
+            let fits = |entry: &EntryView<'_>| {
+                self.positions.can_follow(entry.position)
+                    && entry.position.term.0 < NUMBER_MAX
+                    && entry.time.0 < NUMBER_MAX
+            };
+            let Some(entry) = entry.filter(fits) else {
                 return Err(self.damage_here(path, "an entry out of order"));
             };
             self.positions.push(entry.position);

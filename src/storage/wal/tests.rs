@@ -3,6 +3,8 @@
 mod beginning;
 mod crash;
 mod memory;
+mod newest;
+mod scrub;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -142,6 +142,8 @@ fn a_compaction_cut_short_before_a_truncation_that_reaches_back_is_finished() {
     for sequence in [1, 3] {
         files.unlink(&directory().join(segment::name(sequence))).unwrap();
     }
+    // Else the missing last segment is what is found.
+    files.unlink(&directory().join("newest-0000000000000003")).unwrap();
     let error = open(&files).map(|_| ()).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("a truncation from 4 in a log that begins behind 9"), "{error}");
@@ -259,4 +261,19 @@ fn a_failed_compaction_or_new_beginning_poisons() {
     assert!(matches!(wal.compact(LogIndex(8)), Err(StorageError::Poisoned)));
     assert!(matches!(wal.reset(position(50, 9), voted(9, 2)), Err(StorageError::Poisoned)));
     assert_eq!(all(&open(&files).unwrap().0).len(), 12);
+}
+
+/// As any segment does: a node that is short of space installs a snapshot, too.
+#[test]
+fn a_full_disk_without_room_for_a_segment_lets_the_log_begin_in_a_small_one() {
+    let files = MemoryFiles::default();
+    let options = Options { segment_bytes: 2 << 20, ..SEGMENT };
+    let first = append(1, None, vec![configuration(1, 1)]);
+    let mut wal = Wal::create(files.clone(), &directory(), OWNER, options, Some(&first)).unwrap();
+    files.0.lock().unwrap().bytes_max = Some(3 << 20);
+    wal.reset(position(50, 4), voted(7, 2)).unwrap();
+    assert_eq!(wal.size_bytes(), 256 << 10);
+    flush_each(&mut wal, &[append(8, None, vec![command(8, 51, 1000)])]);
+    let (opened, recovered) = Wal::open(files, &directory(), OWNER, options).unwrap();
+    assert_eq!((recovered.before, all(&opened).len()), (position(50, 4), 1));
 }
