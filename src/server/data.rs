@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::driver::FreeBytes;
 use crate::storage::space;
 use crate::storage::wal::Options;
-use crate::storage::{Ballast, DataDir, StorageError};
+use crate::storage::{Ballast, DataDir, StorageError, kept_aside};
 
 /// Pause between two tries to take the data directory's lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -49,6 +50,7 @@ impl Server {
             if let Some(place) = place {
                 data.settle_in(&place)?;
             }
+            warn_of_kept(&root);
             Ok::<_, StorageError>(data)
         };
         let opened = spawn_blocking(open).await;
@@ -81,6 +83,19 @@ impl Server {
             self.api.set_waiting(Some(what));
             tokio::time::sleep(ROOM_INTERVAL).await;
         }
+    }
+}
+
+/// Says what takes space without being used: only people know whether it is still needed.
+fn warn_of_kept(root: &Path) {
+    match kept_aside(root) {
+        Ok(kept) => {
+            for (path, bytes) in kept {
+                let path = path.display();
+                tracing::warn!(%path, bytes, "data that was set aside is kept; remove it when nobody needs it");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot look for data that was set aside"),
     }
 }
 

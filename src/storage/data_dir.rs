@@ -41,7 +41,7 @@ pub(super) use audit::read as read_audit;
 pub use audit::{AuditRecord, Cause};
 pub use place::Place;
 pub use remade::{NewData, Remake, claim_empty};
-pub use set_aside::{Tombstone, set_aside};
+pub use set_aside::{Tombstone, kept_aside, set_aside};
 
 /// The layout of the directory that this version reads and writes.
 const FORMAT: u32 = 2;

@@ -30,7 +30,7 @@ pub mod wal;
 pub use ballast::Ballast;
 pub use data_dir::{
     AuditRecord, BootstrapIntent, Cause, DataDir, Identity, NewData, Opened, Place, Remake, Tombstone,
-    claim_empty, set_aside,
+    claim_empty, kept_aside, set_aside,
 };
 pub use error::{Damage, Elsewhere, StorageError};
 pub use fit::{Fit, check_fit};

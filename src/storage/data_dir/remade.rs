@@ -4,7 +4,7 @@
 //! ```text
 //! <data-dir>/data.new/              the directory, being made
 //! <data-dir>/data.recovered/        the same, whole: as long as it is here, it is to become `data`
-//! <data-dir>/data.before-recovery/  what was `data`; only the newest is kept
+//! <data-dir>/data.before-recovery/  what was `data`; see `set_aside.rs` for what was there before
 //! ```
 //!
 //! The old data is only read. Until the new one has its second name, a crash leaves the old one in force; from then on,

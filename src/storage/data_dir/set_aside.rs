@@ -3,7 +3,8 @@
 //! ```text
 //! <data-dir>/data.new/      the new node's directory, being made
 //! <data-dir>/data.next/     the same, whole: as long as it is here, it is to become `data`
-//! <data-dir>/data.removed/  the removed node's data; only the newest is kept
+//! <data-dir>/data.removed/  the removed node's data
+//! <data-dir>/data.removed.1/, …  what was there before, if it is of another cluster or cannot be read
 //! ```
 //! A recovery ([`super::Remake`]) puts its directory in the place of the old one in the same way, by other names.
 //!
@@ -11,6 +12,7 @@
 //! new directory, which remembers the cluster, takes its place; an opening finishes what a crash cut short.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -76,7 +78,7 @@ pub(super) fn finish(root: &Path) -> Result<(), StorageError> {
         }
         if exists(&data)? {
             if exists(&aside)? {
-                fs::remove_dir_all(&aside).map_err(StorageError::disk("remove", &aside))?;
+                make_way(root, &aside, &data)?;
             }
             rename(&data, &aside)?;
             sync(root)?;
@@ -85,6 +87,64 @@ pub(super) fn finish(root: &Path) -> Result<(), StorageError> {
         sync(root)?;
     }
     Ok(())
+}
+
+/// Frees the name `aside` for `data`. What is there is removed only if it certainly is of the same cluster as what comes:
+/// then that is a later state of it. Data of another cluster may be all that is left of it, so it keeps a name of its own.
+fn make_way(root: &Path, aside: &Path, data: &Path) -> Result<(), StorageError> {
+    let (there, comes) = (cluster_of(aside), cluster_of(data));
+    if there.is_some() && there == comes {
+        return fs::remove_dir_all(aside).map_err(StorageError::disk("remove", aside));
+    }
+    let mut number = 1_u64;
+    let numbered = loop {
+        let mut name = aside.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        let path = PathBuf::from(name);
+        if !exists(&path)? {
+            break path;
+        }
+        number += 1;
+    };
+    rename(aside, &numbered)?;
+    sync(root)
+}
+
+/// The cluster of a data directory; `None` if it has none or cannot be read.
+fn cluster_of(data: &Path) -> Option<ClusterId> {
+    let database = Database::open_existing(&data.join("sled")).ok()?;
+    read_identity(&database, data).ok()?.cluster_id
+}
+
+/// Data in the data directory `root` that no node uses any more, and its size in bytes: what was set aside. The node
+/// keeps it for as long as nobody removes it.
+///
+/// # Errors
+/// [`StorageError::Disk`].
+pub fn kept_aside(root: &Path) -> Result<Vec<(PathBuf, u64)>, StorageError> {
+    let mut kept = Vec::new();
+    for entry in fs::read_dir(root).map_err(StorageError::disk("list", root))? {
+        let path = entry.map_err(StorageError::disk("list", root))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_aside = |aside: &str| name == aside || name.starts_with(&format!("{aside}."));
+        if REPLACEMENTS.iter().any(|(_, aside)| is_aside(aside)) {
+            let bytes = size_bytes(&path)?;
+            kept.push((path, bytes));
+        }
+    }
+    kept.sort();
+    Ok(kept)
+}
+
+/// What the files below a directory take on the disk.
+fn size_bytes(directory: &Path) -> Result<u64, StorageError> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory).map_err(StorageError::disk("list", directory))? {
+        let entry = entry.map_err(StorageError::disk("list", directory))?;
+        let found = entry.metadata().map_err(StorageError::disk("stat", &entry.path()))?;
+        bytes += if found.is_dir() { size_bytes(&entry.path())? } else { found.blocks() * 512 };
+    }
+    Ok(bytes)
 }
 
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {

@@ -389,7 +389,7 @@ fn setting_aside_is_finished_after_a_crash_at_any_step() {
 }
 
 #[test]
-fn only_the_newest_removed_data_is_kept() {
+fn of_one_cluster_only_the_newest_removed_data_is_kept() {
     let root = temporary();
     let root = root.path();
     for round in 1..=2 {
@@ -410,6 +410,40 @@ fn only_the_newest_removed_data_is_kept() {
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, ["data", "data.removed", "lock"]);
+}
+
+/// A member of this cluster whose data is set aside.
+fn removed_from(root: &Path, cluster_id: ClusterId) {
+    let mut directory = open(root).unwrap();
+    directory.join(cluster_id, None).unwrap();
+    let Opened { lock, wal, state, .. } = directory.into_parts().unwrap();
+    drop((wal, state));
+    set_aside(root, &lock, LogIndex(1)).unwrap();
+}
+
+fn cluster_aside(root: &Path, name: &str) -> Option<ClusterId> {
+    let database = Database::open_existing(&root.join(name).join("sled")).unwrap();
+    read_identity(&database, root).unwrap().cluster_id
+}
+
+#[test]
+fn data_of_another_cluster_is_never_deleted() {
+    let root = temporary();
+    let root = root.path();
+    let clusters = [ClusterId(1), ClusterId(2), ClusterId(2), ClusterId(3)];
+    clusters.into_iter().for_each(|cluster| removed_from(root, cluster));
+    let expected = [("data.removed", 3), ("data.removed.1", 1), ("data.removed.2", 2)];
+    for (name, cluster) in expected {
+        assert_eq!(cluster_aside(root, name), Some(ClusterId(cluster)), "{name}");
+    }
+    // What cannot be read may be anything.
+    fs::write(root.join("data.removed/sled/db"), b"no database").unwrap();
+    removed_from(root, ClusterId(3));
+    assert_eq!(fs::read(root.join("data.removed.3/sled/db")).unwrap(), b"no database");
+    let kept = kept_aside(root).unwrap();
+    let names: Vec<_> = kept.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["data.removed", "data.removed.1", "data.removed.2", "data.removed.3"]);
+    assert!(kept.iter().all(|(_, bytes)| *bytes > 0), "{kept:?}");
 }
 
 fn place(namespace: &str) -> Place {
