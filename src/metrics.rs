@@ -75,6 +75,9 @@ metrics! {
     storage_flush_entries: Histogram = "kuberaft_storage_flush_entries", "Entries made durable by one flush";
     storage_bytes: IntGauge = "kuberaft_storage_bytes", "Bytes of the data directory's log and state files";
     storage_free_bytes: IntGauge = "kuberaft_storage_free_bytes", "Bytes that are free on the data directory's disk";
+    storage_scrubbed_bytes_total: IntCounter = "kuberaft_storage_scrubbed_bytes_total", "Bytes of older log segments read again to find damage";
+    storage_scrub_end_seconds: IntGauge = "kuberaft_storage_scrub_end_seconds", "Unix time at which all older log segments were last found sound; 0 before the first time";
+    storage_damaged_segments: IntGauge = "kuberaft_storage_damaged_segments", "Older log segments found damaged";
     raft_peer_rtt_seconds: GaugeVec = "kuberaft_raft_peer_rtt_seconds", "Latest heartbeat round trip, measured by the leader", ["peer"];
     raft_peer_lag_entries: IntGaugeVec = "kuberaft_raft_peer_lag_entries", "Entries of the leader's log that the peer has not acknowledged", ["peer"];
     raft_peer_send_failures_total: IntCounterVec = "kuberaft_raft_peer_send_failures_total", "Messages dropped before they were sent", ["peer"];

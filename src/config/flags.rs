@@ -202,6 +202,11 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Timing")]
     pub(super) checkpoint_interval: Span,
 
+    /// Time between two times that the log's older files are read again, slowly, to find what the disk lost; 0 turns this
+    /// off
+    #[arg(long, value_name = "DURATION", default_value = "24h", help_heading = "Timing")]
+    pub(super) log_scrub_interval: Span,
+
     /// Free space on the data folder's disk below which this node takes no more entries; 0 turns this off
     #[arg(long, value_name = "SIZE", default_value = "192MiB", help_heading = "Limits")]
     pub(super) disk_reserve: Size,

@@ -56,6 +56,8 @@ pub struct Config {
     pub lock_timeout: Option<Duration>,
     /// Time between checkpoints of the applied state.
     pub checkpoint_interval: Duration,
+    /// Time between two times that the log's older files are read again; zero: never.
+    pub log_scrub_interval: Duration,
     /// Free space below which no entries are taken, in bytes; 0: never.
     pub disk_reserve_bytes: u64,
     /// Size of the log's files.
@@ -330,6 +332,7 @@ impl Config {
             shutdown_delay: flags.shutdown_delay.0,
             lock_timeout,
             checkpoint_interval: flags.checkpoint_interval.0,
+            log_scrub_interval: flags.log_scrub_interval.0,
             log_segment_bytes,
             disk_reserve_bytes: flags.disk_reserve.0 as u64,
             limits,

@@ -38,7 +38,9 @@ fn defaults_are_a_cluster_of_one() {
     assert_eq!(config.request_timeout, Duration::from_secs(5));
     assert_eq!(config.limits.value_bytes_max, 1_572_864);
     assert_eq!(config.lock_timeout, Some(Duration::from_secs(10)));
-    assert_eq!(config.disk_reserve_bytes, driver::Settings::default().disk_reserve_bytes);
+    let driver = driver::Settings::default();
+    assert_eq!(config.disk_reserve_bytes, driver.disk_reserve_bytes);
+    assert_eq!(config.log_scrub_interval, driver.log_scrub_interval);
     assert_eq!(config.advertise_client_addr.unwrap().to_string(), "127.0.0.1:7001");
 }
 

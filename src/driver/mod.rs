@@ -22,6 +22,7 @@ mod events;
 mod handle;
 mod log_thread;
 mod observe;
+mod scrub_thread;
 mod segments_thread;
 mod shutdown;
 mod snapshots;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// With less free space on the data directory's disk the node takes no entries; in bytes, 0: never.
     pub disk_reserve_bytes: u64,
+    /// Time between two times that the log's older segments are read again; zero: never.
+    pub log_scrub_interval: Duration,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             message_queue: 4_096,
             checkpoint_interval: Duration::from_secs(1),
             disk_reserve_bytes: Space::default_reserve_bytes(&Options::default()),
+            log_scrub_interval: Duration::from_hours(24),
         }
     }
 }
@@ -127,7 +131,7 @@ pub fn start<F: Files, S: StateStore + 'static>(
     replica: Replica<F, S>,
     settings: &Settings,
 ) -> std::io::Result<(Handle, Inbox, Running)> {
-    let Replica { cluster_id, node_id, core, log, apply, store, state, shelf, .. } = replica;
+    let Replica { cluster_id, node_id, core, mut log, apply, store, state, shelf, .. } = replica;
     let Replica { send, send_snapshot, free_bytes, on_configuration, metrics, .. } = replica;
     let (requests_in, requests) = bounded(settings.request_queue);
     let (messages_in, messages) = bounded(settings.message_queue);
@@ -152,6 +156,8 @@ pub fn start<F: Files, S: StateStore + 'static>(
         metrics.clone(),
     ));
     let inbox = Inbox::new(messages_in, done_in.clone(), Arc::clone(&snapshots) as Arc<dyn Receive>);
+    let interval = settings.log_scrub_interval;
+    let scrub_lives = scrub_thread::start(&mut threads, log.wal().scrub(), &state, interval, &metrics)?;
     threads.spawn("checkpoint", {
         let view_wanted = view_wanted.clone();
         let (interval, done, metrics) = (settings.checkpoint_interval, done_in.clone(), metrics.clone());
@@ -175,7 +181,10 @@ pub fn start<F: Files, S: StateStore + 'static>(
     })?;
     threads.spawn("log", {
         let (send, metrics) = (Arc::clone(&send), metrics.clone());
-        move || log_thread::run(log, &log_jobs, &done_in, &segments_in, &send, &metrics)
+        move || {
+            let _ends_scrub = scrub_lives;
+            log_thread::run(log, &log_jobs, &done_in, &segments_in, &send, &metrics)
+        }
     })?;
     threads.spawn("core", {
         let queues = core_thread::Queues { done, messages, requests, log: log_jobs_in, apply: apply_jobs_in };

@@ -512,6 +512,7 @@ impl Server {
         let settings = driver::Settings {
             checkpoint_interval: self.config.checkpoint_interval,
             disk_reserve_bytes: self.config.disk_reserve_bytes,
+            log_scrub_interval: self.config.log_scrub_interval,
             ..driver::Settings::default()
         };
         let (handle, started, running) = driver::start(replica, &settings)?;

@@ -87,6 +87,9 @@ pub trait File: Send + Sync + 'static {
     /// # Errors
     /// As the system says. What is durable afterwards is unknown, and calling again does not tell.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Lets later reads come from the disk and not from memory, as far as the system does that. A hint.
+    fn forget_cached(&self) {}
 }
 
 /// The operating system's files.
@@ -144,5 +147,9 @@ impl File for fs::File {
 
     fn sync_data(&self) -> io::Result<()> {
         fs::File::sync_data(self)
+    }
+
+    fn forget_cached(&self) {
+        let _ = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
     }
 }

@@ -39,6 +39,7 @@ mod newest;
 mod positions;
 mod read;
 mod scan;
+mod scrub;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use std::sync::Arc;
 
 pub use beginning::Removal;
 pub use inspect::{Inspected, LogRecord, StoredEntry, inspect};
+pub use scrub::{DamagedSegment, Pace, Scrub};
 pub use segment::Preparation;
 
 use self::format::{ALIGNMENT, RecordContent, SegmentHeader};
