@@ -86,6 +86,7 @@ metrics! {
     raft_voters: IntGauge = "kuberaft_raft_voters", "Voters of the latest configuration";
     raft_learners: IntGauge = "kuberaft_raft_learners", "Learners of the latest configuration";
     raft_failure_tolerance: IntGauge = "kuberaft_raft_failure_tolerance", "Voters that may fail before writes stop, as the leader sees it";
+    raft_differing_members: IntGauge = "kuberaft_raft_differing_members", "Members whose state differs from this node's after the same entry";
     kube_majority_on_one_node: IntGauge = "kuberaft_kube_majority_on_one_node", "1 at a leader with a majority of its voters on one Kubernetes node";
     queue_length: IntGaugeVec = "kuberaft_queue_length", "Items waiting in a queue between threads", ["queue"];
     kv_keys: IntGauge = "kuberaft_kv_keys", "Keys in the store";

@@ -158,7 +158,7 @@ impl Core {
                 self.durable = self.durable.max(*io);
                 self.release(out);
             }
-            Event::Applied { index } => self.applied = self.applied.max(*index),
+            Event::Applied { index, .. } => self.applied = self.applied.max(*index),
             _ => {}
         }
         let mut effects = Vec::new();

@@ -143,6 +143,23 @@ number! {
     Session
 }
 
+/// A digest of the applied state, to compare replicas by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StateDigest {
+    /// How it is computed; digests of different schemes cannot be compared.
+    pub scheme: u32,
+    /// The digest.
+    pub value: u64,
+}
+
+impl StateDigest {
+    /// Whether the two can be compared, and are of different states.
+    #[must_use]
+    pub fn differs(self, other: Self) -> bool {
+        self.scheme == other.scheme && self.value != other.value
+    }
+}
+
 /// An entry's place and the term it was made in: what two logs are compared by (paper, 5.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogPosition {

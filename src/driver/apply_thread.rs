@@ -10,7 +10,7 @@ use super::core_thread::Done;
 use super::snapshots::SendSnapshot;
 use crate::kv;
 use crate::metrics::Metrics;
-use crate::raft::Refusal;
+use crate::raft::{Event, Refusal};
 use crate::replica::snapshot::Cut;
 use crate::replica::{Apply, ApplyInput, ApplyOutput};
 use crate::types::{ProposalId, ReadId};
@@ -60,7 +60,9 @@ pub(super) fn run(
         for reply in job.cuts {
             let _ = reply.send(Ok(apply.cut()));
         }
-        if done.send(Done::Apply { jobs: 1, index: apply.applied() }).is_err() {
+        let marks = std::mem::take(&mut out.marks);
+        let event = Event::Applied { index: apply.applied(), digest: Some(out.digest), marks };
+        if done.send(Done::Apply { jobs: 1, event }).is_err() {
             return;
         }
         out.cuts.into_iter().for_each(|cut| send_snapshot(cut));

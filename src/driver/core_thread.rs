@@ -72,9 +72,10 @@ pub(super) enum Done {
         jobs: usize,
         events: Vec<Event>,
     },
+    /// With an [`Event::Applied`].
     Apply {
         jobs: usize,
-        index: LogIndex,
+        event: Event,
     },
     /// From checkpoints, transfers of snapshots, and whoever watches free space.
     Event(Event),
@@ -171,6 +172,7 @@ impl CoreThread {
                 // The log's thread has told why.
                 Some(HaltReason::DiskFailed) => return Ok(()),
                 Some(HaltReason::DataLost) => return Err(Failure::DataLost),
+                Some(HaltReason::Diverged) => return Err(Failure::Diverged),
                 None => {}
             }
             if let Some(index) = self.out.removed {
@@ -243,9 +245,9 @@ impl CoreThread {
                     self.step(event);
                 }
             }
-            Done::Apply { jobs, index } => {
+            Done::Apply { jobs, event } => {
                 self.apply_jobs -= jobs;
-                self.step(Event::Applied { index });
+                self.step(event);
             }
             Done::Event(event) => self.step(event),
             Done::LogFailed => self.step(Event::AppendFailed),

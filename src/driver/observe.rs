@@ -91,6 +91,8 @@ impl Observer {
         if now >= self.peers_due {
             self.peers_due = now.after(PEERS_INTERVAL);
             self.show_role(status, silence);
+            let differing = core.raft().differing_members();
+            self.metrics.raft_differing_members.set(i64::try_from(differing).unwrap_or(i64::MAX));
             self.show_peers(now, core, status);
         }
     }
@@ -201,6 +203,33 @@ impl Observer {
             | Observation::SpaceLow
             | Observation::SpaceFreed
             | Observation::DataLost { .. } => on_disk_trouble(observation),
+            Observation::StateDiffers { .. }
+            | Observation::StateAgrees { .. }
+            | Observation::StateDiverged { .. } => self.on_state(observation),
+        }
+    }
+
+    fn on_state(&self, observation: &Observation) {
+        match *observation {
+            Observation::StateDiffers { peer, index } => tracing::error!(
+                peer = self.name(peer),
+                index = index.0,
+                "this member's state differs from ours"
+            ),
+            Observation::StateAgrees { peer, index } => {
+                tracing::info!(
+                    peer = self.name(peer),
+                    index = index.0,
+                    "this member's state equals ours again"
+                );
+            }
+            Observation::StateDiverged { index, own, majority } => tracing::error!(
+                index = index.0,
+                own = format!("{:016x}", own.value),
+                majority = format!("{:016x}", majority.value),
+                "our state differs from that of a majority of the voters"
+            ),
+            _ => {}
         }
     }
 

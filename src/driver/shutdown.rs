@@ -21,6 +21,11 @@ pub enum Failure {
         "the log lacks entries that this node acknowledged: its disk lost what was flushed. Nothing was overwritten; remove this node from the cluster and let it join again with an empty data directory"
     )]
     DataLost,
+    /// The state differs from that of a majority of the voters after the same entry.
+    #[error(
+        "the state of this node differs from that of a majority of the members after the same entry. Start it again; if it stops again, remove this node from the cluster and let it join with an empty data directory, and keep the old one to find the cause"
+    )]
+    Diverged,
     /// A state that cannot be was met; the message was printed by the panic.
     #[error("the {0} thread stopped on a state that cannot be; see the message above")]
     Panicked(&'static str),
@@ -38,7 +43,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(error) => error.exit_code(),
-            Self::DataLost => EXIT_DAMAGED,
+            Self::DataLost | Self::Diverged => EXIT_DAMAGED,
             Self::Panicked(_) | Self::Removed { .. } => 1,
         }
     }

@@ -4,6 +4,10 @@
 use super::{Answer, Condition, KeyValue, Operation, Remembered};
 use crate::types::Revision;
 
+/// Names what is computed here. Another one when a state's digest changes, so that versions side by side do not take
+/// each other's states for different ones.
+pub(super) const DIGEST_SCHEME: u32 = 1;
+
 /// The 64-bit finalizer of `SplitMix64` (Steele, Lea, Flood 2014): a bijection in which every input bit
 /// changes every output bit with a probability of about a half.
 pub(super) fn mix(value: u64) -> u64 {

@@ -1,9 +1,9 @@
 //! The state machine: what a command does to the state, and what a checkpoint writes of it.
 
-use super::digest::digest_request;
+use super::digest::{DIGEST_SCHEME, digest_request};
 use super::view::deletion;
 use super::{Answer, Command, Condition, KeyValue, Operation, Record, Remembered, Row, View};
-use crate::types::{LogIndex, LogTime, Revision};
+use crate::types::{LogIndex, LogTime, Revision, StateDigest};
 
 /// The applied state.
 #[derive(Debug, Default)]
@@ -116,6 +116,12 @@ impl Store {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.now.is_empty()
+    }
+
+    /// [`View::hash`], to be compared with other replicas'.
+    #[must_use]
+    pub fn digest(&self) -> StateDigest {
+        StateDigest { scheme: DIGEST_SCHEME, value: self.now.hash() }
     }
 
     /// See [`View::hash`].

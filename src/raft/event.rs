@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::{AdminRefusal, Change, Entry, HardState, Message, Observation, Promise, Signal, Snapshot};
 use crate::types::{
-    Instant, IoId, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, Session, StagedId, Term,
+    Instant, IoId, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, Session, StagedId,
+    StateDigest, Term,
 };
 
 /// Something that happened outside the core.
@@ -54,6 +55,10 @@ pub enum Event {
     Applied {
         /// Last applied index.
         index: LogIndex,
+        /// Digest of the state after it; `None` where states are not compared.
+        digest: Option<StateDigest>,
+        /// Digests after the entries that set a mark; all replicas set marks after the same entries.
+        marks: Vec<(LogIndex, StateDigest)>,
     },
     /// An administrator wants other members.
     ChangeMembers {
@@ -299,4 +304,6 @@ pub enum HaltReason {
     DiskFailed,
     /// The log lacks entries that this node has acknowledged.
     DataLost,
+    /// A majority of the voters has another state after the same entry.
+    Diverged,
 }

@@ -24,6 +24,7 @@ impl Raft {
         if !self.hear_leader(now, from, term, out) {
             return;
         }
+        self.tell_state(now, out);
         let (prev, entries) = self.skip_covered(prev, entries);
         if !self.log.matches(prev) {
             if self.is_space_low() && prev.index > self.log.last().index {

@@ -121,6 +121,7 @@ impl Raft {
     /// The state of a snapshot is the applied one, or some later one is.
     pub(super) fn on_applied(&mut self, index: LogIndex, out: &mut Vec<Effect>) {
         if self.log.on_applied(index) {
+            self.forget_own_states();
             out.push(Effect::Observe(Observation::SnapshotInstalled { index }));
         }
     }

@@ -200,6 +200,7 @@ impl Raft {
         self.start_round(now, out);
         self.advance_transfer(out);
         self.promote_learners(now, out);
+        self.tell_state(now, out);
     }
 
     /// Whether a majority of the voters, this leader included, was heard within an election timeout.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Configuration, Entry, Payload, Snapshot};
-use crate::types::{IoId, LogIndex, LogPosition, LogTime, Term};
+use crate::types::{IoId, LogIndex, LogPosition, LogTime, StateDigest, Term};
 
 /// What the log on disk holds at start.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,8 @@ pub struct Recovered {
     pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
     /// Index up to which entries are known to be committed and have been applied.
     pub applied: LogIndex,
+    /// Digest of the state after `applied`, if states are compared.
+    pub digest: Option<StateDigest>,
     /// All entries above `applied`.
     pub tail: Vec<Entry>,
 }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::{Entry, Refusal};
-use crate::types::{LogIndex, LogPosition, ProposalId, ReadId, Session, Term};
+use crate::types::{LogIndex, LogPosition, ProposalId, ReadId, Session, StateDigest, Term};
 
 /// Anything that arrives from a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +110,11 @@ pub enum Signal {
         /// What it had acknowledged.
         match_index: LogIndex,
     },
+    /// Digests of the sender's state, each after the entry named, newest first.
+    StateDigests {
+        /// At most [`STATE_DIGESTS_MAX`](super::STATE_DIGESTS_MAX).
+        digests: Vec<(LogIndex, StateDigest)>,
+    },
 }
 
 /// Where a forwarded write was appended, or why it was not.
@@ -186,7 +191,8 @@ impl Message {
                 | Signal::Forwarded { .. }
                 | Signal::ReadIndex { .. }
                 | Signal::ReadIndexRefused { .. }
-                | Signal::Removed { .. } => None,
+                | Signal::Removed { .. }
+                | Signal::StateDigests { .. } => None,
             },
             Self::Promise(Promise::VoteGranted { term } | Promise::Appended { term, .. }) => Some(*term),
         }

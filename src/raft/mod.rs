@@ -4,6 +4,7 @@
 mod change;
 mod compaction;
 mod configuration;
+mod divergence;
 mod election;
 mod entry;
 mod event;
@@ -34,6 +35,7 @@ mod trouble;
 
 pub use change::{AdminRefusal, Change, NewMember};
 pub use configuration::{Configuration, MEMBERS_MAX, Member};
+pub use divergence::STATE_DIGESTS_MAX;
 pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};
 pub use event::{
     AppendEntries, Committed, Effect, Event, HaltReason, Outcome, Proposal, Refusal, RefusalReason,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::divergence::Divergence;
 use super::election::ignored_vote;
 use super::install::Received;
 use super::lease::Echo;
@@ -47,6 +48,7 @@ pub struct Raft {
     /// A transfer of leadership that this node began and whose end it waits for.
     pub(super) handover: Option<Handover>,
     pub(super) told: Told,
+    pub(super) divergence: Divergence,
     /// The latest leader known, and its term.
     last_leader: Option<(NodeId, Term)>,
     /// Role and term last reported.
@@ -132,6 +134,7 @@ impl Raft {
         recovered: Recovered,
     ) -> Result<Self, SettingsError> {
         settings.check()?;
+        let divergence = Divergence::new(recovered.applied, recovered.digest);
         let log = Log::new(recovered, settings.cache_bytes);
         let told = Told::new(log.configuration());
         let (covered, no_vote_until) = (log.before().index, settings.first_vote_at(now));
@@ -150,6 +153,7 @@ impl Raft {
             next_read_id,
             handover: None,
             told,
+            divergence,
             last_leader: None,
             reported: (RoleName::Follower, hard_state.term),
             covered,
@@ -166,7 +170,8 @@ impl Raft {
     }
 
     /// Takes one event; pushes what must be done to `out`.
-    pub fn step(&mut self, now: Instant, event: Event, out: &mut Vec<Effect>) {
+    pub fn step(&mut self, now: Instant, mut event: Event, out: &mut Vec<Effect>) {
+        self.note_state(&mut event);
         match event {
             Event::Timeout => self.on_timeout(now, out),
             Event::Message { from, message } => self.on_message(now, from, message, out),
@@ -181,7 +186,7 @@ impl Raft {
             }
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
             Event::Loaded { peer, entries } => self.on_loaded(peer, entries, out),
-            Event::Applied { index } => self.on_applied(index, out),
+            Event::Applied { index, .. } => self.on_applied(index, out),
             Event::ChangeMembers { request, change, expected, deadline } => {
                 self.on_change_members(now, ChangeRequest { request, change, expected, deadline }, out);
             }
@@ -395,6 +400,7 @@ impl Raft {
             Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.on_refused(id),
             Message::Signal(Signal::TimeoutNow { term }) => self.on_timeout_now(now, term, out),
             Message::Signal(Signal::Removed { index }) => self.on_removed(index, out),
+            Message::Signal(Signal::StateDigests { digests }) => self.on_state_digests(from, digests, out),
             Message::Signal(Signal::LostData { term, session, match_index }) => {
                 if term == self.hard_state.term {
                     self.on_lost_data(session, match_index, out);

@@ -1,6 +1,6 @@
 //! What the core reports for metrics, logs and the page: one typed stream.
 
-use crate::types::{LogIndex, NodeId, Term};
+use crate::types::{LogIndex, NodeId, StateDigest, Term};
 
 /// Something worth counting or showing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -146,6 +146,29 @@ pub enum Observation {
         match_index: LogIndex,
         /// The last one there is.
         last_index: LogIndex,
+    },
+    /// A member's state after the same entry is another one.
+    StateDiffers {
+        /// Which member.
+        peer: NodeId,
+        /// After which entry.
+        index: LogIndex,
+    },
+    /// A member whose state differed has the same state again.
+    StateAgrees {
+        /// Which member.
+        peer: NodeId,
+        /// After which entry.
+        index: LogIndex,
+    },
+    /// A majority of the voters has the same state after this entry, and the own one differs from it.
+    StateDiverged {
+        /// After which entry.
+        index: LogIndex,
+        /// The own state's digest.
+        own: StateDigest,
+        /// The majority's.
+        majority: StateDigest,
     },
 }
 

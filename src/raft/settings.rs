@@ -48,6 +48,8 @@ pub struct Settings {
     /// A leader whose oldest append is not durable after this time steps down, and no node stands for election
     /// meanwhile. At least twice the election timeout is waited.
     pub disk_stall_timeout: Duration,
+    /// Time between two messages to each other member about the own state, to find replicas that differ; zero: never.
+    pub state_check_interval: Duration,
     /// A bug to show that it is found; none in a normal build.
     pub planted: Planted,
 }
@@ -72,6 +74,7 @@ impl Default for Settings {
             lease_reads: false,
             clock_drift_ppm: 100_000,
             disk_stall_timeout: Duration::from_secs(1),
+            state_check_interval: Duration::from_secs(1),
             planted: Planted::default(),
         }
     }

@@ -7,7 +7,12 @@ use super::snapshot::{Cut, StagedStores};
 use crate::kv::{self, Command, Record};
 use crate::raft::{Committed, Configuration, Payload, Snapshot};
 use crate::storage::Checkpoint;
-use crate::types::{LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, StagedId};
+use crate::types::{
+    LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, StagedId, StateDigest,
+};
+
+/// Between two marks, by the log's clock.
+const MARK_MICROS: u64 = 1_000_000;
 
 /// The state machine's part. Readers share the store; apply takes its lock once a batch.
 pub struct Apply {
@@ -33,6 +38,11 @@ pub struct ApplyOutput {
     pub installed: bool,
     /// Snapshots for peers.
     pub cuts: Vec<Cut>,
+    /// Digest of the state after the last entry.
+    pub digest: StateDigest,
+    /// Digests after entries that set a mark: the first ones of each second of the log's clock. So all replicas have
+    /// digests of the same states to compare, however they batch what they apply.
+    pub marks: Vec<(LogIndex, StateDigest)>,
 }
 
 impl Apply {
@@ -113,6 +123,7 @@ impl Apply {
                 }
             }
         }
+        out.digest = store.digest();
         // Readers need not wait while a whole state is let go.
         drop(store);
     }
@@ -155,6 +166,7 @@ impl Apply {
             self.applied
         );
         self.applied = entry.position();
+        let sets_mark = entry.time.0 / MARK_MICROS != self.time.0 / MARK_MICROS;
         self.time = entry.time;
         match entry.payload {
             Payload::Noop => {}
@@ -168,6 +180,9 @@ impl Apply {
                     out.answers.push((id, answer));
                 }
             }
+        }
+        if sets_mark {
+            out.marks.push((self.applied.index, store.digest()));
         }
     }
 }

@@ -104,6 +104,7 @@ pub fn recover<F: Files, S: StateStore>(
         runs: found.runs,
         configurations: found.configurations,
         applied,
+        digest: Some(store.read().unwrap_or_else(PoisonError::into_inner).digest()),
         tail: read_all(&mut wal, applied, found.last.index)?,
     };
     let state = Arc::new(Mutex::new(state));

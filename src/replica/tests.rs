@@ -137,7 +137,8 @@ fn apply(replica: &mut Replica, out: &mut CoreOutput) -> ApplyOutput {
     let mut applied = ApplyOutput::default();
     replica.apply.handle(std::mem::take(&mut out.apply), &mut applied);
     let index = replica.apply.applied();
-    replica.core.handle(Instant(0), Event::Applied { index }, out);
+    let (digest, marks) = (Some(applied.digest), std::mem::take(&mut applied.marks));
+    replica.core.handle(Instant(0), Event::Applied { index, digest, marks }, out);
     applied
 }
 

@@ -90,6 +90,14 @@ fn disk(observation: &Observation) -> Option<Announcement> {
                 "the log ends at entry {last_index}, although entries up to {match_index} were acknowledged"
             ),
         )),
+        Observation::StateDiffers { index, .. } => Some(warning(
+            "StateDiffers",
+            &format!("after entry {index} another member's state differs from this node's"),
+        )),
+        Observation::StateDiverged { index, .. } => Some(warning(
+            "StateDiverged",
+            &format!("after entry {index} this node's state differs from a majority's: the node stops"),
+        )),
         _ => None,
     }
 }

@@ -416,6 +416,7 @@ fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Mach
         paused_until: Instant(0),
         fuse: None,
         flipped: false,
+        spoiled: false,
         free_bytes: u64::MAX,
         standing: if is_spare { Standing::Unused } else { Standing::Fit },
         holds_elections: false,

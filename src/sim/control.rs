@@ -132,6 +132,13 @@ impl Cluster {
         self.ask(node, Question { key, call, stale: false, name: None })
     }
 
+    /// Changes the state in the memory of a running node, as no entry did.
+    pub fn spoil_state(&mut self, node: usize) {
+        self.tell(|| format!("the state of n{} is changed by hand", node + 1));
+        self.machines[node].spoiled = true;
+        self.process(node).spoil_state();
+    }
+
     /// Reads a key by hand, linearizably.
     pub fn get(&mut self, node: usize, key: &str) -> Token {
         self.ask(

@@ -146,6 +146,7 @@ impl Cluster {
         let now = self.now;
         let machine = &mut self.machines[node];
         machine.fuse = None;
+        machine.spoiled = false;
         machine.files.disk().crash(now, crash);
         machine.directory.crash(now, &mut machine.random);
         if machine.founder.take().is_some() {

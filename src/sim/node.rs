@@ -47,6 +47,8 @@ pub(super) struct Machine {
     pub(super) fuse: Option<u32>,
     /// A stored bit was changed: damage may be found.
     pub(super) flipped: bool,
+    /// The state in its process's memory was changed by hand.
+    pub(super) spoiled: bool,
     /// Of its disk.
     pub(super) free_bytes: u64,
     /// Whether its process may be started.
@@ -84,8 +86,12 @@ pub(super) enum FromPeer {
 
 /// What log and apply report to the core.
 pub(super) enum Done {
-    Log { jobs: usize, events: Vec<Event> },
-    Apply { index: LogIndex },
+    Log {
+        jobs: usize,
+        events: Vec<Event>,
+    },
+    /// With an [`Event::Applied`].
+    Apply(Event),
     Event(Event),
 }
 
@@ -236,10 +242,10 @@ impl Process {
                         self.core.handle(now, event, &mut self.out);
                     }
                 }
-                Done::Apply { index } => {
+                Done::Apply(event) => {
                     self.apply_jobs -= 1;
                     steps += 1;
-                    self.core.handle(now, Event::Applied { index }, &mut self.out);
+                    self.core.handle(now, event, &mut self.out);
                 }
                 Done::Event(event) => {
                     steps += 1;
@@ -401,8 +407,19 @@ impl Process {
         }
         self.changes.0.extend_from_slice(&out.records);
         self.changes.1 = Some(self.apply.checkpoint());
-        self.done.push_back(Done::Apply { index: self.apply.applied() });
+        let (index, digest) = (self.apply.applied(), Some(out.digest));
+        self.done.push_back(Done::Apply(Event::Applied { index, digest, marks: out.marks }));
         AppliedJob { answers, records: out.records, cuts: out.cuts }
+    }
+
+    /// Changes the state in memory as no entry did: it remembers a request that nobody made. What is written to disk
+    /// stays as it is.
+    pub(super) fn spoil_state(&mut self) {
+        let Checkpoint { applied, time, .. } = self.apply.checkpoint();
+        let answer = kv::Answer::IdempotencyConflict;
+        let key = Bytes::from_static(b"nobody");
+        let outcome = kv::Remembered { index: applied.index, time, key, request_hash: 0, answer };
+        self.store.write().unwrap_or_else(PoisonError::into_inner).restore(Record::Outcome(outcome));
     }
 
     pub(super) fn done(&mut self, done: Done) {

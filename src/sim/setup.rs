@@ -129,6 +129,7 @@ impl Setup {
         let clients = random.index(6) + 1;
         let mut raft = draw_raft(random);
         draw_snapshots(&mut Random::new(seed, 10), &mut raft);
+        raft.state_check_interval = Duration::from_millis(Random::new(seed, 13).pick(&[50, 300, 1000]));
         Self {
             clients,
             // As far apart as leases bear.

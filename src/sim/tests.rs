@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::cluster::Cluster;
 use super::faults::FaultKind;
 use super::run::{Plan, run, run_as};
 use super::setup::Setup;
 use super::trace::Happening;
 use crate::plant::Planted;
+use crate::raft::Observation;
+use crate::types::Instant;
 
 fn plan(seed: u64) -> Plan {
     let nodes = if seed.is_multiple_of(4) { 5 } else { 3 };
@@ -80,4 +83,57 @@ fn snapshots_that_find_no_room_are_refused_and_the_cluster_goes_on() {
         }
     }
     panic!("only seen: {seen:?}");
+}
+
+/// A cluster with a leader, a few writes, and no faults.
+fn written(seed: u64, nodes: usize) -> Cluster {
+    let mut cluster = Cluster::new(Setup::calm(seed, nodes));
+    assert!(cluster.run_until(Instant(5_000_000), Cluster::is_led), "seed {seed}");
+    let leader = cluster.leader().unwrap();
+    for key in ["a", "b", "c"] {
+        cluster.put(leader, key, key);
+    }
+    assert!(cluster.run_until(Instant(10_000_000), Cluster::is_settled), "seed {seed}");
+    cluster
+}
+
+#[test]
+fn a_replica_whose_state_differs_from_a_majority_halts_and_the_others_continue() {
+    for seed in 0..40 {
+        let nodes = if seed % 2 == 0 { 3 } else { 5 };
+        let mut cluster = written(seed, nodes);
+        let leader = cluster.leader().unwrap();
+        // The leader and followers in turn. Each write brings the digest up to date.
+        let spoiled = (leader + usize::try_from(seed / 2 % 3).unwrap()) % nodes;
+        cluster.spoil_state(spoiled);
+        cluster.put(leader, "d", "d");
+        let limit = Instant(cluster.now().0 + 5_000_000);
+        assert!(cluster.run_until(limit, |cluster| !cluster.is_running(spoiled)), "seed {seed}");
+        assert!((0..nodes).all(|node| node == spoiled || cluster.is_running(node)), "seed {seed}");
+        assert!(cluster.run_until(Instant(limit.0 + 5_000_000), |cluster| cluster.is_led()), "seed {seed}");
+        let leader = cluster.leader().unwrap();
+        cluster.put(leader, "e", "e");
+        let has_it =
+            |cluster: &Cluster| (0..nodes).all(|node| node == spoiled || cluster.value(node, b"e").is_some());
+        assert!(cluster.run_until(Instant(limit.0 + 10_000_000), has_it), "seed {seed}");
+        assert_eq!(cluster.violation(), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn without_a_majority_replicas_that_differ_report_it_and_continue() {
+    let mut cluster = written(1, 2);
+    cluster.trace.keep();
+    cluster.spoil_state(1);
+    let leader = cluster.leader().unwrap();
+    cluster.put(leader, "d", "d");
+    cluster.run_to(Instant(cluster.now().0 + 5_000_000));
+    assert!(cluster.is_running(0) && cluster.is_running(1));
+    let mut reporters = BTreeSet::new();
+    for (_, happening) in cluster.trace.take() {
+        if let Happening::Observed { node, observation: Observation::StateDiffers { .. } } = happening {
+            reporters.insert(node);
+        }
+    }
+    assert_eq!(reporters, BTreeSet::from([0, 1]));
 }

@@ -224,6 +224,10 @@ impl fmt::Display for Told<'_> {
             Signal::TimeoutNow { term } => write!(f, "take over from the leader of term {term}"),
             Signal::Removed { index } => write!(f, "removed by entry {index}"),
             Signal::LostData { match_index, .. } => write!(f, "acknowledged {match_index} and lost it"),
+            Signal::StateDigests { digests } => {
+                let newest = digests.first().map_or(LogIndex(0), |(index, _)| *index);
+                write!(f, "state up to {newest}")
+            }
         }
     }
 }
@@ -297,7 +301,26 @@ impl fmt::Display for Seen<'_> {
             Observation::DataLost { match_index, last_index } => {
                 write!(f, "acknowledged entries up to {match_index} and holds them up to {last_index}")
             }
+            Observation::StateDiffers { .. }
+            | Observation::StateAgrees { .. }
+            | Observation::StateDiverged { .. } => state(f, self.0),
         }
+    }
+}
+
+/// How the node's state compares with others'.
+fn state(f: &mut fmt::Formatter<'_>, seen: &Observation) -> fmt::Result {
+    match seen {
+        Observation::StateDiffers { peer, index } => {
+            write!(f, "has another state than n{} after entry {index}", peer.0)
+        }
+        Observation::StateAgrees { peer, index } => {
+            write!(f, "has the state of n{} again, after entry {index}", peer.0)
+        }
+        Observation::StateDiverged { index, .. } => {
+            write!(f, "has another state than a majority after entry {index}")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -366,6 +389,10 @@ pub(super) fn words(message: &Message) -> u64 {
             Signal::TimeoutNow { term } => (15, term.0, 0),
             Signal::Removed { index } => (16, index.0, 0),
             Signal::LostData { match_index, .. } => (17, match_index.0, 0),
+            Signal::StateDigests { digests } => {
+                let newest = digests.first().map_or((0, 0), |(index, digest)| (index.0, digest.value));
+                (18, newest.0, newest.1)
+            }
         },
     };
     kind | a.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ b.rotate_left(40)

@@ -5,10 +5,10 @@ use bytes::Bytes;
 
 use super::proto::{self, forwarded_answer, message::Body, refusal};
 use crate::raft::{
-    Append, Entry, Message, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason, Signal,
-    VoteRequest,
+    Append, Entry, Message, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason,
+    STATE_DIGESTS_MAX, Signal, VoteRequest,
 };
-use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, Session, Term};
+use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, Session, StateDigest, Term};
 
 /// Largest gRPC message, in bytes, either way.
 pub const GRPC_BYTES_MAX: usize = 4 << 20;
@@ -179,6 +179,14 @@ fn signal_to_wire(signal: Signal) -> Body {
         Signal::LostData { term, session, match_index } => {
             Body::LostData(proto::LostData { term: term.0, session: session.0, match_index: match_index.0 })
         }
+        Signal::StateDigests { digests } => {
+            let digests = digests.into_iter().map(|(index, digest)| proto::StateDigest {
+                index: index.0,
+                scheme: digest.scheme,
+                digest: digest.value,
+            });
+            Body::StateDigests(proto::StateDigests { digests: digests.collect() })
+        }
     }
 }
 
@@ -268,6 +276,14 @@ pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
             session: session(m.session)?,
             match_index: index(m.match_index)?,
         },
+        Body::StateDigests(m) => {
+            check_size("state digests", m.digests.len(), STATE_DIGESTS_MAX)?;
+            let digests = m.digests.into_iter().map(|wire| {
+                let digest = StateDigest { scheme: wire.scheme, value: wire.digest };
+                Ok((index(wire.index)?, digest))
+            });
+            Signal::StateDigests { digests: digests.collect::<Result<_, Malformed>>()? }
+        }
         Body::VoteGranted(m) => return Ok(Promise::VoteGranted { term: elected_term(m.term)? }.into()),
         Body::Appended(m) => {
             return Ok(Promise::Appended {

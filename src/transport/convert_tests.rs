@@ -88,6 +88,13 @@ fn every_message() -> Vec<Message> {
         Signal::TimeoutNow { term }.into(),
         Signal::Removed { index: LogIndex(9) }.into(),
         Signal::LostData { term, session, match_index: LogIndex(9) }.into(),
+        Signal::StateDigests {
+            digests: vec![
+                (LogIndex(9), StateDigest { scheme: 1, value: u64::MAX }),
+                (LogIndex(3), StateDigest::default()),
+            ],
+        }
+        .into(),
         Promise::VoteGranted { term }.into(),
         Promise::Appended { term, session, match_index: LogIndex(13), round: 3, stickiness_ms: u32::MAX }
             .into(),

@@ -333,7 +333,7 @@ impl Cluster {
         for error in errors {
             self.note(Err(error));
         }
-        todo.push_back((Event::Applied { index }, None));
+        todo.push_back((Event::Applied { index, digest: None, marks: Vec::new() }, None));
     }
 
     /// Makes pending appends durable, at most `count`; the promises that rest on them leave.
@@ -364,7 +364,9 @@ impl Cluster {
                 }
                 node.applied = applied;
                 let heading = format!("{} state: as of {}", name(id), snapshot.position);
-                installed = Some((Event::Applied { index: snapshot.position.index }, Some(heading)));
+                let index = snapshot.position.index;
+                let event = Event::Applied { index, digest: None, marks: Vec::new() };
+                installed = Some((event, Some(heading)));
             }
         }
         if let Some(io) = last {

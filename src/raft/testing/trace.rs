@@ -113,6 +113,10 @@ impl Trace {
             Signal::LostData { term, session, match_index } => {
                 format!("LostData term={term} match={match_index}{}", session_text(*session))
             }
+            Signal::StateDigests { digests } => {
+                let digests = digests.iter().map(|(index, digest)| format!("{index}:{}", digest.value));
+                format!("StateDigests {}", digests.collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }
@@ -139,6 +143,7 @@ pub(super) fn kind(message: &Message) -> &'static str {
             Signal::TimeoutNow { .. } => "TimeoutNow",
             Signal::Removed { .. } => "Removed",
             Signal::LostData { .. } => "LostData",
+            Signal::StateDigests { .. } => "StateDigests",
         },
     }
 }
@@ -271,6 +276,15 @@ pub(super) fn observation_text(id: NodeId, observation: &Observation) -> Option<
         Observation::SpaceFreed => Some("has space again".to_owned()),
         Observation::DataLost { match_index, last_index } => {
             Some(format!("acknowledged {match_index}, and its log ends at {last_index}"))
+        }
+        Observation::StateDiffers { peer, index } => {
+            Some(format!("has another state than {} after {index}", name(*peer)))
+        }
+        Observation::StateAgrees { peer, index } => {
+            Some(format!("has the state of {} again, after {index}", name(*peer)))
+        }
+        Observation::StateDiverged { index, .. } => {
+            Some(format!("has another state than a majority after {index}"))
         }
         Observation::PeerLost { peer } => Some(format!("has lost {}", name(*peer))),
         Observation::MemberPromoted { member } => {

@@ -333,7 +333,10 @@ impl Narrator {
             | Observation::DiskWorks
             | Observation::SpaceLow
             | Observation::SpaceFreed
-            | Observation::DataLost { .. } => {}
+            | Observation::DataLost { .. }
+            | Observation::StateDiffers { .. }
+            | Observation::StateAgrees { .. }
+            | Observation::StateDiverged { .. } => {}
         }
     }
 

@@ -286,6 +286,8 @@ impl Stage {
 
 fn new_cluster(seed: u64, planted: Planted, tamper: Tamper, change: impl FnOnce(&mut Setup)) -> Cluster {
     let mut setup = Setup::calm(seed, NODES);
+    // Part of no story.
+    setup.raft.state_check_interval = std::time::Duration::ZERO;
     setup.raft.planted = planted;
     setup.disk.slow_of_thousand = 0;
     change(&mut setup);

@@ -82,6 +82,10 @@ pub(super) fn said(message: &Message) -> Said {
             let text = format!("you had entries up to {match_index} and lost them");
             Said::new("LostData", text, Some(*term), Some(*match_index))
         }
+        Signal::StateDigests { digests } => {
+            let newest = digests.first().map(|(index, _)| *index);
+            Said::new("StateDigests", "this is the digest of my state".to_owned(), None, newest)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod chaos_faults;
 mod cluster;
 mod damage;
 mod disk_fails;
+mod diverged;
 mod emptied;
 mod flush;
 mod forward;
