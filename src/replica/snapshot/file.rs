@@ -31,6 +31,8 @@ const MAGIC: &[u8] = b"kuberaft snapshot\n";
 const FORMAT: u32 = 1;
 /// Largest description, in bytes: a configuration of very many members that were removed.
 const ABOUT_BYTES_MAX: usize = 16 << 20;
+/// Terms, indexes, times and revisions lie below this, as on the wire, so that counting on from them cannot overflow.
+const NUMBER_MAX: u64 = 1 << 62;
 const CHUNK: u8 = 1;
 const TRAILER: u8 = 2;
 
@@ -110,6 +112,10 @@ impl About {
     fn header(&self) -> Result<Header, String> {
         let hash = u64::from_str_radix(&self.state_hash, 16)
             .map_err(|_| format!("the digest is {:?} instead of 16 hex digits", self.state_hash))?;
+        let numbers = [self.position.index.0, self.position.term.0, self.time.0, self.revision.0];
+        if let Some(number) = numbers.iter().find(|number| **number >= NUMBER_MAX) {
+            return Err(format!("{number} is larger than any index, term, time or revision can be"));
+        }
         Ok(Header {
             id: self.id,
             term: self.position.term,

@@ -176,7 +176,16 @@ impl<G: Staging> Incoming<G> {
         if row.revision <= before || row.revision > self.header.revision {
             return Err("a row out of order");
         }
-        if row.create_revision > row.revision || row.key.is_empty() {
+        let Revision(created) = row.create_revision;
+        // Each write of a key takes a revision of its own.
+        let is_possible = match &row.value {
+            Some(_) => {
+                (1..=row.revision.0).contains(&created)
+                    && (1..=row.revision.0 - created + 1).contains(&row.version)
+            }
+            None => (created, row.version) == (0, 0),
+        };
+        if row.key.is_empty() || !is_possible {
             return Err("a row that no write makes");
         }
         self.last_row =
@@ -200,6 +209,12 @@ impl<G: Staging> Incoming<G> {
         }
         self.last_outcome = (outcome.index, outcome.time);
         Ok(())
+    }
+
+    /// Revision, keys and digest of what was taken so far.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn totals(&self) -> (Revision, u64, u64) {
+        (self.store.revision(), self.store.len() as u64, self.store.hash())
     }
 
     /// After the last chunk: compares the state with what the sender said of its own, and makes the staging durable.

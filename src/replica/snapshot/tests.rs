@@ -249,3 +249,39 @@ fn a_shelf_hands_out_each_half_once() {
     shelf.remove(second);
     assert!(shelf.is_empty());
 }
+
+/// A row of such a version was taken, and the next write to its key counted past 2^64.
+#[test]
+fn rows_that_no_write_makes_are_refused() {
+    let cut = cut(&store(40));
+    let row = |revision, create_revision, version, value: Option<&'static [u8]>| Row {
+        revision: Revision(revision),
+        key: Bytes::from_static(b"key"),
+        value: value.map(Bytes::from_static),
+        create_revision: Revision(create_revision),
+        version,
+    };
+    let value = Some(&b"value"[..]);
+    let impossible = [
+        row(5, 1, u64::MAX, value),
+        row(5, 3, 4, value),
+        row(5, 1, 0, value),
+        row(5, 0, 1, value),
+        row(5, 6, 1, value),
+        row(5, 1, 1, None),
+        Row { key: Bytes::new(), ..row(5, 1, 1, value) },
+    ];
+    let taken = |row| {
+        let mut encoded = Vec::new();
+        records::encode(&Record::Row(row), &mut encoded);
+        let records = Bytes::from(encoded);
+        let chunk = Chunk { number: 0, crc: Chunk::checksum(ID, 0, &records), records, total: None };
+        incoming(&cut).take(&chunk)
+    };
+    for row in impossible {
+        assert!(matches!(taken(row.clone()), Err(IncomingError::Content(_))), "{row:?}");
+    }
+    for row in [row(5, 3, 3, value), row(5, 5, 1, value), row(5, 0, 0, None)] {
+        assert!(taken(row.clone()).is_ok(), "{row:?}");
+    }
+}
