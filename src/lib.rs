@@ -15,12 +15,15 @@
 //! 11. [`metrics`], [`config`], [`server`], [`cli`]: the process
 //! 12. [`sim`]: histories and clusters that never were, to find faults
 //! 13. [`chaos`]: load on real clusters, judged, while faults are injected
+//! 14. `fuzzing`: what fuzz targets run; in tests and with the feature of that name only
 
 pub mod api;
 pub mod chaos;
 pub mod cli;
 pub mod config;
 pub mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod k8s;
 pub mod kv;
 pub mod membership;

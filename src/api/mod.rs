@@ -23,7 +23,10 @@ mod snapshot;
 mod state;
 mod status;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used, reason = "for tests and fuzz targets")]
 mod memory_replica;
 #[cfg(test)]
 mod tests;

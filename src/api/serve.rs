@@ -192,7 +192,7 @@ async fn serve_connection(
     }
 }
 
-fn connection_builder() -> auto::Builder<TokioExecutor> {
+pub(super) fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().max_buf_size(HEAD_BYTES_MAX);
     builder

@@ -4,6 +4,8 @@
 
 mod cluster;
 mod flags;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod kubernetes;
 mod layers;
 mod tls;

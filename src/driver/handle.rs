@@ -70,7 +70,7 @@ pub struct Status {
     pub has_quorum: bool,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Status {
     /// Node 1 of cluster 7, as it starts: nothing is in its log, and nobody leads.
     pub(crate) fn sample() -> Self {

@@ -105,7 +105,7 @@ impl Addresses {
 
 /// The pods of a slice, whatever their conditions say: in a headless slice terminating members are listed, too, and
 /// they still vote.
-fn pods(slice: &EndpointSlice) -> BTreeMap<String, Vec<IpAddr>> {
+pub(super) fn pods(slice: &EndpointSlice) -> BTreeMap<String, Vec<IpAddr>> {
     let mut pods: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
     for endpoint in &slice.endpoints {
         let Some(target) = endpoint.target_ref.as_ref() else { continue };

@@ -8,6 +8,8 @@ mod addresses;
 mod admin;
 mod controller;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod latch;
 mod peer_secret;
 mod role_label;

@@ -2,6 +2,8 @@
 
 mod command;
 mod digest;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod outcomes;
 mod record;
 mod store;

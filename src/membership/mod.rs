@@ -10,6 +10,8 @@
 
 mod admin;
 mod formation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod initial_cluster;
 mod join;
 pub mod latch;

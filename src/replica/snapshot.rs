@@ -9,6 +9,8 @@
 
 mod cut;
 pub mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod incoming;
 mod records;
 mod shelf;

@@ -20,6 +20,8 @@ pub mod data_dir;
 mod error;
 pub mod files;
 mod fit;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod inspect;
 mod lock;
 pub mod space;

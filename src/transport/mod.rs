@@ -13,6 +13,8 @@ mod bootstrap;
 mod convert;
 mod dial;
 mod directory;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod incoming;
 mod log_limit;
 mod outbox;

@@ -204,7 +204,7 @@ impl Save {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Save {
     /// For tests: this state.
     pub(crate) fn of(view: crate::kv::View, cluster_id: ClusterId) -> Self {
@@ -214,6 +214,7 @@ impl Save {
     }
 
     /// For tests: how many keys a whole file holds.
+    #[cfg(test)]
     pub(crate) fn keys_in(file: &[u8]) -> usize {
         Reader::open(file).unwrap().restore(Nowhere).unwrap().store.len()
     }

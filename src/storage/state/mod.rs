@@ -19,6 +19,8 @@
 
 mod blocks;
 mod database;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod generation;
 pub mod records;
 mod rewrite;

@@ -34,6 +34,8 @@
 
 mod beginning;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod inspect;
 mod newest;
 mod positions;

@@ -231,7 +231,9 @@ fn mark_tests(tokens: &mut [Token]) -> Vec<String> {
             break;
         }
         let is_test = texts_are(&tokens[at..], &["#", "[", "cfg", "(", "test", ")", "]"])
-            || texts_are(&tokens[at..], &["#", "[", "cfg", "(", "all", "(", "test", ","]);
+            || texts_are(&tokens[at..], &["#", "[", "cfg", "(", "all", "(", "test", ","])
+            // What the fuzz targets run is test code, too.
+            || texts_are(&tokens[at..], &["#", "[", "cfg", "(", "any", "(", "test", ","]);
         if !is_test {
             at += 1;
             continue;
