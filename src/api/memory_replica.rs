@@ -54,6 +54,7 @@ impl MemoryReplica {
             configuration: Arc::new(Configuration { voters, ..Configuration::default() }),
             configuration_index: LogIndex(1),
             has_quorum: true,
+            is_heard: true,
             ..Status::sample()
         };
         Arc::new(Self {

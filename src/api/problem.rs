@@ -143,6 +143,9 @@ impl From<Refusal> for Problem {
             RefusalReason::NoLeader => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known at this node")
             }
+            RefusalReason::NotHeard => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_leader", "the leader does not hear this node")
+            }
             RefusalReason::NoQuorum => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no_quorum", "no majority of the voters answers the leader")
             }

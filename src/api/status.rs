@@ -178,6 +178,9 @@ fn reasons<R: Replica>(api: &Api<R>, status: Option<&Status>) -> Vec<String> {
         reasons.extend(api.advice());
     } else if !status.has_quorum {
         reasons.push("no majority of the voters answers".into());
+    } else if !status.is_heard {
+        reasons
+            .push("the leader does not hear this node: what it sends to the leader does not arrive".into());
     }
     let lag = status.commit_index.0.saturating_sub(status.applied_index.0);
     if lag > api.settings.ready_lag_entries_max {

@@ -63,7 +63,7 @@ type AdminReply = oneshot::Sender<Result<LogIndex, AdminRefusal>>;
 /// What comes from the transport.
 pub(super) enum FromPeer {
     Message(NodeId, Message),
-    Dropped(NodeId),
+    Dropped(NodeId, Vec<ProposalId>),
 }
 
 /// What log and apply report. Each job is reported once.
@@ -107,8 +107,8 @@ pub(super) struct CoreThread {
     next_id: u64,
     log_jobs: usize,
     apply_jobs: usize,
-    /// Peers to which a message was dropped in this turn.
-    dropped: Vec<NodeId>,
+    /// Peers to which a message was dropped in this turn, and the forwarded writes in it.
+    dropped: Vec<(NodeId, Vec<ProposalId>)>,
     stopping: Option<Instant>,
     /// When to show anew how far each peer is.
     peers_due: Instant,
@@ -130,6 +130,7 @@ pub(super) fn status(cluster_id: ClusterId, node_id: NodeId, core: &Core) -> Sta
         configuration_index: raft.configuration_index,
         peers: Arc::default(),
         has_quorum: raft.has_quorum,
+        is_heard: raft.is_heard,
     }
 }
 
@@ -213,14 +214,14 @@ impl CoreThread {
         while let Ok(done) = self.queues.done.try_recv() {
             self.on_done(done);
         }
-        for to in std::mem::take(&mut self.dropped) {
-            self.step(Event::SendDropped { to });
+        for (to, unsent) in std::mem::take(&mut self.dropped) {
+            self.step(Event::SendDropped { to, unsent });
         }
         if self.has_credit() {
             for _ in 0..MESSAGES_PER_TURN {
                 match self.queues.messages.try_recv() {
                     Ok(FromPeer::Message(from, message)) => self.step(Event::Message { from, message }),
-                    Ok(FromPeer::Dropped(to)) => self.step(Event::SendDropped { to }),
+                    Ok(FromPeer::Dropped(to, unsent)) => self.step(Event::SendDropped { to, unsent }),
                     Err(_) => break,
                 }
             }
@@ -320,8 +321,9 @@ impl CoreThread {
             }
         }
         for (to, message) in self.out.sends.drain(..) {
+            let forwarded = message.forwarded();
             if !(self.send)(to, message) {
-                self.dropped.push(to);
+                self.dropped.push((to, forwarded));
             }
         }
         let has_work = !self.out.apply.is_empty() || !self.cuts.is_empty();
@@ -399,6 +401,7 @@ impl CoreThread {
             configuration_index: raft.configuration_index,
             peers: peers.unwrap_or_else(|| Arc::clone(&status.peers)),
             has_quorum: raft.has_quorum,
+            is_heard: raft.is_heard,
         };
         drop(status);
         // Whoever is answered finds the outcome in the status.

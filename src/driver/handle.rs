@@ -20,7 +20,7 @@ pub use crate::raft::{
 };
 pub use crate::replica::snapshot::file::Save;
 use crate::replica::snapshot::{self, Receive};
-use crate::types::{ClusterId, LogIndex, NodeId, Term};
+use crate::types::{ClusterId, LogIndex, NodeId, ProposalId, Term};
 
 /// Beyond a request's own deadline, which the core keeps: only a stuck process is later than that.
 const GRACE: Duration = Duration::from_millis(500);
@@ -68,6 +68,8 @@ pub struct Status {
     pub peers: Arc<[PeerStatus]>,
     /// At a leader: whether a majority answers; at a follower: whether a leader is heard.
     pub has_quorum: bool,
+    /// False at a follower whose leader has not heard it for an election timeout, and says so.
+    pub is_heard: bool,
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -87,6 +89,7 @@ impl Status {
             configuration_index: LogIndex(0),
             peers: Arc::default(),
             has_quorum: false,
+            is_heard: true,
         }
     }
 }
@@ -266,10 +269,11 @@ impl Inbox {
         self.messages.try_send(FromPeer::Message(from, message)).is_ok()
     }
 
-    /// A message that was taken for sending was lost after all. False if the queue is full.
+    /// Messages that were taken for sending were lost after all; `unsent` are the forwarded writes that certainly never
+    /// left. False if the queue is full.
     #[must_use]
-    pub fn send_dropped(&self, to: NodeId) -> bool {
-        self.messages.try_send(FromPeer::Dropped(to)).is_ok()
+    pub fn send_dropped(&self, to: NodeId, unsent: Vec<ProposalId>) -> bool {
+        self.messages.try_send(FromPeer::Dropped(to, unsent)).is_ok()
     }
 }
 

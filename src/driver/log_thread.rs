@@ -52,7 +52,7 @@ pub(super) fn run<F: Files, S: StateStore>(
         let mut events = out.events;
         for (to, message) in out.sends {
             if !send(to, message) {
-                events.push(Event::SendDropped { to });
+                events.push(Event::SendDropped { to, unsent: Vec::new() });
             }
         }
         if done.send(Done::Log { jobs: count, events }).is_err() {

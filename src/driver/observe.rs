@@ -13,13 +13,14 @@ use crate::types::{Instant, LogIndex, NodeId};
 
 /// Time between updates of what is shown of each peer.
 const PEERS_INTERVAL: Duration = Duration::from_millis(200);
-const REFUSAL_REASONS: [RefusalReason; 6] = [
+const REFUSAL_REASONS: [RefusalReason; 7] = [
     RefusalReason::NoLeader,
     RefusalReason::NoQuorum,
     RefusalReason::Overloaded,
     RefusalReason::LeadershipLost,
     RefusalReason::Timeout,
     RefusalReason::SpaceLow,
+    RefusalReason::NotHeard,
 ];
 const VOTE_ANSWERS: [VoteAnswer; 5] = [
     VoteAnswer::Granted,
@@ -335,6 +336,7 @@ fn refusal_reason(reason: RefusalReason) -> &'static str {
         RefusalReason::LeadershipLost => "leadership_lost",
         RefusalReason::Timeout => "timeout",
         RefusalReason::SpaceLow => "space_low",
+        RefusalReason::NotHeard => "not_heard",
     }
 }
 

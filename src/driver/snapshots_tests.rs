@@ -38,6 +38,7 @@ fn node() -> Node {
         term: Term(5),
         leader: Some(ONE),
         has_quorum: true,
+        is_heard: true,
         ..Status::sample()
     }));
     let (done_in, done) = bounded(16);

@@ -24,6 +24,8 @@ pub enum Event {
     SendDropped {
         /// Whom it was for.
         to: NodeId,
+        /// The forwarded writes in it that certainly never left.
+        unsent: Vec<ProposalId>,
     },
     /// Clients' writes, all that waited.
     Propose {
@@ -286,6 +288,8 @@ pub enum RefusalReason {
     Timeout,
     /// The leader's disk is nearly full.
     SpaceLow,
+    /// The leader is heard, but says that it does not hear this node.
+    NotHeard,
 }
 
 /// Whether a refused write may still take effect.

@@ -1,19 +1,26 @@
 //! Following a leader: `AppendEntries`, and writes and reads on behalf of this node's clients.
 
 use super::role::{Follower, Role};
-use super::{Append, Effect, Entry, ForwardAnswer, Promise, Raft, Refusal, RefusalReason, Signal};
+use super::{Append, Effect, Entry, ForwardAnswer, Outcome, Promise, Raft, Refusal, RefusalReason, Signal};
 use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Session, Term};
 
 impl Follower {
     pub(super) fn new(election_deadline: Instant, leader: Option<NodeId>) -> Self {
-        Self { leader, election_deadline, leader_contact: None, verified: LogIndex(0), echoed_round: 0 }
+        Self {
+            leader,
+            election_deadline,
+            leader_contact: None,
+            unheard_since: None,
+            verified: LogIndex(0),
+            echoed_round: 0,
+        }
     }
 }
 
 impl Raft {
     pub(super) fn on_append(&mut self, now: Instant, from: NodeId, append: Append, out: &mut Vec<Effect>) {
-        let Append { term, session, prev, entries, commit_index, round } = append;
+        let Append { term, session, prev, entries, commit_index, round, unheard } = append;
         if term < self.hard_state.term {
             // Always answered, so that a leader of an old term learns of the new one.
             let hint = LogPosition::default();
@@ -25,6 +32,7 @@ impl Raft {
             return;
         }
         self.tell_state(now, out);
+        self.note_unheard(now, unheard, out);
         let (prev, entries) = self.skip_covered(prev, entries);
         if !self.log.matches(prev) {
             if self.is_space_low() && prev.index > self.log.last().index {
@@ -153,13 +161,13 @@ impl Raft {
                     self.fail_proposal(id, Refusal::unknown(RefusalReason::LeadershipLost), out);
                 }
                 Ok(position) => self.proposals.on_appended(id, position),
-                Err(refusal)
-                    if matches!(refusal.reason, RefusalReason::Overloaded | RefusalReason::SpaceLow) =>
-                {
-                    self.fail_proposal(id, refusal, out);
-                }
                 // It was not the leader; the next one will be asked.
-                Err(_) => self.proposals.requeue(id),
+                Err(Refusal {
+                    reason: RefusalReason::NoLeader | RefusalReason::LeadershipLost,
+                    outcome: Outcome::NotApplied,
+                }) => self.proposals.requeue(id),
+                // Whatever may have been appended must not be sent again.
+                Err(refusal) => self.fail_proposal(id, refusal, out),
             }
         }
     }

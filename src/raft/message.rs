@@ -169,9 +169,20 @@ pub struct Append {
     pub commit_index: LogIndex,
     /// The leader's latest read round; echoed.
     pub round: u64,
+    /// The leader has not heard the receiver for an election timeout: nothing that the receiver sends arrives.
+    pub unheard: bool,
 }
 
 impl Message {
+    /// The forwarded writes that it carries.
+    #[must_use]
+    pub fn forwarded(&self) -> Vec<ProposalId> {
+        match self {
+            Self::Signal(Signal::Forward { proposals }) => proposals.iter().map(|(id, _)| *id).collect(),
+            Self::Signal(_) | Self::Promise(_) => Vec::new(),
+        }
+    }
+
     /// The sender's term, where the message tells it and it means anything to the receiver's own.
     pub(super) fn term(&self) -> Option<Term> {
         match self {

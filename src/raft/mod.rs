@@ -21,6 +21,7 @@ mod progress;
 mod promotion;
 mod proposals;
 mod random;
+mod reach;
 mod read_index;
 mod reads;
 mod reconfiguration;

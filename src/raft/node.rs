@@ -87,6 +87,8 @@ pub struct Status {
     pub transfer_to: Option<NodeId>,
     /// At a leader: whether a majority answers; elsewhere: whether a leader is known.
     pub has_quorum: bool,
+    /// False at a follower that hears its leader and is not heard by it: it can serve nobody.
+    pub is_heard: bool,
     /// Time since the leader was last heard, in microseconds; 0 at the leader; `None` if it never was.
     pub leader_contact_micros: Option<u64>,
     /// Writes of this node's clients without an outcome.
@@ -175,7 +177,7 @@ impl Raft {
         match event {
             Event::Timeout => self.on_timeout(now, out),
             Event::Message { from, message } => self.on_message(now, from, message, out),
-            Event::SendDropped { to } => self.on_send_dropped(to),
+            Event::SendDropped { to, unsent } => self.on_send_dropped(to, &unsent),
             Event::Propose { proposals } => self.on_propose(now, proposals, out),
             Event::Read { ids, deadline } => self.on_read(now, ids, deadline, out),
             Event::Appended { io } => {
@@ -256,6 +258,7 @@ impl Raft {
             change_in_progress: self.change_is_open(),
             transfer_to: self.transfer_to(),
             has_quorum,
+            is_heard: !self.is_unheard(now),
             leader_contact_micros: contact
                 .map(|at| u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX)),
             proposals_pending: self.proposals.len(),
@@ -409,20 +412,6 @@ impl Raft {
         }
     }
 
-    fn on_send_dropped(&mut self, to: NodeId) {
-        let before = self.log.before().index;
-        match &mut self.role {
-            Role::Leader(leader) => {
-                let progress = leader.progress.get_mut(&to);
-                if let Some(progress) = progress.filter(|progress| !progress.gets_snapshot()) {
-                    progress.on_send_dropped(before);
-                }
-            }
-            Role::Follower(follower) if follower.leader == Some(to) => self.reads.doubt_question(),
-            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
-        }
-    }
-
     fn on_propose(&mut self, now: Instant, proposals: Vec<Proposal>, out: &mut Vec<Effect>) {
         let mut bytes = self.unfinished_bytes();
         for proposal in proposals {
@@ -458,6 +447,7 @@ impl Raft {
             self.form_batches(now, out);
         } else if let Some(to) = self.leader()
             && self.proposals.queue_len() > 0
+            && !self.refuse_if_unheard(now, out)
         {
             let proposals = self.proposals.take_for_forwarding();
             if !proposals.is_empty() {

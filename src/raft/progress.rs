@@ -51,7 +51,7 @@ pub(super) struct Progress {
     pub(super) echoed_round: u64,
     /// When the follower was last heard.
     pub(super) last_contact: Instant,
-    /// Whether it counts as lost, so that each loss is reported once.
+    /// Whether it was not heard for an election timeout, as of the latest heartbeat. It is told so.
     pub(super) lost: bool,
     /// Commit index last sent.
     pub(super) commit_sent: LogIndex,

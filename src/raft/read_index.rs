@@ -25,7 +25,9 @@ impl Raft {
                 }
             }
             Role::Follower(follower) => {
-                if let Some(leader) = follower.leader {
+                if let Some(leader) = follower.leader
+                    && !self.refuse_if_unheard(now, out)
+                {
                     self.ask_read_index(now, leader, out);
                 }
             }

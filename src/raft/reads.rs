@@ -149,6 +149,12 @@ impl Reads {
         self.wait_again(questions.into_iter().flat_map(|question| question.local).collect());
     }
 
+    /// Takes all reads that wait for a leader's word.
+    pub(super) fn take_unconfirmed(&mut self) -> Vec<ReadId> {
+        self.forget_questions();
+        self.waiting.drain(..).flat_map(|reads| reads.ids).collect()
+    }
+
     /// Gives reads to the question at `place`, which was asked while they waited; if there is none, they wait.
     fn pass_on(&mut self, place: usize, mut reads: Vec<LocalReads>) {
         match self.questions.get_mut(place) {

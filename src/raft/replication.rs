@@ -31,6 +31,7 @@ impl Outgoing<'_> {
             entries,
             commit_index: self.log.commit(),
             round: self.round,
+            unheard: progress.lost,
         })
     }
 

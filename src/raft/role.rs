@@ -22,6 +22,8 @@ pub(super) struct Follower {
     pub(super) election_deadline: Instant,
     /// When the leader was last heard.
     pub(super) leader_contact: Option<Instant>,
+    /// Since when the leader says that it does not hear this node.
+    pub(super) unheard_since: Option<Instant>,
     /// Last entry known to equal the leader's (of this term).
     pub(super) verified: LogIndex,
     /// Latest read round echoed to the leader.

@@ -106,7 +106,8 @@ fn receive(replica: &Replica, cut: &Cut) -> Event {
 
 fn append(prev: LogPosition, entries: Vec<Entry>, commit_index: u64) -> Event {
     let commit_index = LogIndex(commit_index);
-    let append = Append { term: TERM, session: Session(1), prev, entries, commit_index, round: 0 };
+    let append =
+        Append { term: TERM, session: Session(1), prev, entries, commit_index, round: 0, unheard: false };
     Event::Message { from: LEADER, message: Signal::Append(append).into() }
 }
 

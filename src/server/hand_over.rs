@@ -112,6 +112,7 @@ mod tests {
             configuration: Arc::new(Configuration { voters, ..Configuration::default() }),
             peers: peers.iter().map(peer).collect(),
             has_quorum: true,
+            is_heard: true,
             ..Status::sample()
         }
     }

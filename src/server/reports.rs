@@ -7,9 +7,9 @@ use crate::transport::{OnLost, OnSnapshotEnd, StillLeads};
 
 /// Tells the core that messages it believes sent may be lost.
 pub(super) fn on_lost(inbox: Arc<OnceLock<Inbox>>) -> OnLost {
-    Arc::new(move |to| {
+    Arc::new(move |to, unsent| {
         if let Some(inbox) = inbox.get()
-            && !inbox.send_dropped(to)
+            && !inbox.send_dropped(to, unsent)
         {
             // The next heartbeat finds the loss, too.
             tracing::debug!(%to, "the core is too busy to be told of a lost stream");

@@ -81,7 +81,7 @@ pub(super) enum Request {
 /// What comes from the network.
 pub(super) enum FromPeer {
     Message(NodeId, Box<Message>),
-    Dropped(NodeId),
+    Dropped(NodeId, Vec<ProposalId>),
 }
 
 /// What log and apply report to the core.
@@ -154,7 +154,7 @@ pub(super) struct Process {
     pub(super) messages: VecDeque<FromPeer>,
     pub(super) requests: VecDeque<Request>,
     pub(super) admin: VecDeque<(RequestId, Ask)>,
-    pub(super) dropped: Vec<NodeId>,
+    pub(super) dropped: Vec<(NodeId, Vec<ProposalId>)>,
     pub(super) log_queue: VecDeque<Vec<LogInput>>,
     pub(super) log_job: Option<LogJob>,
     pub(super) apply_queue: VecDeque<ApplyJob>,
@@ -253,14 +253,14 @@ impl Process {
                 }
             }
         }
-        for to in std::mem::take(&mut self.dropped) {
-            self.core.handle(now, Event::SendDropped { to }, &mut self.out);
+        for (to, unsent) in std::mem::take(&mut self.dropped) {
+            self.core.handle(now, Event::SendDropped { to, unsent }, &mut self.out);
         }
         if self.has_credit() {
             for _ in 0..MESSAGES_PER_TURN {
                 let event = match self.messages.pop_front() {
                     Some(FromPeer::Message(from, message)) => Event::Message { from, message: *message },
-                    Some(FromPeer::Dropped(to)) => Event::SendDropped { to },
+                    Some(FromPeer::Dropped(to, unsent)) => Event::SendDropped { to, unsent },
                     None => break,
                 };
                 steps += 1;

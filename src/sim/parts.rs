@@ -184,8 +184,9 @@ impl Cluster {
             if !self.lives_on(node) {
                 return;
             }
+            let forwarded = message.forwarded();
             if !self.send(node, to, message) {
-                self.process(node).dropped.push(to);
+                self.process(node).dropped.push((to, forwarded));
             }
         }
         if let Some(job) = apply {
@@ -284,7 +285,7 @@ impl Cluster {
         let limit = self.setup.message_queue;
         let process = self.process(node);
         if process.messages.len() < limit {
-            process.messages.push_back(FromPeer::Dropped(to));
+            process.messages.push_back(FromPeer::Dropped(to, Vec::new()));
         }
         self.wake(node);
     }
@@ -363,7 +364,7 @@ impl Cluster {
                 return;
             }
             if !self.send(node, to, message) {
-                events.push(CoreEvent::SendDropped { to });
+                events.push(CoreEvent::SendDropped { to, unsent: Vec::new() });
             }
         }
         if !self.lives_on(node) {

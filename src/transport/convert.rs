@@ -214,6 +214,7 @@ fn append_to_wire(append: &Append) -> proto::Append {
         entries: entries.collect(),
         commit_index: append.commit_index.0,
         round: append.round,
+        unheard: append.unheard,
     }
 }
 
@@ -222,7 +223,8 @@ fn answer_to_wire(id: ProposalId, answer: Result<LogPosition, Refusal>) -> proto
         Ok(position) => forwarded_answer::Outcome::Appended(position_to_wire(position)),
         Err(Refusal { reason, outcome }) => {
             let reason = match reason {
-                RefusalReason::NoLeader => refusal::Reason::NoLeader,
+                // A leader is heard by itself: nobody forwards that it is not.
+                RefusalReason::NoLeader | RefusalReason::NotHeard => refusal::Reason::NoLeader,
                 RefusalReason::NoQuorum => refusal::Reason::NoQuorum,
                 RefusalReason::Overloaded => refusal::Reason::Overloaded,
                 RefusalReason::LeadershipLost => refusal::Reason::LeadershipLost,
@@ -361,6 +363,7 @@ fn append_from_wire(wire: proto::Append) -> Result<Append, Malformed> {
         entries,
         commit_index: index(wire.commit_index)?,
         round: wire.round,
+        unheard: wire.unheard,
     })
 }
 

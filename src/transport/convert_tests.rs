@@ -46,13 +46,14 @@ fn append() -> Append {
         ],
         commit_index: LogIndex(9),
         round: u64::MAX,
+        unheard: true,
     }
 }
 
 fn every_message() -> Vec<Message> {
     let vote = VoteRequest { term: Term(2), last: at(4, 1), transfer: true };
     let first_vote = VoteRequest { term: Term(1), last: at(0, 0), transfer: false };
-    let heartbeat = Append { entries: vec![], prev: at(0, 0), ..append() };
+    let heartbeat = Append { entries: vec![], prev: at(0, 0), unheard: false, ..append() };
     let (term, session) = (Term(5), Session(1));
     let refusals = [
         (RefusalReason::NoLeader, Outcome::NotApplied),

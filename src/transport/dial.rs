@@ -109,7 +109,11 @@ fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn s
     error
 }
 
+/// What the peer said, or what ended the connection: of a failed stream, tonic says only "transport error".
 fn describe(status: &tonic::Status) -> String {
+    if let Some(source) = std::error::Error::source(status) {
+        return innermost(source).to_string();
+    }
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 
@@ -283,8 +287,8 @@ struct Open<'a>(&'a Target);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.outbox.close();
-        (self.0.context.on_lost)(self.0.id);
+        let unsent = self.0.outbox.close();
+        (self.0.context.on_lost)(self.0.id, unsent);
     }
 }
 

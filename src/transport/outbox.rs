@@ -126,18 +126,21 @@ impl Outbox {
         }
     }
 
-    /// Closes the queue, ends its stream and drops what waits.
-    pub(super) fn close(&self) {
+    /// Closes the queue, ends its stream and drops what waits. Returns the forwarded writes that were dropped: no stream
+    /// had taken them, so they certainly never left.
+    pub(super) fn close(&self) -> Vec<ProposalId> {
         let mut state = self.lock();
         state.open = false;
         state.generation += 1;
         self.failures.inc_by(state.messages.len() as u64);
-        state.messages.clear();
+        let dropped = std::mem::take(&mut state.messages);
         state.bytes = 0;
         self.length.set(0);
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
+        drop(state);
+        dropped.iter().flat_map(|(message, _)| message.forwarded()).collect()
     }
 }
 

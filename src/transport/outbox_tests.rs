@@ -130,8 +130,10 @@ fn closing_drops_what_waits_and_ends_the_stream() {
     let mut frames = outbox.open(proto::Frame::default());
     let _ = poll(&mut frames);
     outbox.push(message(1)).unwrap();
-    outbox.close();
-    assert_eq!((outbox.failures.get(), outbox.length.get()), (1, 0));
+    let proposals = vec![(ProposalId(7), Bytes::from_static(b"x"))];
+    outbox.push(Signal::Forward { proposals }.into()).unwrap();
+    assert_eq!(outbox.close(), [ProposalId(7)], "a forwarded write that waits has certainly not left");
+    assert_eq!((outbox.failures.get(), outbox.length.get()), (2, 0));
     assert_eq!(outbox.push(message(2)), Err(Dropped::NotConnected));
     assert_eq!(poll(&mut frames), Poll::Ready(None));
 }

@@ -15,14 +15,14 @@ use crate::membership::Local;
 use crate::metrics::{IntCounter, Metrics};
 use crate::raft::Message;
 use crate::replica::snapshot::Cut;
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, NodeId, ProposalId};
 
 /// Names kept of nodes that were members once.
 const NAMES_MAX: usize = 256;
 
-/// Called when a stream to a peer has ended: messages that [`Peers::send`] accepted for it may be lost. Called
-/// on a runtime thread, also at shutdown; must not block.
-pub type OnLost = Arc<dyn Fn(NodeId) + Send + Sync>;
+/// Called when a stream to a peer has ended: messages that [`Peers::send`] accepted for it may be lost. Those forwarded
+/// writes that certainly never left are named. Called on a runtime thread, also at shutdown; must not block.
+pub type OnLost = Arc<dyn Fn(NodeId, Vec<ProposalId>) + Send + Sync>;
 
 /// What [`Peers`] needs.
 pub struct PeersContext {

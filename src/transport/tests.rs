@@ -171,7 +171,7 @@ impl Node {
             local: self.local.clone(),
             cluster_id,
             resolver: self.addresses.resolver(),
-            on_lost: Arc::new(move |id| {
+            on_lost: Arc::new(move |id, _| {
                 let _ = to_lost.send(id);
             }),
             on_snapshot_end: Arc::new(move |outcome| {

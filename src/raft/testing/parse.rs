@@ -142,6 +142,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
     let commit_index = LogIndex(number("commit")?);
     let id = number("id")?;
     let transfer = number("transfer")? == 1;
+    let unheard = number("unheard")? == 1;
     let stickiness_ms = u32::try_from(number("stickiness")?)?;
     let mut place = |name: &str| -> Result<LogPosition> {
         Ok(args.take_key(name).map(position).transpose()?.unwrap_or_default())
@@ -155,7 +156,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
         "VoteRefused" => Signal::VoteRefused { term, pre_vote: false },
         "Append" => {
             let entries = args.take_key("entries").map(entries).transpose()?.unwrap_or_default();
-            Signal::Append(Append { term, session, prev, entries, commit_index, round })
+            Signal::Append(Append { term, session, prev, entries, commit_index, round, unheard })
         }
         "AppendRejected" => Signal::AppendRejected { term, session, prev, hint },
         "RoundEcho" => Signal::RoundEcho { term, session, round, stickiness_ms },
@@ -181,6 +182,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
 fn refusal(reason: &str) -> Result<Refusal> {
     match reason {
         "no-leader" => Ok(Refusal::not_applied(RefusalReason::NoLeader)),
+        "unknown" => Ok(Refusal::unknown(RefusalReason::LeadershipLost)),
         "overloaded" => Ok(Refusal::not_applied(RefusalReason::Overloaded)),
         other => Err(format!("no refusal is called {other}").into()),
     }

@@ -16,14 +16,14 @@
 //! | `flush N [count=1]` | makes appends that wait durable |
 //! | `fail-disk N` | the node's log fails to write |
 //! | `crash N…`, `restart N…` | ends a node without notice: what was not flushed is lost; starts it again |
-//! | `partition 'n1 \| n2 n3'`, `heal` | messages between the groups are lost from now on; no longer |
+//! | `partition 'n1 \| n2 n3'`, `cut N N`, `heal` | messages between the groups, or from the first node to the second, are lost from now on; no longer |
 //! | `snapshot-taken N… [index=5]` | the state as of this entry (or all that is applied) is durable |
 //! | `cut-snapshot N N term=1` | a snapshot of what the first node has applied is under way to the second, although no leader asked for it |
 //! | `snapshot-received N from=N` | the latest snapshot that is under way between them arrives, and stays under way |
 //! | `snapshot-sent N N [failed=true]` | the first node learns that the second has that snapshot, or did not get it |
 //! | `space-low N…`, `space-freed N…` | free space falls below the reserve; there is room again |
 //! | `lose-log N from=3` | of a node that is down: what its disk had flushed is gone from this entry on |
-//! | `send-dropped N N` | tells the first node that a message for the second never left |
+//! | `send-dropped N N [unsent='1 2']` | tells the first node that a message for the second never left, with these forwarded writes |
 //! | `propose N x=1 y=2 [within=10s]` | clients ask the node for writes, all at once; `size=100` makes one of that many bytes |
 //! | `read N [count=1] [within=10s]` | clients ask the node for linearizable reads, all at once |
 //! | `change N [add='N…'] [add-learner='N…'] [promote='N…'] [demote='N…'] [remove='N…'] [expected=3] [within=10s]` | an administrator asks the node for other members; `name=x`: the name of the first to be added (else as the node) |
@@ -42,7 +42,7 @@ use super::super::{Entry, Event, HardState, Settings};
 use super::cluster::{Cluster, Envelope, Founding};
 use super::parse::{self, Result};
 use super::trace::{self, entries_text, name};
-use crate::types::{LogIndex, NodeId, Session, Term};
+use crate::types::{LogIndex, NodeId, ProposalId, Session, Term};
 
 test_each_path! { in "src/raft/testscripts" as scripts => run_script }
 
@@ -94,10 +94,16 @@ fn carry_out(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> 
         "crash" => each_node(args, |id| cluster.crash(id))?,
         "restart" => each_node(args, |id| cluster.start(id))?,
         "partition" => partition(cluster, args.next_pos().ok_or("who from whom?")?)?,
+        "cut" => {
+            let (from, to) = pair(args)?;
+            cluster.cuts.insert((from, to));
+        }
         "heal" => cluster.cuts.clear(),
         "send-dropped" => {
             let (from, to) = pair(args)?;
-            cluster.step(from, Event::SendDropped { to });
+            let ids = args.take_key("unsent").unwrap_or_default().split_whitespace();
+            let unsent = ids.map(|id| Ok(ProposalId(id.parse()?))).collect::<Result<_>>()?;
+            cluster.step(from, Event::SendDropped { to, unsent });
         }
         "propose" => propose(cluster, args)?,
         "read" => {

@@ -178,9 +178,12 @@ fn promise_text(promise: &Promise) -> String {
 }
 
 fn append_text(append: &Append) -> String {
-    let Append { term, session, prev, entries, commit_index, round } = append;
+    let Append { term, session, prev, entries, commit_index, round, unheard } = append;
     let session = session_text(*session);
     let mut text = format!("Append term={term} prev={prev} commit={commit_index} round={round}{session}");
+    if *unheard {
+        text += " unheard";
+    }
     if !entries.is_empty() {
         let _ = write!(text, " {}", entries_text(entries));
     }
@@ -242,6 +245,7 @@ pub(super) fn refusal_text(refusal: Refusal) -> String {
         RefusalReason::LeadershipLost => "leadership lost",
         RefusalReason::Timeout => "timeout",
         RefusalReason::SpaceLow => "space is low",
+        RefusalReason::NotHeard => "the leader does not hear this node",
     };
     match refusal.outcome {
         Outcome::NotApplied => format!("refused: {reason}, not applied"),

@@ -338,7 +338,7 @@ impl Walk {
             let position = self.below(under_way);
             let Envelope { from, to, .. } = self.cluster.network.remove(position);
             if self.below(3) == 0 {
-                self.cluster.step(from, Event::SendDropped { to });
+                self.cluster.step(from, Event::SendDropped { to, unsent: Vec::new() });
             }
         }
     }

@@ -143,6 +143,7 @@ pub(super) fn refused(refusal: Refusal) -> String {
         RefusalReason::LeadershipLost => "leadership moved before it was committed",
         RefusalReason::Timeout => "its time is up",
         RefusalReason::SpaceLow => "the leader's disk is nearly full",
+        RefusalReason::NotHeard => "the leader does not hear this node",
     };
     let outcome = match refusal.outcome {
         Outcome::NotApplied => "it certainly has no effect, now or later",
