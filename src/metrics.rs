@@ -82,6 +82,7 @@ metrics! {
     raft_peer_lag_entries: IntGaugeVec = "kuberaft_raft_peer_lag_entries", "Entries of the leader's log that the peer has not acknowledged", ["peer"];
     raft_peer_send_failures_total: IntCounterVec = "kuberaft_raft_peer_send_failures_total", "Messages dropped before they were sent", ["peer"];
     raft_peer_receive_drops_total: IntCounterVec = "kuberaft_raft_peer_receive_drops_total", "Messages received from the peer and dropped for want of room", ["peer"];
+    raft_election_timeout_seconds: Gauge = "kuberaft_raft_election_timeout_seconds", "Election timeout in force: as configured, or twice what a majority's answer and a flush take, if that is longer";
     raft_leader_last_contact_seconds: Gauge = "kuberaft_raft_leader_last_contact_seconds", "Since a leader was last heard, or since the start; 0 at the leader";
     raft_voters: IntGauge = "kuberaft_raft_voters", "Voters of the latest configuration";
     raft_learners: IntGauge = "kuberaft_raft_learners", "Learners of the latest configuration";

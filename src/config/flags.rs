@@ -100,7 +100,8 @@ pub struct Flags {
     )]
     pub(super) hide_peer_addr: Option<bool>,
 
-    /// Time without a leader after which a node stands for election; each time is drawn between once and twice this
+    /// Time without a leader after which a node stands for election; each time is drawn between once and twice this.
+    /// Longer where links or disks are slow
     #[arg(
         long,
         value_name = "DURATION",

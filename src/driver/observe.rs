@@ -268,6 +268,7 @@ impl Observer {
         self.show_role_name(status.role);
         self.metrics.raft_term.set(gauge(LogIndex(status.term.0)));
         self.metrics.raft_has_leader.set(i64::from(status.leader.is_some()));
+        self.metrics.raft_election_timeout_seconds.set(status.election_timeout.as_secs_f64());
         self.metrics.raft_leader_last_contact_seconds.set(silence.as_secs_f64());
     }
 

@@ -57,7 +57,7 @@ impl Raft {
                 Flow::Snapshot(Transfer::Running { from }) => Some(from),
                 Flow::Snapshot(Transfer::Due) => None,
                 Flow::Probe | Flow::Replicate(_) => {
-                    progress.is_active(now, self.settings.election_timeout).then_some(progress.match_index)
+                    progress.is_active(now, self.election_timeout()).then_some(progress.match_index)
                 }
             };
             let needed = leader.progress.values().filter_map(needed).min().unwrap_or(through);

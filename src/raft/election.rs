@@ -31,8 +31,12 @@ impl Raft {
         let granted = BTreeSet::from([self.id]);
         let role = Role::PreCandidate(PreCandidate { election_deadline, granted });
         self.change_role(role, "election timeout", out);
-        let request =
-            VoteRequest { term: self.hard_state.term.next(), last: self.log.last(), transfer: false };
+        let request = VoteRequest {
+            term: self.hard_state.term.next(),
+            last: self.log.last(),
+            transfer: false,
+            election_timeout_ms: self.told_timeout_ms(),
+        };
         for to in self.other_voters() {
             out.push(Effect::Send { to, signal: Signal::PreVote(request.clone()) });
         }
@@ -46,6 +50,7 @@ impl Raft {
         let term = self.hard_state.term.next();
         self.hard_state = HardState { term, voted_for: Some(self.id) };
         self.append(None, Vec::new(), out);
+        self.timing.note_election(now, term);
         let election_deadline = self.draw_election_deadline(now);
         let own_vote = self.log.last_io();
         let role =
@@ -71,7 +76,7 @@ impl Raft {
             Role::Leader(_) => self.quorum_is_active(now),
             Role::Follower(follower) => {
                 let contact = follower.leader.and(follower.leader_contact);
-                contact.is_some_and(|at| now.since(at) < self.settings.election_timeout)
+                contact.is_some_and(|at| now.since(at) < self.election_timeout())
             }
             Role::PreCandidate(_) | Role::Candidate(_) => false,
         }
@@ -130,6 +135,7 @@ impl Raft {
             self.hard_state.voted_for = Some(from);
             self.hard_state_changed = !self.settings.planted.is(Plant::VoteNotPersisted);
         }
+        self.await_candidate(request.election_timeout_ms);
         let deadline = self.draw_election_deadline(now);
         if let Role::Follower(follower) = &mut self.role {
             follower.election_deadline = deadline;
@@ -188,6 +194,7 @@ impl Raft {
     }
 
     pub(super) fn on_vote_granted(&mut self, now: Instant, from: NodeId, term: Term, out: &mut Vec<Effect>) {
+        self.note_vote_answer(now, term);
         if term == self.hard_state.term
             && let Role::Candidate(candidate) = &mut self.role
         {
@@ -215,7 +222,12 @@ impl Raft {
 
     fn ask_for_votes(&self, out: &mut Vec<Effect>) {
         let transfer = matches!(&self.role, Role::Candidate(candidate) if candidate.transfer);
-        let request = VoteRequest { term: self.hard_state.term, last: self.log.last(), transfer };
+        let request = VoteRequest {
+            term: self.hard_state.term,
+            last: self.log.last(),
+            transfer,
+            election_timeout_ms: self.told_timeout_ms(),
+        };
         for to in self.other_voters() {
             out.push(Effect::Send { to, signal: Signal::RequestVote(request.clone()) });
         }

@@ -20,13 +20,17 @@ impl Follower {
 
 impl Raft {
     pub(super) fn on_append(&mut self, now: Instant, from: NodeId, append: Append, out: &mut Vec<Effect>) {
-        let Append { term, session, prev, entries, commit_index, round, unheard } = append;
+        let Append { term, session, prev, entries, commit_index, round, unheard, election_timeout_ms } =
+            append;
         if term < self.hard_state.term {
             // Always answered, so that a leader of an old term learns of the new one.
             let hint = LogPosition::default();
             let signal = Signal::AppendRejected { term: self.hard_state.term, session, prev, hint };
             out.push(Effect::Send { to: from, signal });
             return;
+        }
+        if !matches!(self.role, Role::Leader(_)) {
+            self.follow_timeout(election_timeout_ms);
         }
         if !self.hear_leader(now, from, term, out) {
             return;

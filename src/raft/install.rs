@@ -23,9 +23,10 @@ impl Raft {
     /// Starts the transfers that are due, to followers in touch.
     pub(super) fn start_transfers(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let (term, from) = (self.hard_state.term, self.log.applied());
+        let timeout = self.election_timeout();
         let Role::Leader(leader) = &mut self.role else { return };
         for (to, progress) in &mut leader.progress {
-            let is_active = progress.is_active(now, self.settings.election_timeout);
+            let is_active = progress.is_active(now, timeout);
             if is_active && matches!(progress.flow, Flow::Snapshot(Transfer::Due)) {
                 progress.flow = Flow::Snapshot(Transfer::Running { from });
                 out.push(Effect::SendSnapshot { to: *to, session: progress.session, term });

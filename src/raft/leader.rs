@@ -19,7 +19,7 @@ use crate::types::{Instant, LogIndex, LogPosition, LogTime, NodeId, ProposalId, 
 /// Batches on their way before writes are held back to share one.
 const UNCOMMITTED_BATCHES: usize = 2;
 /// Rounds whose time of sending is remembered.
-const ROUNDS_REMEMBERED: usize = 16;
+const ROUNDS_REMEMBERED: usize = 64;
 
 impl Raft {
     pub(super) fn become_leader(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -184,6 +184,7 @@ impl Raft {
     }
 
     pub(super) fn on_heartbeat_due(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.measure_timeout();
         self.report_lost_peers(now, out);
         if self.settings.check_quorum && !self.quorum_is_active(now) {
             self.become_follower(now, self.hard_state.term, None, "no majority answers", out);
@@ -193,9 +194,10 @@ impl Raft {
             self.hand_over(now, out);
         }
         self.start_transfers(now, out);
+        let timeout = self.election_timeout();
         if let Role::Leader(leader) = &mut self.role {
             leader.next_heartbeat = now.after(self.settings.heartbeat_interval);
-            leader.recent.note(now, self.log.last().index, self.settings.election_timeout);
+            leader.recent.note(now, self.log.last().index, timeout);
         }
         self.start_round(now, out);
         self.advance_transfer(out);
@@ -207,16 +209,17 @@ impl Raft {
     pub(super) fn quorum_is_active(&self, now: Instant) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let active = |id: NodeId| {
-            let timeout = self.settings.election_timeout;
+            let timeout = self.election_timeout();
             id == self.id || leader.progress.get(&id).is_some_and(|progress| progress.is_active(now, timeout))
         };
         self.deciding().is_some_and(|configuration| configuration.has_quorum(active))
     }
 
     fn report_lost_peers(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let timeout = self.election_timeout();
         let Role::Leader(leader) = &mut self.role else { return };
         for (peer, progress) in &mut leader.progress {
-            if !progress.lost && now.since(progress.last_contact) > self.settings.election_timeout {
+            if !progress.lost && now.since(progress.last_contact) > timeout {
                 progress.lost = true;
                 out.push(Effect::Observe(Observation::PeerLost { peer: *peer }));
             }
@@ -239,12 +242,14 @@ impl Raft {
 
     /// What every append of this moment has in common, beside the followers it may go to; `None` unless leading.
     fn outgoing(&mut self) -> Option<(Outgoing<'_>, &mut BTreeMap<NodeId, Progress>)> {
+        let told_timeout_ms = self.told_timeout_ms();
         let Role::Leader(leader) = &mut self.role else { return None };
         let outgoing = Outgoing {
             term: self.hard_state.term,
             round: leader.round,
             log: &self.log,
             settings: &self.settings,
+            told_timeout_ms,
         };
         Some((outgoing, &mut leader.progress))
     }
@@ -282,6 +287,7 @@ impl Raft {
             if let Some((_, sent_at)) = leader.rounds_sent.iter().find(|(sent, _)| *sent == echo.round) {
                 let lease_until = self.settings.lease_until(*sent_at, now, echo.stickiness_ms);
                 progress.lease_until = progress.lease_until.max(lease_until);
+                progress.round_trips.add(now.since(*sent_at));
                 let micros = u64::try_from(now.since(*sent_at).as_micros()).unwrap_or(u64::MAX);
                 out.push(Effect::Observe(Observation::PeerRoundTrip { peer: from, micros }));
             }

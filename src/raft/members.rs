@@ -134,7 +134,7 @@ impl Raft {
         let is_there = |id: &&NodeId| {
             **id == self.id
                 || leader.progress.get(id).is_some_and(|progress| {
-                    progress.is_active(now, self.settings.election_timeout)
+                    progress.is_active(now, self.election_timeout())
                         && progress.is_caught_up(last, &leader.recent)
                 })
         };

@@ -152,6 +152,8 @@ pub struct VoteRequest {
     pub last: LogPosition,
     /// The leader itself asked the candidate to take over: a living leader is no reason to ignore it (thesis, 3.10).
     pub transfer: bool,
+    /// How long the candidate waits for votes at the least, in milliseconds; 0: as long as the receiver would.
+    pub election_timeout_ms: u32,
 }
 
 /// Arguments of `AppendEntries` (paper, figure 2).
@@ -171,6 +173,8 @@ pub struct Append {
     pub round: u64,
     /// The leader has not heard the receiver for an election timeout: nothing that the receiver sends arrives.
     pub unheard: bool,
+    /// The election timeout that slow links or disks need, in milliseconds; 0: the receiver's own.
+    pub election_timeout_ms: u32,
 }
 
 impl Message {

@@ -31,6 +31,7 @@ mod settings;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+mod timing;
 mod transfer;
 mod trouble;
 

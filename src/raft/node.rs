@@ -15,6 +15,7 @@ use super::proposals::Proposals;
 use super::random::Random;
 use super::reads::{LocalReads, Reads};
 use super::role::{Follower, Role};
+use super::timing::Timing;
 use super::transfer::Handover;
 use super::trouble::Trouble;
 use super::{
@@ -56,6 +57,7 @@ pub struct Raft {
     /// The last entry that the state covers durably: the log up to it is not needed for a restart.
     pub(super) covered: LogIndex,
     pub(super) trouble: Trouble,
+    pub(super) timing: Timing,
     /// Until when this node votes for nobody: it promised so to a leader, or may have before it started.
     pub(super) no_vote_until: Instant,
 }
@@ -89,6 +91,8 @@ pub struct Status {
     pub has_quorum: bool,
     /// False at a follower that hears its leader and is not heard by it: it can serve nobody.
     pub is_heard: bool,
+    /// Election timeout in force: as configured, or longer where links or disks are slow.
+    pub election_timeout: Duration,
     /// Time since the leader was last heard, in microseconds; 0 at the leader; `None` if it never was.
     pub leader_contact_micros: Option<u64>,
     /// Writes of this node's clients without an outcome.
@@ -140,7 +144,7 @@ impl Raft {
         let log = Log::new(recovered, settings.cache_bytes);
         let told = Told::new(log.configuration());
         let (covered, no_vote_until) = (log.before().index, settings.first_vote_at(now));
-        let mut random = Random::new(seed);
+        let (mut random, timing) = (Random::new(seed), Timing::new(&settings));
         let next_read_id = random.next_u64();
         let mut raft = Self {
             id,
@@ -160,6 +164,7 @@ impl Raft {
             reported: (RoleName::Follower, hard_state.term),
             covered,
             trouble: Trouble::default(),
+            timing,
             no_vote_until,
         };
         // A sole voter has nobody to wait for.
@@ -258,6 +263,7 @@ impl Raft {
             change_in_progress: self.change_is_open(),
             transfer_to: self.transfer_to(),
             has_quorum,
+            election_timeout: self.election_timeout(),
             is_heard: !self.is_unheard(now),
             leader_contact_micros: contact
                 .map(|at| u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX)),
@@ -275,7 +281,7 @@ impl Raft {
             match_index: progress.match_index,
             next_index: progress.next_index,
             is_learner: self.log.configuration().is_some_and(|c| c.is_learner(*id)),
-            active: progress.is_active(now, self.settings.election_timeout),
+            active: progress.is_active(now, self.election_timeout()),
             caught_up: progress.is_caught_up(last, &leader.recent),
             silent_for: now.since(progress.last_contact),
             in_flight: progress.in_flight(),
@@ -293,7 +299,7 @@ impl Raft {
     }
 
     pub(super) fn draw_election_deadline(&mut self, now: Instant) -> Instant {
-        now.after(self.random.up_to_twice(self.settings.election_timeout))
+        now.after(self.random.up_to_twice(self.election_timeout()))
     }
 
     /// Whether this node stands for election: as a voter, before or after a change that is under way. One that a
@@ -373,6 +379,9 @@ impl Raft {
             }
             // A refusal tells only the term, which was looked at above.
             Message::Signal(Signal::VoteRefused { term, pre_vote }) => {
+                if !pre_vote {
+                    self.note_vote_answer(now, term);
+                }
                 if self.settings.planted.is(Plant::RefusalCountsAsVote) && !pre_vote {
                     self.on_vote_granted(now, from, term, out);
                 }

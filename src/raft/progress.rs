@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::timing::Samples;
 use crate::types::{Instant, LogIndex, Session};
 
 /// A follower that lacks no more entries than these has caught up, whatever their age.
@@ -53,6 +54,8 @@ pub(super) struct Progress {
     pub(super) last_contact: Instant,
     /// Whether it was not heard for an election timeout, as of the latest heartbeat. It is told so.
     pub(super) lost: bool,
+    /// Times from a heartbeat to its echo.
+    pub(super) round_trips: Samples,
     /// Commit index last sent.
     pub(super) commit_sent: LogIndex,
     /// Of a learner: since when it has kept up with the leader.
@@ -103,6 +106,7 @@ impl Progress {
             echoed_round: 0,
             last_contact: now,
             lost: false,
+            round_trips: Samples::default(),
             commit_sent: LogIndex(0),
             caught_up_since: None,
             forwarded_through: LogIndex(0),

@@ -24,7 +24,7 @@ impl Raft {
             return;
         }
         let since = *leader.promotion_since.get_or_insert(now);
-        let patience = self.settings.election_timeout * PATIENCE_TIMEOUTS;
+        let patience = self.election_timeout() * PATIENCE_TIMEOUTS;
         if (others_come && now.since(since) < patience) || self.changes_or_transfers() {
             return;
         }
@@ -41,11 +41,11 @@ impl Raft {
 
     /// The learners that are ready, and whether others that may become voters are on their way.
     fn watch_learners(&mut self, now: Instant) -> (Vec<NodeId>, bool) {
+        let timeout = self.election_timeout();
         let (Role::Leader(leader), Some(configuration)) = (&mut self.role, self.log.configuration()) else {
             return (Vec::new(), false);
         };
         let last = self.log.last().index;
-        let timeout = self.settings.election_timeout;
         let at_once = self.settings.planted.is(Plant::PromoteBeforeCatchUp);
         let (mut ready, mut others_come) = (Vec::new(), false);
         for (id, member) in &configuration.learners {

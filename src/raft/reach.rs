@@ -11,7 +11,7 @@ impl Raft {
     pub(super) fn is_unheard(&self, now: Instant) -> bool {
         let Role::Follower(follower) = &self.role else { return false };
         follower.leader.is_some()
-            && follower.unheard_since.is_some_and(|since| now.since(since) >= self.settings.election_timeout)
+            && follower.unheard_since.is_some_and(|since| now.since(since) >= self.election_timeout())
     }
 
     /// Notes whether the leader's append says that it does not hear this node.

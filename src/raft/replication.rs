@@ -11,6 +11,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) round: u64,
     pub(super) log: &'a Log,
     pub(super) settings: &'a Settings,
+    pub(super) told_timeout_ms: u32,
 }
 
 impl Outgoing<'_> {
@@ -32,6 +33,7 @@ impl Outgoing<'_> {
             commit_index: self.log.commit(),
             round: self.round,
             unheard: progress.lost,
+            election_timeout_ms: self.told_timeout_ms,
         })
     }
 

@@ -66,17 +66,13 @@ impl Raft {
             return Err(AdminRefusal::Invalid("a learner cannot lead"));
         }
         let progress = leader.progress.get(&to).ok_or(AdminRefusal::NotAMember(to))?;
-        if progress.is_active(now, self.settings.election_timeout) {
-            Ok(to)
-        } else {
-            Err(AdminRefusal::NoTarget)
-        }
+        if progress.is_active(now, self.election_timeout()) { Ok(to) } else { Err(AdminRefusal::NoTarget) }
     }
 
     /// Of the others that answer and that `can_lead` accepts, the one whose log is furthest.
     pub(super) fn furthest_voter(&self, now: Instant, can_lead: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else { return None };
-        let timeout = self.settings.election_timeout;
+        let timeout = self.election_timeout();
         let able = leader
             .progress
             .iter()
@@ -102,7 +98,7 @@ impl Raft {
     }
 
     fn start_transfer(&mut self, now: Instant, to: NodeId, purpose: Purpose, out: &mut Vec<Effect>) {
-        let deadline = now.after(self.settings.election_timeout).min(purpose.deadline());
+        let deadline = now.after(self.election_timeout()).min(purpose.deadline());
         if let Role::Leader(leader) = &mut self.role {
             leader.transfer = Some(Transfer { to, deadline, purpose });
             out.push(Effect::Observe(Observation::TransferStarted { to }));

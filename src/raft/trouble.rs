@@ -34,8 +34,8 @@ impl Raft {
     /// Appends have become durable: a stall may be over.
     pub(super) fn on_flushed(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let flushed = self.log.flushed_io();
-        while self.trouble.unflushed.front().is_some_and(|(io, _)| *io <= flushed) {
-            self.trouble.unflushed.pop_front();
+        while let Some((_, since)) = self.trouble.unflushed.pop_front_if(|(io, _)| *io <= flushed) {
+            self.timing.note_flush(now.since(since));
         }
         if self.trouble.is_stall_reported && !self.disk_stalls(now) {
             self.trouble.is_stall_reported = false;
@@ -125,7 +125,7 @@ impl Raft {
     /// election timeout.
     pub(super) fn hand_over(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let asked = self.trouble.handed_over;
-        if asked.is_some_and(|(at, _)| now.since(at) < self.settings.election_timeout) {
+        if asked.is_some_and(|(at, _)| now.since(at) < self.election_timeout()) {
             return;
         }
         let last = self.log.last().index;
@@ -134,7 +134,7 @@ impl Raft {
             return;
         }
         let is_voter = |id: &NodeId| self.log.configuration().is_some_and(|c| c.voters.contains_key(id));
-        let timeout = self.settings.election_timeout;
+        let timeout = self.election_timeout();
         let holds_all =
             |progress: &Progress| progress.match_index == last && progress.is_active(now, timeout);
         let able: Vec<NodeId> = leader

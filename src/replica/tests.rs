@@ -106,8 +106,16 @@ fn receive(replica: &Replica, cut: &Cut) -> Event {
 
 fn append(prev: LogPosition, entries: Vec<Entry>, commit_index: u64) -> Event {
     let commit_index = LogIndex(commit_index);
-    let append =
-        Append { term: TERM, session: Session(1), prev, entries, commit_index, round: 0, unheard: false };
+    let append = Append {
+        term: TERM,
+        session: Session(1),
+        prev,
+        entries,
+        commit_index,
+        round: 0,
+        unheard: false,
+        election_timeout_ms: 0,
+    };
     Event::Message { from: LEADER, message: Signal::Append(append).into() }
 }
 

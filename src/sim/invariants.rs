@@ -376,7 +376,7 @@ impl Invariants {
         if became_leader {
             this.pace.begin(this.held);
         }
-        this.pace.note(local, this.memory.last().index, raft);
+        this.pace.note(local, this.memory.last().index, status, raft);
         if status.commit_index > old && !log_waits {
             self.committing(node, old, status)?;
         }

@@ -195,8 +195,8 @@ fn position_to_wire(position: LogPosition) -> proto::Position {
 }
 
 fn vote_to_wire(request: &VoteRequest) -> proto::VoteRequest {
-    let VoteRequest { term, last, transfer } = *request;
-    proto::VoteRequest { term: term.0, last: Some(position_to_wire(last)), transfer }
+    let VoteRequest { term, last, transfer, election_timeout_ms } = *request;
+    proto::VoteRequest { term: term.0, last: Some(position_to_wire(last)), transfer, election_timeout_ms }
 }
 
 fn append_to_wire(append: &Append) -> proto::Append {
@@ -215,6 +215,7 @@ fn append_to_wire(append: &Append) -> proto::Append {
         commit_index: append.commit_index.0,
         round: append.round,
         unheard: append.unheard,
+        election_timeout_ms: append.election_timeout_ms,
     }
 }
 
@@ -340,7 +341,7 @@ fn vote_from_wire(wire: &proto::VoteRequest) -> Result<VoteRequest, Malformed> {
     let term = elected_term(wire.term)?;
     let last = position("last", wire.last.as_ref())?;
     check_term("last", last.term, term)?;
-    Ok(VoteRequest { term, last, transfer: wire.transfer })
+    Ok(VoteRequest { term, last, transfer: wire.transfer, election_timeout_ms: wire.election_timeout_ms })
 }
 
 fn append_from_wire(wire: proto::Append) -> Result<Append, Malformed> {
@@ -364,6 +365,7 @@ fn append_from_wire(wire: proto::Append) -> Result<Append, Malformed> {
         commit_index: index(wire.commit_index)?,
         round: wire.round,
         unheard: wire.unheard,
+        election_timeout_ms: wire.election_timeout_ms,
     })
 }
 

@@ -47,12 +47,13 @@ fn append() -> Append {
         commit_index: LogIndex(9),
         round: u64::MAX,
         unheard: true,
+        election_timeout_ms: 700,
     }
 }
 
 fn every_message() -> Vec<Message> {
-    let vote = VoteRequest { term: Term(2), last: at(4, 1), transfer: true };
-    let first_vote = VoteRequest { term: Term(1), last: at(0, 0), transfer: false };
+    let vote = VoteRequest { term: Term(2), last: at(4, 1), transfer: true, election_timeout_ms: 700 };
+    let first_vote = VoteRequest { term: Term(1), last: at(0, 0), transfer: false, election_timeout_ms: 0 };
     let heartbeat = Append { entries: vec![], prev: at(0, 0), unheard: false, ..append() };
     let (term, session) = (Term(5), Session(1));
     let refusals = [
@@ -202,7 +203,7 @@ fn refuses_malformed_messages_of_other_kinds() {
         from_wire(proto::Message { body: None }).unwrap_err().to_string(),
         "message is missing or unknown"
     );
-    let vote = |term, last| proto::VoteRequest { term, last, transfer: false };
+    let vote = |term, last| proto::VoteRequest { term, last, transfer: false, election_timeout_ms: 0 };
     check(Body::RequestVote(vote(0, Some(position_to_wire(at(1, 1))))), "term 0 is out of range");
     check(Body::PreVote(vote(2, None)), "last is missing or unknown");
     check(

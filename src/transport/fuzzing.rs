@@ -163,8 +163,10 @@ pub(crate) fn frame_samples() -> Vec<Vec<u8>> {
         entries: vec![entry(COMMITTED + 2, 3, command())],
         commit_index: LogIndex(COMMITTED + 2),
         round: 1,
+        unheard: true,
+        election_timeout_ms: 700,
     };
-    let vote = raft::VoteRequest { term: Term(4), last: prev, transfer: true };
+    let vote = raft::VoteRequest { term: Term(4), last: prev, transfer: true, election_timeout_ms: 700 };
     let answers = vec![(crate::types::ProposalId(1), Ok(prev))];
     let digests = vec![(LogIndex(COMMITTED), StateDigest { scheme: 1, value: 8 })];
     let (session, round, match_index, stickiness_ms) = (Session(1), 1, LogIndex(6), 0);

@@ -143,20 +143,30 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message> {
     let id = number("id")?;
     let transfer = number("transfer")? == 1;
     let unheard = number("unheard")? == 1;
+    let election_timeout_ms = u32::try_from(number("timeout")?)?;
     let stickiness_ms = u32::try_from(number("stickiness")?)?;
     let mut place = |name: &str| -> Result<LogPosition> {
         Ok(args.take_key(name).map(position).transpose()?.unwrap_or_default())
     };
     let (last, prev, hint, at) = (place("last")?, place("prev")?, place("hint")?, place("at")?);
     let signal = match kind {
-        "PreVote" => Signal::PreVote(VoteRequest { term, last, transfer: false }),
-        "RequestVote" => Signal::RequestVote(VoteRequest { term, last, transfer }),
+        "PreVote" => Signal::PreVote(VoteRequest { term, last, transfer: false, election_timeout_ms }),
+        "RequestVote" => Signal::RequestVote(VoteRequest { term, last, transfer, election_timeout_ms }),
         "PreVoteGranted" => Signal::PreVoteGranted { term },
         "PreVoteRefused" => Signal::VoteRefused { term, pre_vote: true },
         "VoteRefused" => Signal::VoteRefused { term, pre_vote: false },
         "Append" => {
             let entries = args.take_key("entries").map(entries).transpose()?.unwrap_or_default();
-            Signal::Append(Append { term, session, prev, entries, commit_index, round, unheard })
+            Signal::Append(Append {
+                term,
+                session,
+                prev,
+                entries,
+                commit_index,
+                round,
+                unheard,
+                election_timeout_ms,
+            })
         }
         "AppendRejected" => Signal::AppendRejected { term, session, prev, hint },
         "RoundEcho" => Signal::RoundEcho { term, session, round, stickiness_ms },

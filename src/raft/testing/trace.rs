@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use super::super::{
     Append, AppendEntries, Configuration, Entry, Member, Message, Observation, Outcome, Payload, Promise,
-    Refusal, RefusalReason, Signal, VoteAnswer,
+    Refusal, RefusalReason, Signal, VoteAnswer, VoteRequest,
 };
 use crate::types::{NodeId, ReadId, Session};
 
@@ -77,10 +77,10 @@ impl Trace {
 
     fn signal(&mut self, signal: &Signal) -> String {
         match signal {
-            Signal::PreVote(request) => format!("PreVote term={} last={}", request.term, request.last),
+            Signal::PreVote(request) => format!("PreVote {}", vote_text(request)),
             Signal::RequestVote(request) => {
                 let transfer = if request.transfer { " transfer" } else { "" };
-                format!("RequestVote term={} last={}{transfer}", request.term, request.last)
+                format!("RequestVote {}{transfer}", vote_text(request))
             }
             Signal::PreVoteGranted { term } => format!("PreVoteGranted term={term}"),
             Signal::VoteRefused { term, pre_vote: true } => format!("PreVoteRefused term={term}"),
@@ -177,13 +177,24 @@ fn promise_text(promise: &Promise) -> String {
     }
 }
 
+fn vote_text(request: &VoteRequest) -> String {
+    let VoteRequest { term, last, election_timeout_ms, .. } = request;
+    format!("term={term} last={last}{}", timeout_text(*election_timeout_ms))
+}
+
+/// An election timeout, if it is longer than configured.
+fn timeout_text(ms: u32) -> String {
+    if ms == 0 { String::new() } else { format!(" timeout={ms}ms") }
+}
+
 fn append_text(append: &Append) -> String {
-    let Append { term, session, prev, entries, commit_index, round, unheard } = append;
+    let Append { term, session, prev, entries, commit_index, round, .. } = append;
     let session = session_text(*session);
     let mut text = format!("Append term={term} prev={prev} commit={commit_index} round={round}{session}");
-    if *unheard {
+    if append.unheard {
         text += " unheard";
     }
+    text += &timeout_text(append.election_timeout_ms);
     if !entries.is_empty() {
         let _ = write!(text, " {}", entries_text(entries));
     }

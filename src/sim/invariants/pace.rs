@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::raft::Settings;
+use crate::raft::{Settings, Status};
 use crate::types::{Instant, LogIndex};
 
 /// The past of one node's log since it last won an election, by the time in which the node ran: pauses are left out,
@@ -23,14 +23,14 @@ impl Pace {
     }
 
     /// The node has taken a turn at this time by its own clock.
-    pub(super) fn note(&mut self, local: Instant, last: LogIndex, raft: &Settings) {
+    pub(super) fn note(&mut self, local: Instant, last: LogIndex, status: &Status, raft: &Settings) {
         self.ran += local.since(self.turned_at).min(raft.heartbeat_interval * 2);
         self.turned_at = local;
         if self.ends.back().is_none_or(|(_, end)| *end != last) {
             self.ends.push_back((self.ran, last));
         }
         // A heartbeat may come late, and the leader looks at what was there at the one before that.
-        let ago = raft.election_timeout * 2;
+        let ago = status.election_timeout * 2;
         while self.ends.get(1).is_some_and(|(at, _)| self.ran.saturating_sub(*at) >= ago) {
             self.ends.pop_front();
         }

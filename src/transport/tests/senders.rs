@@ -22,8 +22,14 @@ fn attacks() -> Vec<proto::Message> {
         entries: vec![entry],
         commit_index: 1,
         round: 1,
+        ..proto::Append::default()
     };
-    let vote = proto::VoteRequest { term: 9, last: position(99, 9), transfer: true };
+    let vote = proto::VoteRequest {
+        term: 9,
+        last: position(99, 9),
+        transfer: true,
+        ..proto::VoteRequest::default()
+    };
     [
         Body::Forward(proto::Forward { proposals: vec![poison] }),
         Body::Removed(proto::Removed { index: 7 }),
