@@ -332,6 +332,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stream_that_fails_names_the_first_cause_and_not_transport_error() {
+        let mut status = tonic::Status::unknown("transport error");
+        let alert = io::Error::other("received fatal alert: BadCertificate");
+        status.set_source(Arc::new(io::Error::other(alert)));
+        assert_eq!(DialError::from(status).to_string(), "received fatal alert: BadCertificate");
+        let said = tonic::Status::permission_denied("you are no member");
+        assert_eq!(DialError::from(said).to_string(), "you are no member");
+    }
+
+    #[test]
     fn of_several_addresses_the_least_clear_silence_counts() {
         let (nobody, lost) = (|| DialError::NoIpAddress("a".into()), || DialError::Timeout("b".into()));
         for (one, other) in [(nobody(), lost()), (lost(), nobody())] {

@@ -18,6 +18,7 @@ mod leadership;
 mod load;
 mod members;
 mod once;
+mod one_way;
 mod out_of_space;
 mod pause;
 mod peer_secret;
