@@ -14,7 +14,10 @@ use super::{CliError, plant, print};
 use crate::config::Span;
 use crate::plant::{Plant, Planted};
 use crate::sim::faults::FaultKind;
+use crate::sim::lies::Wire;
+use crate::sim::mix::Mix;
 use crate::sim::run::{Failure, Outcome, Plan, run, shrink};
+use crate::transport;
 
 /// Time between two lines of progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -37,6 +40,10 @@ pub(super) struct Sim {
     /// Clients [default: as each seed says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     clients: Option<u16>,
+    /// Network: usual, link-30, link-100, link-300 (milliseconds a message takes), one-way, refused-push; or a member
+    /// that lies: liar [default: as each seed says]
+    #[arg(long, value_name = "MIX", value_parser = parse_mix)]
+    mix: Option<Mix>,
     /// Kinds of faults that do not happen
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = parse_fault)]
     without: Vec<FaultKind>,
@@ -68,6 +75,14 @@ fn parse_fault(text: &str) -> Result<FaultKind, String> {
     found.ok_or_else(|| {
         let names: Vec<&str> = FaultKind::ALL.iter().map(|(_, name)| *name).collect();
         format!("the kinds of faults are {}", names.join(", "))
+    })
+}
+
+fn parse_mix(text: &str) -> Result<Mix, String> {
+    let found = Mix::ALL.iter().find(|(_, name)| *name == text).map(|(mix, _)| *mix);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = Mix::ALL.iter().map(|(_, name)| *name).collect();
+        format!("the mixes are {}", names.join(", "))
     })
 }
 
@@ -108,6 +123,8 @@ impl Sim {
             nodes: self.nodes.map_or_else(|| Plan::nodes_of(seed), usize::from),
             time: self.time.0,
             clients: self.clients.map(usize::from),
+            mix: self.mix,
+            wire: Wire(transport::carried),
             without: self.without.iter().copied().collect(),
             planted: match self.plant {
                 Some(Planting::One(plant)) => Planted::new(plant),
@@ -261,10 +278,13 @@ fn command(plan: &Plan) -> String {
 
 /// What may be the same for many seeds.
 fn command_options(plan: &Plan) -> String {
-    let Plan { time, clients, without, .. } = plan;
+    let Plan { time, clients, mix, without, .. } = plan;
     let mut options = format!(" --time {}", Span(*time));
     if let Some(clients) = clients {
         let _ = write!(options, " --clients {clients}");
+    }
+    if let Some(mix) = mix {
+        let _ = write!(options, " --mix {}", mix.name());
     }
     if !without.is_empty() {
         let names: Vec<&str> = without.iter().map(|kind| kind.name()).collect();
@@ -303,12 +323,14 @@ mod tests {
             nodes: 3,
             time: Duration::from_millis(1500),
             clients: Some(2),
+            mix: Some(Mix::SlowLinks(100)),
+            wire: Wire::default(),
             without: BTreeSet::from([FaultKind::Kill, FaultKind::BitFlip]),
             planted: Planted::NONE,
         };
         assert_eq!(
             command(&plan),
-            "kuberaft sim --replay 7 --nodes 3 --time 1500ms --clients 2 --without kill,bit-flip"
+            "kuberaft sim --replay 7 --nodes 3 --time 1500ms --clients 2 --mix link-100 --without kill,bit-flip"
         );
     }
 }

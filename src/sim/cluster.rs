@@ -16,6 +16,7 @@ use super::disk::Disk;
 use super::files::SimFiles;
 use super::founding::{Directory, Founding, IDS};
 use super::invariants::{Broken, Checked, Invariants};
+use super::lies::Liar;
 use super::network::Network;
 use super::node::{Machine, Standing};
 use super::random::Random;
@@ -59,6 +60,8 @@ pub struct Cluster {
     violation: Option<Violation>,
     pub(super) founding: Founding,
     pub(super) churn: Churn,
+    /// A member that lies, if there is one.
+    pub(super) liar: Option<Liar>,
     /// Nothing goes wrong by itself any more.
     pub(super) is_calm: bool,
     events: u64,
@@ -92,6 +95,7 @@ impl Cluster {
             violation: None,
             founding: Founding::new(setup.nodes),
             churn,
+            liar: None,
             is_calm: false,
             events: 0,
             clients_run: true,

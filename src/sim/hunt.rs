@@ -52,6 +52,7 @@ mod tests {
 
     use super::*;
     use crate::plant::{Plant, Planted};
+    use crate::sim::lies::Wire;
 
     /// Those that few seeds catch; `kuberaft sim --plant all` hunts for all.
     #[test]
@@ -83,6 +84,8 @@ mod tests {
                 nodes: 3,
                 time: Duration::from_secs(10),
                 clients: None,
+                mix: None,
+                wire: Wire::default(),
                 without: BTreeSet::new(),
                 planted: Planted::new(plant),
             };

@@ -8,7 +8,7 @@
 //! 5. [`trace`]: what happened
 //! 6. `founding`: from empty directories to a cluster
 //! 7. `churn`: members come and go; `snapshots`: states on their way
-//! 8. [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
+//! 8. [`mix`], [`lies`], [`faults`], [`run`]: a seed from begin to verdict; [`hunt`]: seeds until one fails
 //! 9. [`scenario`]: scripted runs, told to a reader
 
 mod agenda;
@@ -24,8 +24,10 @@ mod files;
 mod founding;
 pub mod hunt;
 pub mod invariants;
+pub mod lies;
 mod lifecycle;
 mod marks;
+pub mod mix;
 pub mod network;
 mod node;
 mod parts;

@@ -41,6 +41,8 @@ impl Default for NetworkTraits {
 pub enum Fate {
     /// It is lost; whether the sender is told.
     Lost(bool),
+    /// There is no stream that would take it, as the sender knows.
+    Refused,
     /// It arrives at this time, and perhaps again.
     Arrives(Instant, Option<Instant>),
 }
@@ -48,6 +50,8 @@ pub enum Fate {
 #[derive(Clone, Copy, Default)]
 struct Link {
     cut: bool,
+    /// The sender cannot open a stream.
+    refused: bool,
     /// Additional delay in microseconds.
     slow: u64,
     last_arrival: Instant,
@@ -78,10 +82,16 @@ impl Network {
         self.link(from, to).cut = cut;
     }
 
+    /// From now on `from` can (not) open streams to `to`: nothing that it wants to send leaves, and it knows that.
+    pub fn set_refused(&mut self, from: usize, to: usize, refused: bool) {
+        self.link(from, to).refused = refused;
+    }
+
     /// Whether nothing gets through from `from` to `to`.
     #[must_use]
     pub fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.links[from * self.nodes + to].cut
+        let link = &self.links[from * self.nodes + to];
+        link.cut || link.refused
     }
 
     /// Adds to the delay of one direction, in microseconds.
@@ -103,7 +113,7 @@ impl Network {
     /// Mends all links.
     pub fn mend(&mut self) {
         for link in &mut self.links {
-            (link.cut, link.slow) = (false, 0);
+            (link.cut, link.refused, link.slow) = (false, false, 0);
         }
     }
 
@@ -115,6 +125,9 @@ impl Network {
     /// What becomes of a message sent now.
     pub fn send(&mut self, now: Instant, from: usize, to: usize) -> Fate {
         let NetworkTraits { loss, duplication, told, .. } = self.traits;
+        if self.link(from, to).refused {
+            return Fate::Refused;
+        }
         if self.is_cut(from, to) || self.random.chance(loss) {
             return Fate::Lost(self.random.chance(told));
         }

@@ -7,6 +7,7 @@ use super::agenda::Event;
 use super::clients::Token;
 use super::cluster::Cluster;
 use super::disk::Crash;
+use super::lies::Told;
 use super::network::Fate;
 use super::node::{Answered, CREDITS, Done, FromPeer, Process, Turn};
 use super::trace::{Happening, words};
@@ -253,6 +254,18 @@ impl Cluster {
             to,
             message: message.clone(),
         });
+        let mut message = message;
+        match self.liar.as_mut().and_then(|liar| liar.tell(from, &message)) {
+            None => {}
+            Some(Told::Lie(lie)) => {
+                self.tell(|| format!("n{} lies to n{}: {message:?} becomes {lie:?}", from + 1, to + 1));
+                message = lie;
+            }
+            Some(Told::Refused) => {
+                self.tell(|| format!("n{} refuses a lie of n{}", to + 1, from + 1));
+                return false;
+            }
+        }
         match self.network.send(self.now, from, to) {
             Fate::Lost(is_told) => {
                 self.trace.note(self.now, [3, from as u64, to as u64], || Happening::Lost {
@@ -270,6 +283,11 @@ impl Cluster {
                     self.add_in(wait, Event::SendDropped { node: from, incarnation, to: ids.1 });
                 }
                 true
+            }
+            Fate::Refused => {
+                let why = "no stream takes it";
+                self.trace.note(self.now, [3, from as u64, to as u64], || Happening::Lost { from, to, why });
+                false
             }
             Fate::Arrives(at, again) => {
                 if let Some(again) = again.filter(|_| may_be_doubled(&message)) {

@@ -1,6 +1,8 @@
 //! One seed from begin to verdict: a time of faults, in which nothing wrong may happen; then a time without, in
 //! which the right things must; then the judgement of what the clients saw.
 
+mod endure;
+
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,11 +13,16 @@ use super::clients::Ending;
 use super::cluster::Cluster;
 use super::disk::Crash;
 use super::faults::{FaultKind, Faults};
+use super::lies::{Liar, Lie, Wire};
+use super::mix::Mix;
 use super::random::Random;
 use super::setup::Setup;
 use super::trace::Happening;
 use crate::plant::Planted;
 use crate::types::Instant;
+
+/// A node's assertion failed: it panicked.
+const IMPOSSIBLE: &str = "an impossible state";
 
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,10 @@ pub struct Plan {
     pub time: Duration,
     /// Clients; as the seed says if not given.
     pub clients: Option<usize>,
+    /// What kind of network; as the seed says if not given.
+    pub mix: Option<Mix>,
+    /// What the network carries of a lie.
+    pub wire: Wire,
     /// Kinds of faults that do not happen.
     pub without: BTreeSet<FaultKind>,
     /// A bug in all nodes.
@@ -74,6 +85,7 @@ pub struct Failure {
 #[must_use]
 pub fn run(plan: &Plan, keep: bool) -> Outcome {
     let mut setup = Setup::from_seed(plan.seed, plan.nodes);
+    plan.mix().shape(plan.nodes, &mut setup);
     if let Some(clients) = plan.clients {
         setup.clients = clients;
     }
@@ -87,19 +99,30 @@ pub(super) fn run_as(plan: &Plan, setup: Setup, keep: bool) -> Outcome {
         cluster: Cluster::new(setup),
         faults: Faults::new(plan.seed, plan.without.clone()),
         random: Random::new(plan.seed, 6),
+        mix: plan.mix(),
         undecided: false,
     };
+    if plan.mix() == Mix::Liar {
+        let nodes = runner.cluster.setup().nodes;
+        runner.cluster.liar = Some(Liar::of(plan.seed, nodes, plan.wire));
+    }
     if keep {
         runner.cluster.trace.keep();
     }
     let panicked = catch_unwind(AssertUnwindSafe(|| runner.run(plan.time))).err();
-    runner.outcome(panicked)
+    let mut outcome = runner.outcome(panicked);
+    if plan.mix() == Mix::Liar && !Lie::of(plan.seed).is_survivable() {
+        // All that is owed then is that nobody panics.
+        outcome.failure = outcome.failure.filter(|failure| failure.rule == IMPOSSIBLE);
+    }
+    outcome
 }
 
 struct Runner {
     cluster: Cluster,
     faults: Faults,
     random: Random,
+    mix: Mix,
     undecided: bool,
 }
 
@@ -115,11 +138,15 @@ impl Runner {
         }
         if self.goes_on() {
             self.faults.stop(&mut self.cluster);
+            self.cluster.liar = None;
             // A start finds out whether the disk is intact.
             (0..self.cluster.setup().nodes).for_each(|node| self.cluster.restart(node));
             if self.cluster.setup().churn.is_none() {
                 self.must_form();
             }
+        }
+        if self.goes_on() && matches!(self.mix, Mix::OneWay | Mix::RefusedPush) {
+            self.must_endure();
         }
         if self.goes_on() {
             self.heal();
@@ -209,10 +236,17 @@ impl Runner {
         Some(second)
     }
 
+    /// How long an election and what follows from it may take.
+    fn patience(&self) -> Duration {
+        let setup = self.cluster.setup();
+        let round_trip = Duration::from_micros(2 * setup.network.delay_least);
+        setup.raft.election_timeout * 40 + round_trip * 50 + Duration::from_secs(20)
+    }
+
     /// Leader, service, equal states: each within a bound.
     fn must_recover(&mut self) {
+        let patience = self.patience();
         let cluster = &mut self.cluster;
-        let patience = cluster.setup().raft.election_timeout * 40 + Duration::from_secs(20);
         let limit = cluster.now().after(patience);
         if !cluster.run_until(limit, Cluster::is_led) {
             let what = format!("no leader that all nodes follow within {patience:?}: {}", cluster.summary());
@@ -320,7 +354,7 @@ impl Runner {
         let failure = match panicked {
             Some(payload) => {
                 let at = cluster.now();
-                Some(Failure { at, rule: "an impossible state".to_owned(), what: panic_message(&*payload) })
+                Some(Failure { at, rule: IMPOSSIBLE.to_owned(), what: panic_message(&*payload) })
             }
             None => cluster.violation().map(|violation| Failure {
                 at: violation.at,
@@ -350,6 +384,12 @@ pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 impl Plan {
+    /// What kind of network it has.
+    #[must_use]
+    pub fn mix(&self) -> Mix {
+        self.mix.unwrap_or_else(|| Mix::of(self.seed))
+    }
+
     /// How many nodes a seed has unless told otherwise: mostly three, so that most seeds are quick.
     #[must_use]
     pub fn nodes_of(seed: u64) -> usize {

@@ -17,7 +17,7 @@ use crate::storage::space::NoRoom;
 use crate::storage::{Staging, StateStore};
 use crate::types::{Instant, NodeId, StagedId};
 
-/// How long an answer is waited for, in microseconds.
+/// How long an answer is waited for in addition to two round trips, in microseconds.
 const PATIENCE: u64 = 400_000;
 /// How often what broke is gone on with.
 const ATTEMPTS: u32 = 4;
@@ -117,7 +117,8 @@ impl Cluster {
             let said = Box::new(said);
             self.add(at, Event::SnapshotSaid { from: node, incarnation, to, ids, asked, said });
         }
-        self.add_in(PATIENCE, Event::SnapshotHeard { node, incarnation, id, asked, heard: Heard::Nothing });
+        let patience = PATIENCE + 4 * self.setup.network.delay_least;
+        self.add_in(patience, Event::SnapshotHeard { node, incarnation, id, asked, heard: Heard::Nothing });
     }
 
     /// The receiver's side.

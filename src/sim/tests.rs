@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::faults::FaultKind;
+use super::lies::Wire;
 use super::run::{Plan, run, run_as};
 use super::setup::Setup;
 use super::trace::Happening;
@@ -19,6 +20,8 @@ fn plan(seed: u64) -> Plan {
         nodes,
         time: Duration::from_secs(10),
         clients: None,
+        mix: None,
+        wire: Wire::default(),
         without: BTreeSet::new(),
         planted: Planted::NONE,
     }

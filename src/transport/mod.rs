@@ -42,5 +42,11 @@ pub use service::{PeerService, Sink, serve};
 pub use settings::Settings;
 pub use snapshot_sender::{OnSnapshotEnd, StillLeads};
 
+/// What a peer makes of a message: encoded, decoded and checked; `None` if its checks refuse it. For the simulator.
+#[must_use]
+pub fn carried(message: crate::raft::Message) -> Option<crate::raft::Message> {
+    convert::from_wire(convert::to_wire(message)).ok()
+}
+
 #[cfg(test)]
 mod tests;
