@@ -74,6 +74,12 @@ impl Acceptor {
         Self(Arc::new(Inner { port, tells_plain, timeout, refused, log: Mutex::default() }))
     }
 
+    /// The DNS names of the certificate that is shown now.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.0.port.material().names.clone()
+    }
+
     /// The connection under TLS, once the other side has shown what is demanded; `None` if it was refused, which is
     /// logged.
     pub async fn accept(&self, tcp: TcpStream, from: SocketAddr) -> Option<Wire> {

@@ -11,6 +11,8 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
 use super::{IdentitySettings, TlsError};
@@ -28,7 +30,9 @@ pub(super) struct Identity {
     pub(super) key: Arc<CertifiedKey>,
     /// Seconds since the epoch.
     pub(super) not_after: i64,
-    /// The same, and the serial number, for people.
+    /// The DNS names that it is valid for.
+    pub(super) names: Vec<String>,
+    /// Its end and the serial number, for people.
     pub(super) described: String,
 }
 
@@ -62,6 +66,7 @@ pub(super) fn identity(files: &IdentitySettings, cert: &[u8], key: &[u8]) -> Res
     if not_after < now_s() {
         return Err(TlsError::Expired { path: cert_path.clone(), until });
     }
+    let names = dns_names(&parsed);
     let described = format!("serial {}, valid until {until}", parsed.raw_serial_as_string());
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Pem {
         path: key_path.clone(),
@@ -73,7 +78,16 @@ pub(super) fn identity(files: &IdentitySettings, cert: &[u8], key: &[u8]) -> Res
         key: key_path.clone(),
         error,
     })?;
-    Ok(Identity { key: Arc::new(key), not_after, described })
+    Ok(Identity { key: Arc::new(key), not_after, names, described })
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let names = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// A certificate that was made here.
@@ -85,7 +99,8 @@ pub(super) fn made(key: CertifiedKey) -> Result<Identity, TlsError> {
     let (not_after, until) = (until.timestamp(), until.to_string());
     let described =
         format!("made of the peers' secret, serial {}, valid until {until}", parsed.raw_serial_as_string());
-    Ok(Identity { key: Arc::new(key), not_after, described })
+    let names = dns_names(&parsed);
+    Ok(Identity { key: Arc::new(key), not_after, names, described })
 }
 
 /// The authorities of a file.

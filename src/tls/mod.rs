@@ -9,6 +9,7 @@ mod accept;
 mod certificates;
 mod connect;
 mod error;
+mod moved;
 mod peer;
 mod port;
 mod secret;
@@ -18,6 +19,7 @@ mod wire;
 pub use accept::{Acceptor, HANDSHAKE_TIMEOUT};
 pub use connect::{Connector, is_misunderstanding, refusal};
 pub use error::TlsError;
+pub use moved::{Moved, Observe, Watched};
 pub use peer::{HostOf, PeerTls, Proof};
 pub use port::{HeldSecret, Port, watch};
 pub use secret::{

@@ -38,6 +38,8 @@ pub(super) struct Material {
     pub(super) server: Arc<ServerConfig>,
     /// For the other direction, where the same certificate is shown by the one that dials.
     pub(super) client: Option<Arc<ClientConfig>>,
+    /// DNS names of the certificate.
+    pub(super) names: Vec<String>,
     not_after: i64,
     described: String,
     /// Of the members' secret, who administers.
@@ -285,11 +287,12 @@ impl Files {
                     _ => None,
                 };
                 let server = server_config(&identity, verifier, rustls::DEFAULT_VERSIONS, ALPN_CLIENT)?;
-                let Identity { not_after, described, .. } = identity;
+                let Identity { not_after, names, described, .. } = identity;
                 let server = Arc::new(server);
                 Ok(Material {
                     server,
                     client: None,
+                    names,
                     not_after,
                     described,
                     administrators: None,
@@ -344,9 +347,9 @@ fn peer_material(
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&identity.key))));
     client.alpn_protocols = owned(ALPN_PEER);
     client.resumption = Resumption::disabled();
-    let Identity { not_after, described, .. } = identity;
+    let Identity { not_after, names, described, .. } = identity;
     let (server, client) = (Arc::new(server), Some(Arc::new(client)));
-    Ok(Material { server, client, not_after, described, administrators: None, renewal: None })
+    Ok(Material { server, client, names, not_after, described, administrators: None, renewal: None })
 }
 
 fn server_config(

@@ -38,6 +38,15 @@ impl Wire {
         Some(PeerCertificate(Arc::new(shown.clone().into_owned())))
     }
 
+    /// Whether the other side has shown a certificate, which the handshake has verified then.
+    #[must_use]
+    pub fn is_certified(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.get_ref().1.peer_certificates().is_some(),
+        }
+    }
+
     /// The connection below.
     #[must_use]
     pub fn tcp(&self) -> &TcpStream {
