@@ -33,6 +33,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -78,16 +79,14 @@ const SCALE_INTERVAL: Duration = Duration::from_secs(1);
 /// # Errors
 /// Why it could not start or go on.
 pub fn run(config: &Config) -> Result<(), ServerError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.worker_threads)
-        .thread_name("io")
-        .enable_all()
-        .build()?;
+    let runtime = io_threads(config, "io")?;
+    // Peers have threads of their own: no load of clients holds up a heartbeat.
+    let peers = io_threads(config, "peers")?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let mut listeners = Listeners::bind(config).await?;
         loop {
-            let server = Server::start(config.clone(), &listeners)?;
+            let server = Server::start(config.clone(), &listeners, peers.handle().clone())?;
             match Box::pin(server.run_until(listeners, &mut signals)).await {
                 Ok(Ended::Removed(again)) => listeners = again,
                 Ok(ended) => return Ok(ended),
@@ -103,8 +102,14 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     if matches!(ended, Ok(Ended::AtOnce)) {
         // What still runs is not waited for.
         runtime.shutdown_background();
+        peers.shutdown_background();
     }
     ended.map(|_| ())
+}
+
+fn io_threads(config: &Config, name: &'static str) -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(config.worker_threads).thread_name(name).enable_all().build()
 }
 
 /// How a node's life ended.
@@ -120,6 +125,8 @@ enum Ended {
 /// What is up as soon as the process is.
 struct Server {
     config: Config,
+    /// Where everything between peers runs.
+    peer_io: runtime::Handle,
     metrics: Metrics,
     api: Arc<Api<Handle>>,
     /// What peers say of themselves.
@@ -154,7 +161,7 @@ struct PeerPort {
 }
 
 impl Server {
-    fn start(config: Config, listeners: &Listeners) -> Result<Self, ServerError> {
+    fn start(config: Config, listeners: &Listeners, peer_io: runtime::Handle) -> Result<Self, ServerError> {
         let client_listener = listeners.client()?;
         let client_addr = match &config.advertise_client_addr {
             Some(address) => address.to_string(),
@@ -181,7 +188,7 @@ impl Server {
             "started"
         );
         let peers_stop = watch::Sender::new(false);
-        Ok(Self { config, metrics, api, directory, client_addr, http, tls, http_stop, peers_stop })
+        Ok(Self { config, peer_io, metrics, api, directory, client_addr, http, tls, http_stop, peers_stop })
     }
 
     /// Runs until it is told to end, is removed from its cluster, or something fails.
@@ -320,9 +327,13 @@ impl Server {
             resolver: addresses.known_resolver(),
             settings: settings.clone(),
         });
-        let peers = tokio::spawn({
+        let listener = {
+            // The listener's events are taken by the threads that serve it.
+            let _entered = self.peer_io.enter();
+            listeners.peer()?
+        };
+        let peers = self.peer_io.spawn({
             let (service, settings, stop) = (service.clone(), settings.clone(), told(&self.peers_stop));
-            let listener = listeners.peer()?;
             async move {
                 if let Err(error) = transport::serve(listener, service, &settings, stop).await {
                     tracing::error!(%error, "the peer port failed");
@@ -480,7 +491,7 @@ impl Server {
                 metrics: self.metrics.clone(),
                 settings,
             },
-            tokio::runtime::Handle::current(),
+            self.peer_io.clone(),
         );
         let replica = driver::Replica {
             cluster_id: formed.cluster_id,
