@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::Method;
+use axum::http::{HeaderValue, Method, header};
 use bytes::Bytes;
 
 use super::client::{Client, ClientError, ClientRequest, encode, parse_json, request, timeout_parameter};
@@ -40,13 +40,23 @@ fn change_request(
         MemberChange::Remove(member) => (Method::DELETE, path(member, ""), Bytes::new()),
     };
     let expected = expected.map_or_else(String::new, |index| format!("&expected={index}"));
-    request(method, format!("{path}?timeout={}{expected}", timeout_parameter(Some(timeout))), body)
+    json_request(method, format!("{path}?timeout={}{expected}", timeout_parameter(Some(timeout))), body)
 }
 
 fn transfer_request(to: Option<&str>, timeout: Duration) -> Result<ClientRequest, ClientError> {
     let body = json(&TransferTo { to: to.map(str::to_owned) });
     let timeout = timeout_parameter(Some(timeout));
-    request(Method::POST, format!("/v1/leader/transfer?timeout={timeout}"), body)
+    json_request(Method::POST, format!("/v1/leader/transfer?timeout={timeout}"), body)
+}
+
+/// A request whose body, if there is one, is JSON.
+fn json_request(method: Method, target: String, body: Bytes) -> Result<ClientRequest, ClientError> {
+    let is_empty = body.is_empty();
+    let mut request = request(method, target, body)?;
+    if !is_empty {
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    Ok(request)
 }
 
 fn json(body: &impl serde::Serialize) -> Bytes {

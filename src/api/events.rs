@@ -5,15 +5,16 @@
 //! of type `missed`.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Response, header};
+use axum::http::{HeaderName, Response};
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::{Stream, stream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::query::Parameters;
 use super::{Api, Problem, Replica};
@@ -34,20 +35,20 @@ pub(super) fn events<R: Replica>(api: &Api<R>, request: &Request) -> Result<Resp
             Some(number.ok_or_else(|| Problem::bad_request("Last-Event-ID must be the number of an event"))?)
         }
     };
-    let events = until(api.replica()?.events(after), api.draining());
+    let turn = Arc::clone(&api.event_streams).try_acquire_owned();
+    let turn = turn.map_err(|_| Problem::overloaded("this node sends as many event streams as it may"))?;
+    let events = until(api.replica()?.events(after), api.draining(), turn);
     let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    let mut response = sse.into_response();
-    // For the page of another node, as with the status.
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    Ok(response)
+    Ok(sse.into_response())
 }
 
 /// The events until the replica ends or the server drains its connections.
 fn until(
     events: EventStream,
     draining: watch::Receiver<bool>,
+    turn: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
-    stream::unfold((events, draining), |(mut events, mut draining)| async move {
+    stream::unfold((events, draining, turn), |(mut events, mut draining, turn)| async move {
         let next = tokio::select! {
             next = events.next() => next,
             _ = draining.wait_for(|draining| *draining) => return None,
@@ -57,7 +58,7 @@ fn until(
             NextEvent::Event(observed) => event(&observed),
             NextEvent::Missed(count) => Event::default().event("missed").data(count.to_string()),
         };
-        Some((Ok(event), (events, draining)))
+        Some((Ok(event), (events, draining, turn)))
     })
 }
 

@@ -3,16 +3,12 @@
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::memory_replica::MemoryReplica;
-use super::routes::router;
-use super::serve::connection_builder;
+use super::serve::serve_stream;
 use super::{Api, Node, Settings};
 use crate::metrics::Metrics;
 use crate::types::NodeId;
@@ -31,12 +27,12 @@ fn runtime() -> &'static Runtime {
 }
 
 /// A member that serves, with an empty store.
-fn routes() -> Router {
+fn member() -> Arc<Api<Arc<MemoryReplica>>> {
     let node = Node { name: "kuberaft-0".into(), client_addr: Some("one:80".into()) };
     let api = Arc::new(Api::new(node, Settings::default(), Metrics::new(), Arc::new(|_| None)));
     api.identify(NodeId(1));
     api.start(MemoryReplica::leader());
-    router(api)
+    api
 }
 
 /// Whatever a client sends, it gets no answer that says that the server is wrong.
@@ -45,10 +41,7 @@ pub(crate) fn http(data: &[u8]) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let answer = runtime().block_on(async {
         let (mut client, other_end) = tokio::io::duplex(1 << 20);
-        let served = tokio::spawn(async move {
-            let service = TowerToHyperService::new(routes());
-            let _ = connection_builder().serve_connection(TokioIo::new(other_end), service).await;
-        });
+        let served = tokio::spawn(serve_stream(other_end, member()));
         let mut answer = Vec::new();
         let _ = timeout(ANSWER_TIMEOUT, async {
             client.write_all(data).await?;
@@ -86,6 +79,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         "/v1/kv/",
         "/nothing",
         "/v1/events",
+        "/v1/kv/a#b",
     ]
     .iter()
     .map(|target| format!("GET {target} HTTP/1.1\r\n{head}Connection: close\r\n\r\n"))

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::body::{is_empty, read_body};
+use super::body::{Received, Time, held, is_empty, receive};
 use super::query::{Consistency, Parameters, decode_key, parse_condition, parse_idempotency_key};
 use super::{Api, Problem, Replica};
 use crate::kv::{Answer, Command, Condition, KeyValue, Operation};
@@ -26,7 +27,6 @@ pub(super) const X_VERSION: HeaderName = HeaderName::from_static("x-kuberaft-ver
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// `GET|POST /set?key=K&value=V`.
 pub(super) async fn set<R: Replica>(
@@ -39,10 +39,11 @@ pub(super) async fn set<R: Replica>(
     let key = parameters.key.ok_or_else(|| missing("key"))?;
     let value = parameters.value.ok_or_else(|| missing("value"))?;
     let idempotency_key = parse_idempotency_key(request.headers())?;
+    refuse_conditions(request.headers(), &[header::IF_MATCH, header::IF_NONE_MATCH])?;
     check_target(&api, &request)?;
     check_key(&api, &key)?;
     check_value(&api, value.len())?;
-    let deadline = started + timeout(&api, parameters.timeout);
+    let deadline = time(&api, parameters.timeout, started).deadline();
     // An empty body may still have been announced.
     if !is_empty(body, deadline).await? {
         return Err(Problem::bad_request("`/set` takes key and value from the query and no body"));
@@ -61,13 +62,14 @@ pub(super) async fn get<R: Replica>(
     started: Instant,
 ) -> Result<Response<Body>, Problem> {
     let parameters = Parameters::parse(request.uri().query(), &["key", "consistency", "timeout"])?;
+    refuse_conditions(request.headers(), &[header::IF_MATCH])?;
     let key = parameters.key.ok_or_else(|| missing("key"))?;
     check_key(&api, &key)?;
-    let deadline = started + timeout(&api, parameters.timeout);
+    let deadline = time(&api, parameters.timeout, started).deadline();
     let (found, _) = read(&api, &key, parameters.consistency, deadline).await?;
     let value = found.ok_or_else(Problem::key_not_found)?.value;
     let kind = if std::str::from_utf8(&value).is_ok() { TEXT } else { BYTES };
-    Ok(answer(value.into(), kind))
+    Ok(answer(body_of(&api, value, deadline).await?, kind))
 }
 
 /// `GET /v1/kv/{key}`.
@@ -77,11 +79,12 @@ pub(super) async fn kv_get<R: Replica>(
     started: Instant,
 ) -> Result<Response<Body>, Problem> {
     let parameters = Parameters::parse(request.uri().query(), &["consistency", "timeout"])?;
+    refuse_conditions(request.headers(), &[header::IF_MATCH])?;
     let key = key_of(&api, &request)?;
-    let deadline = started + timeout(&api, parameters.timeout);
+    let deadline = time(&api, parameters.timeout, started).deadline();
     let (found, revision) = read(&api, &key, parameters.consistency, deadline).await?;
     let content = found.ok_or_else(Problem::key_not_found)?;
-    let mut response = answer(content.value.into(), BYTES);
+    let mut response = answer(body_of(&api, content.value, deadline).await?, BYTES);
     let headers = response.headers_mut();
     headers.insert(header::ETAG, etag(content.mod_revision));
     headers.insert(X_REVISION, revision.0.into());
@@ -100,9 +103,11 @@ pub(super) async fn kv_put<R: Replica>(
     let key = key_of(&api, &request)?;
     let condition = parse_condition(request.headers())?;
     let idempotency_key = parse_idempotency_key(request.headers())?;
-    let deadline = started + timeout(&api, parameters.timeout);
+    let time = time(&api, parameters.timeout, started);
     let body_bytes_max = check_target(&api, &request)?.min(api.settings.value_bytes_max);
-    let value = read_body(request.into_body(), body_bytes_max, deadline).await?;
+    // The share is kept until the request is answered.
+    let Received { bytes: value, share: _share, deadline } =
+        receive(request.into_body(), body_bytes_max, time, &api.request_memory).await?;
     let operation = Operation::Put { key, value, condition };
     match propose(&api, Command { operation, idempotency_key }, deadline).await? {
         Answer::Put { revision, create_revision, version } => {
@@ -128,7 +133,7 @@ pub(super) async fn kv_delete<R: Replica>(
     let key = key_of(&api, &request)?;
     let condition = parse_condition(request.headers())?;
     let idempotency_key = parse_idempotency_key(request.headers())?;
-    let deadline = started + timeout(&api, parameters.timeout);
+    let deadline = time(&api, parameters.timeout, started).deadline();
     let operation = Operation::Delete { key, condition };
     match propose(&api, Command { operation, idempotency_key }, deadline).await? {
         Answer::Deleted { revision } => {
@@ -161,8 +166,20 @@ async fn propose<R: Replica>(api: &Api<R>, command: Command, deadline: Instant) 
     replica.propose(command.encode(), left(deadline)?).await.map_err(Problem::from)
 }
 
-fn timeout<R: Replica>(api: &Api<R>, wanted: Option<Duration>) -> Duration {
-    wanted.map_or(api.settings.request_timeout, |wanted| wanted.min(api.settings.request_timeout))
+/// Smaller values are sent at once and need no share of the memory for answers.
+const SMALL_BYTES: usize = 16 << 10;
+
+/// A value as the body of an answer: the client may take it slowly, while the store has another one already.
+async fn body_of<R: Replica>(api: &Api<R>, value: Bytes, deadline: Instant) -> Result<Body, Problem> {
+    if value.len() <= SMALL_BYTES {
+        return Ok(value.into());
+    }
+    let share = api.answer_memory.take(value.len(), deadline).await?;
+    Ok(held(value, share))
+}
+
+pub(super) fn time<R>(api: &Api<R>, wanted: Option<Duration>, started: Instant) -> Time {
+    Time::new(started, wanted, api.settings.request_timeout)
 }
 
 /// The time until `deadline`.
@@ -175,11 +192,19 @@ fn left(deadline: Instant) -> Result<Duration, Problem> {
     }
 }
 
+/// Conditions that are not supported here must not be ignored: the client counts on them (RFC 9110, 13.1).
+fn refuse_conditions(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Problem> {
+    match names.iter().find(|name| headers.contains_key(*name)) {
+        Some(name) => Err(Problem::bad_request(format!("header `{name}` is not supported by this request"))),
+        None => Ok(()),
+    }
+}
+
 fn missing(name: &str) -> Problem {
     Problem::bad_request(format!("query parameter `{name}` is missing"))
 }
 
-fn key_of<R: Replica>(api: &Api<R>, request: &Request) -> Result<bytes::Bytes, Problem> {
+fn key_of<R: Replica>(api: &Api<R>, request: &Request) -> Result<Bytes, Problem> {
     let key = decode_key(request.uri().path().strip_prefix(KV_PREFIX).unwrap_or_default())?;
     check_key(api, &key)?;
     Ok(key)
@@ -232,8 +257,6 @@ fn answer(body: Body, kind: HeaderValue) -> Response<Body> {
     let headers = response.headers_mut();
     headers.reserve(6);
     headers.insert(header::CONTENT_TYPE, kind);
-    // A stored value must never run as a page of this origin.
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     response
 }
 

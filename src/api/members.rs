@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::Response;
+use axum::http::{HeaderMap, HeaderValue, Response, header};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::body::read_body;
+use super::body::{Received, Time, receive};
 use super::query::{Parameters, decode_key};
 use super::status::{LeaderReport, find, json, leader_report};
 use super::{Api, Problem, Replica};
@@ -16,6 +17,8 @@ use crate::driver::{Change, Configuration, Member, NewMember, Status};
 use crate::membership::{AdminError, AdminReason, AdminRequest, check_new_member};
 use crate::types::{LogIndex, NodeId};
 
+/// Longest body of an administrator's request: a few names.
+const BODY_BYTES_MAX: usize = 64 << 10;
 /// Path before a member.
 pub(super) const MEMBERS_PREFIX: &str = "/v1/members/";
 
@@ -139,7 +142,7 @@ pub(super) async fn add<R: Replica>(
     started: Instant,
 ) -> Result<Response<Body>, Problem> {
     let order = Order::of(&api, &request, started)?;
-    let body = read_body(request.into_body(), api.settings.request_bytes_max, order.deadline).await?;
+    let (body, order) = read_json(&api, request, order).await?;
     let MemberToAdd { node_id: id, name, peer_addr, stays_learner } = parse(&body)?;
     let new = NewMember { id, name, peer_addr, stays_learner };
     check_new_member(&new).map_err(|error| Problem::bad_request(error.to_string()))?;
@@ -186,7 +189,7 @@ pub(super) async fn transfer<R: Replica>(
     started: Instant,
 ) -> Result<Response<Body>, Problem> {
     let order = Order::parse(&api, &request, &["timeout"], started)?;
-    let body = read_body(request.into_body(), api.settings.request_bytes_max, order.deadline).await?;
+    let (body, order) = read_json(&api, request, order).await?;
     let TransferTo { to } = if body.is_empty() { TransferTo::default() } else { parse(&body)? };
     let to = to.map(|text| find_member(&api.replica()?.status().configuration, &text)).transpose()?;
     order.carry_out(&api, AdminRequest::Transfer { to }).await
@@ -195,6 +198,7 @@ pub(super) async fn transfer<R: Replica>(
 /// What all requests of administrators have in common.
 struct Order {
     expected: Option<LogIndex>,
+    time: Time,
     deadline: Instant,
 }
 
@@ -210,9 +214,8 @@ impl Order {
         started: Instant,
     ) -> Result<Self, Problem> {
         let parameters = Parameters::parse(request.uri().query(), known)?;
-        let longest = api.settings.request_timeout;
-        let timeout = parameters.timeout.map_or(longest, |wanted| wanted.min(longest));
-        Ok(Self { expected: parameters.expected, deadline: started + timeout })
+        let time = Time::new(started, parameters.timeout, api.settings.request_timeout);
+        Ok(Self { expected: parameters.expected, time, deadline: time.deadline() })
     }
 
     async fn change<R: Replica>(self, api: &Api<R>, change: Change) -> Result<Response<Body>, Problem> {
@@ -234,6 +237,28 @@ impl Order {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The body; one that is not empty must be called JSON, which no form of a web page does.
+async fn read_json<R: Replica>(
+    api: &Api<R>,
+    request: Request,
+    order: Order,
+) -> Result<(Bytes, Order), Problem> {
+    let is_json = is_json(request.headers());
+    let received = receive(request.into_body(), BODY_BYTES_MAX, order.time, &api.request_memory).await?;
+    let Received { bytes: body, deadline, .. } = received;
+    if !body.is_empty() && !is_json {
+        return Err(Problem::unsupported_media_type());
+    }
+    Ok((body, Order { deadline, ..order }))
+}
+
+/// Whether the body is called `application/json`, whatever its parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter().map(HeaderValue::to_str);
+    let (Some(Ok(kind)), None) = (kinds.next(), kinds.next()) else { return false };
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {

@@ -7,9 +7,13 @@
 pub mod client;
 pub mod cluster;
 
+mod access;
+mod activity;
 mod admin_client;
 mod body;
+mod budget;
 mod events;
+mod gate;
 mod kv;
 mod members;
 mod problem;
@@ -20,6 +24,7 @@ mod routes;
 mod serve;
 mod settings;
 mod snapshot;
+mod snapshot_slots;
 mod state;
 mod status;
 
@@ -31,6 +36,8 @@ mod memory_replica;
 #[cfg(test)]
 mod tests;
 
+pub use access::{AdminAccess, VerifyToken};
+pub use gate::{AllowedHost, AllowedHostError};
 pub use members::{Done, MemberDetail, MemberToAdd, MembersReport, TransferTo};
 pub use problem::Problem;
 pub use query::Consistency;

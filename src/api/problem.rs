@@ -75,6 +75,52 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
     }
 
+    /// The request was meant for another host (RFC 9110, 15.5.20), as a web page's is that reaches this node under a
+    /// name of its own.
+    pub(super) fn misdirected(host: &str) -> Self {
+        let detail = format!(
+            "this node does not answer for the host `{host}`: use its address, or add the host to --allowed-hosts"
+        );
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", detail)
+    }
+
+    /// A page of another site sent the request.
+    pub(super) fn cross_site() -> Self {
+        let detail =
+            "a browser sent this for a page of another site, or does not say for which: nothing was changed";
+        Self::new(StatusCode::FORBIDDEN, "cross_site", detail)
+    }
+
+    /// The `Authorization` is not an administrator's.
+    pub(super) fn unauthenticated() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "the bearer token is not an administrator's")
+    }
+
+    /// Only administrators may do this.
+    pub(super) fn not_an_administrator() -> Self {
+        let detail = "administration is for requests from this node's own machine (on Kubernetes: --kube, kubectl \
+            exec, kubectl port-forward) and for administrators with a client certificate or token; \
+            --admin-access network on the nodes opens it to all clients";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// The client expects something that this node does not do (RFC 9110, 10.1.1).
+    pub(super) fn expectation_failed() -> Self {
+        let detail = "`Expect` asks for more than `100-continue`, which is all that is supported";
+        Self::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail)
+    }
+
+    /// The body is encoded in a way that this node does not undo.
+    pub(super) fn unsupported_encoding() -> Self {
+        let detail = "the body has a `Content-Encoding`; it is stored as it comes, so send it as it is";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+    }
+
+    pub(super) fn unsupported_media_type() -> Self {
+        let detail = "the body is JSON, so `Content-Type` must be `application/json`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+    }
+
     pub(super) fn key_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "key_not_found", "there is no such key")
     }
@@ -235,6 +281,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

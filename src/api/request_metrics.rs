@@ -44,8 +44,10 @@ const ROUTES: [&str; 14] = [
 ];
 
 /// The codes that are sent; any other counts as the last.
-const CODES: [&str; 12] =
-    ["200", "400", "404", "405", "409", "412", "413", "422", "429", "503", "504", "500"];
+const CODES: [&str; 17] = [
+    "200", "400", "401", "403", "404", "405", "409", "412", "413", "415", "417", "421", "422", "429", "503",
+    "504", "500",
+];
 
 /// Counters and histograms, resolved.
 pub(super) struct RequestMetrics {

@@ -12,12 +12,14 @@ use axum::routing::{MethodFilter, MethodRouter, any, on};
 use tokio::time::Instant;
 
 use super::request_metrics::Route;
-use super::{Api, Problem, Replica, events, kv, members, snapshot, status};
+use super::{Api, Problem, Replica, access, events, kv, members, snapshot, status};
 
 const PAGE: &str = include_str!("../ui/index.html");
-/// The page has its style and script inside, loads nothing, and asks any member for its status.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-     connect-src http: https:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PAGE_STYLE: &str = include_str!("../ui/page.css");
+const PAGE_SCRIPT: &str = include_str!("../ui/page.js");
+/// The page loads its style and script from the node that serves it, and asks no other node.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const GET: MethodFilter = MethodFilter::GET;
 const POST: MethodFilter = MethodFilter::POST;
@@ -36,12 +38,12 @@ pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
         .route("/v1/kv/{*key}", keys())
         // The wildcard does not match nothing; the handlers say what is wrong with it.
         .route(kv::KV_PREFIX, keys())
-        .route("/v1/members", route(POST, Route::Members, members::add))
-        .route("/v1/members/{id}", route(MethodFilter::DELETE, Route::Member, members::remove))
-        .route("/v1/members/{id}/promote", route(POST, Route::Member, members::promote))
-        .route("/v1/members/{id}/demote", route(POST, Route::Member, members::demote))
-        .route("/v1/leader/transfer", route(POST, Route::Transfer, members::transfer))
-        .route("/v1/snapshot", route(GET, Route::Snapshot, snapshot::snapshot));
+        .route("/v1/members", admin(POST, Route::Members, members::add))
+        .route("/v1/members/{id}", admin(MethodFilter::DELETE, Route::Member, members::remove))
+        .route("/v1/members/{id}/promote", admin(POST, Route::Member, members::promote))
+        .route("/v1/members/{id}/demote", admin(POST, Route::Member, members::demote))
+        .route("/v1/leader/transfer", admin(POST, Route::Transfer, members::transfer))
+        .route("/v1/snapshot", admin(GET, Route::Snapshot, snapshot::snapshot));
     complete(router, api)
 }
 
@@ -67,7 +69,9 @@ fn about<R: Replica>() -> Router<Arc<Api<R>>> {
         .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
         .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))
         .route("/metrics", route(GET, Route::Metrics, |api, _, _| ready(metrics(&api))))
-        .route("/ui", route(GET, Route::Ui, |_, _, _| ready(Ok(page()))))
+        .route("/ui", page("text/html; charset=utf-8", PAGE))
+        .route("/ui/page.css", page("text/css; charset=utf-8", PAGE_STYLE))
+        .route("/ui/page.js", page("text/javascript; charset=utf-8", PAGE_SCRIPT))
 }
 
 /// All routes are there: what answers where none fits.
@@ -107,6 +111,21 @@ where
     })
 }
 
+/// One path's handler for some methods, for administrators.
+fn admin<R, H, F>(methods: MethodFilter, route: Route, handler: H) -> MethodRouter<Arc<Api<R>>>
+where
+    R: Replica,
+    H: Fn(Arc<Api<R>>, Request, Instant) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response<Body>, Problem>> + Send,
+{
+    on(methods, async move |State(api): State<Arc<Api<R>>>, request: Request| {
+        match access::check(&api, &request) {
+            Ok(()) => measure(api, request, route, handler).await,
+            Err(problem) => measure(api, request, route, |_, _, _| ready(Err(problem.clone()))).await,
+        }
+    })
+}
+
 /// Answers a request, counted and timed. There is no tracing span: at tens of thousands of requests a
 /// second it would cost more than the request.
 async fn measure<R, H, F>(api: Arc<Api<R>>, request: Request, route: Route, handler: H) -> Response<Body>
@@ -124,17 +143,20 @@ where
 
 /// `GET /metrics`.
 fn metrics<R: Replica>(api: &Api<R>) -> Result<Response<Body>, Problem> {
+    api.measure_memory();
     let text = api.metrics.render().map_err(|error| Problem::internal(error.to_string()))?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// `GET /ui`.
-fn page() -> Response<Body> {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, PAGE).into_response()
+/// A file of the page.
+fn page<R: Replica>(kind: &'static str, content: &'static str) -> MethodRouter<Arc<Api<R>>> {
+    route(GET, Route::Ui, move |_, _, _| {
+        let headers = [
+            (header::CONTENT_TYPE, kind),
+            (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+            (header::CACHE_CONTROL, "no-cache"),
+        ];
+        ready(Ok((headers, content).into_response()))
+    })
 }

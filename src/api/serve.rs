@@ -1,35 +1,44 @@
 //! Accepts connections, bounds them, and lets them end in order.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Request;
+use axum::body::Body;
+use axum::http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{interval, sleep, timeout};
 
+use super::access::Caller;
+use super::activity::{Activity, InProgress};
+use super::gate::{Fragments, Gate, RequestLines, seal};
 use super::routes::{operations, router};
 use super::{Api, Replica, Settings};
-use crate::tls::{Acceptor, Wire};
+use crate::tls::{Acceptor, Watched, Wire};
 
 /// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// Flow control windows of HTTP/2: a whole request fits.
-const H2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const H2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Flow control windows of HTTP/2: what a client may send before the node has taken it. Bodies of requests wait in them
+/// for their share of the memory, so they are small.
+const H2_STREAM_WINDOW_BYTES: u32 = 128 << 10;
+const H2_CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 /// A request's target and headers, in either protocol. HTTP/2 counts 32 bytes more for each header.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
-/// Requests under way at one time on one HTTP/2 connection.
-const H2_STREAMS_MAX: u32 = 1_000;
+/// Requests in progress at one time on one HTTP/2 connection, before and after its client has shown a certificate.
+const H2_STREAMS_MAX: u32 = 100;
+const H2_STREAMS_MAX_CERTIFIED: u32 = 1_000;
+/// What HTTP/2 keeps of an answer that its client does not take yet.
+const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// What a listener is for.
 #[derive(Clone, Debug)]
@@ -68,12 +77,13 @@ pub async fn serve<R: Replica>(
         Access::Clients(tls) => (router(Arc::clone(&api)), tls),
         Access::Operations => (operations(Arc::clone(&api)), None),
     };
+    let service = Checked::new(router, tls.clone(), &api);
     let slots = Arc::new(Semaphore::new(settings.connections_max as usize));
     let (phase, _) = watch::channel(Phase::Serve);
     tokio::select! {
         biased;
         () = shutdown => {}
-        () = accept(&listener, tls.as_ref(), &router, &settings, &slots, &phase) => {}
+        () = accept(&listener, tls.as_ref(), &service, &settings, &slots, &phase) => {}
     }
     drop(listener);
     api.drain();
@@ -91,7 +101,7 @@ pub async fn serve<R: Replica>(
 async fn accept(
     listener: &TcpListener,
     tls: Option<&Acceptor>,
-    router: &Router,
+    service: &Checked,
     settings: &Settings,
     slots: &Arc<Semaphore>,
     phase: &watch::Sender<Phase>,
@@ -100,7 +110,7 @@ async fn accept(
         let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((tcp, from)) => {
-                let (router, mut phase, idle) = (router.clone(), phase.subscribe(), settings.idle_timeout);
+                let (service, mut phase, idle) = (service.clone(), phase.subscribe(), settings.idle_timeout);
                 let tls = tls.cloned();
                 tokio::spawn(async move {
                     // An answer is one write; waiting for more of it would only delay it.
@@ -113,7 +123,8 @@ async fn accept(
                         },
                     };
                     if let Some(wire) = wire {
-                        serve_connection(wire, router, phase, idle).await;
+                        let caller = Caller::new(from, wire.is_certified());
+                        serve_connection(wire, caller, service, phase, idle).await;
                     }
                     drop(slot);
                 });
@@ -126,48 +137,66 @@ async fn accept(
     }
 }
 
-/// Requests on one connection.
-#[derive(Default)]
-struct Activity {
-    begun: AtomicU64,
-    under_way: AtomicU64,
+/// The routes behind the checks that all requests pass.
+#[derive(Clone)]
+struct Checked {
+    gate: Arc<Gate>,
+    router: TowerToHyperService<Router>,
 }
 
-/// One request under way; it also ends when the client takes it back.
-struct UnderWay(Arc<Activity>);
+impl Checked {
+    fn new<R>(router: Router, tls: Option<Acceptor>, api: &Api<R>) -> Self {
+        let gate = Gate::new(api.settings.allowed_hosts.clone(), tls, Arc::clone(&api.requests));
+        Self { gate: Arc::new(gate), router: TowerToHyperService::new(router) }
+    }
 
-impl UnderWay {
-    fn begin(activity: &Arc<Activity>) -> Self {
-        activity.begun.fetch_add(1, Ordering::Relaxed);
-        activity.under_way.fetch_add(1, Ordering::Relaxed);
-        Self(activity.clone())
+    async fn answer(
+        self,
+        mut request: Request<Incoming>,
+        caller: Caller,
+        has_fragment: bool,
+    ) -> Result<Response<Body>, Infallible> {
+        request.extensions_mut().insert(caller);
+        let mut response = match self.gate.admit(request.map(Body::new), has_fragment) {
+            Ok(request) => self.router.call(request).await?,
+            Err(response) => response,
+        };
+        seal(&mut response);
+        Ok(response)
     }
 }
 
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Serves a client of this machine that connected by other means than a socket, until its connection ends.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) async fn serve_stream<R: Replica>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    api: Arc<Api<R>>,
+) {
+    let service = Checked::new(router(Arc::clone(&api)), None, &api);
+    let caller = Caller { is_local: true, is_certified: false };
+    let (_phase, phase) = watch::channel(Phase::Serve);
+    serve_connection(stream, caller, service, phase, api.settings.idle_timeout).await;
 }
 
 async fn serve_connection(
-    wire: Wire,
-    router: Router,
+    wire: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    caller: Caller,
+    service: Checked,
     mut phase: watch::Receiver<Phase>,
     idle_timeout: Duration,
 ) {
     let activity = Arc::new(Activity::default());
     let counted = activity.clone();
-    let router = TowerToHyperService::new(router);
+    let fragments = Fragments::default();
+    let wire = Watched::new(wire, activity.moved(), RequestLines::new(fragments.clone()));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (under_way, answer) = (UnderWay::begin(&counted), router.call(request));
-        async move {
-            let answer = answer.await;
-            drop(under_way);
-            answer
-        }
+        // HTTP/1 has its requests one after the other, in the order in which their heads came.
+        let has_fragment = request.version() != Version::HTTP_2 && fragments.is_in(counted.begun());
+        let in_progress = InProgress::begin(&counted);
+        let answer = service.clone().answer(request, caller, has_fragment);
+        async move { Ok::<_, Infallible>(answer.await?.map(|body| in_progress.answered(body))) }
     });
-    let builder = connection_builder();
+    let builder = connection_builder(caller);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service));
     let mut idle_check = interval(idle_timeout.max(Duration::from_millis(1)));
     let mut begun_before = None;
@@ -182,24 +211,27 @@ async fn serve_connection(
             },
             // One coarse timer a connection instead of one a request.
             _ = idle_check.tick() => {
-                let begun = activity.begun.load(Ordering::Relaxed);
-                if begun_before == Some(begun) && activity.under_way.load(Ordering::Relaxed) == 0 {
+                let is_unused = begun_before.is_some_and(|begun| activity.is_unused_since(begun, idle_timeout));
+                if is_unused || activity.is_stuck(idle_timeout) {
                     return;
                 }
-                begun_before = Some(begun);
+                begun_before = Some(activity.begun());
             }
         }
     }
 }
 
-pub(super) fn connection_builder() -> auto::Builder<TokioExecutor> {
+fn connection_builder(caller: Caller) -> auto::Builder<TokioExecutor> {
+    let streams_max = if caller.is_certified { H2_STREAMS_MAX_CERTIFIED } else { H2_STREAMS_MAX };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().max_buf_size(HEAD_BYTES_MAX);
+    // A client that has sent all that it will may still read its answers.
+    builder.http1().max_buf_size(HEAD_BYTES_MAX).half_close(true);
     builder
         .http2()
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("far below 4 GiB"))
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(H2_STREAMS_MAX);
+        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
+        .max_concurrent_streams(streams_max);
     builder
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{AdminAccess, AllowedHost};
+
 /// Limits and times of the HTTP side. All limits are inclusive: exactly at the limit is accepted.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -23,6 +25,18 @@ pub struct Settings {
     /// Bytes of a whole request: target and body. Default 2 MiB. A target alone cannot exceed 64 KiB, so
     /// large values need `PUT /v1/kv/{key}`.
     pub request_bytes_max: usize,
+    /// Memory for bodies of requests that are in progress, in bytes: one waits for its share before it is read, and is
+    /// refused with 429 if there is none before its deadline. Default 16 MiB.
+    pub request_memory_bytes: usize,
+    /// The same for answers with large values, until clients have taken them. Default 32 MiB.
+    pub answer_memory_bytes: usize,
+    /// Where requests of administrators are taken from. Default: from loopback.
+    pub admin_access: AdminAccess,
+    /// Time over which a snapshot's pace is averaged before it counts as slow. Default one minute.
+    pub snapshot_pace_time: Duration,
+    /// Hosts that requests may name, besides those that no outsider's name server answers for: addresses, single labels,
+    /// and names below `localhost`, `local`, `internal` and `svc`. Default none.
+    pub allowed_hosts: Vec<AllowedHost>,
     /// A node further behind the commit index than this is not ready. Entries, default 5,000.
     pub ready_lag_entries_max: u64,
 }
@@ -37,6 +51,11 @@ impl Settings {
         key_bytes_max: 4 << 10,
         value_bytes_max: 3 << 19,
         request_bytes_max: 2 << 20,
+        request_memory_bytes: 16 << 20,
+        answer_memory_bytes: 32 << 20,
+        admin_access: AdminAccess::Loopback,
+        snapshot_pace_time: Duration::from_mins(1),
+        allowed_hosts: Vec::new(),
         ready_lag_entries_max: 5_000,
     };
 }

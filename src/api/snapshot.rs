@@ -11,18 +11,19 @@ use axum::http::{HeaderName, HeaderValue, Response, header};
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::kv::X_REVISION;
+use super::kv::{X_REVISION, time};
 use super::query::Parameters;
+use super::snapshot_slots::Turn;
 use super::{Api, Problem, Replica};
 use crate::driver::Save;
 
 /// Pieces that wait for the client; one has up to 256 KiB, or is one large record.
 const PIECES_AHEAD: usize = 2;
-/// A client that takes nothing for so long is given up: until then memory holds what was overwritten meanwhile.
+/// A client that takes no piece for so long has its snapshot ended: memory holds what was overwritten meanwhile.
 const STALLED: Duration = Duration::from_secs(30);
 /// The cluster's id, 16 hex digits.
 pub(super) const X_CLUSTER: HeaderName = HeaderName::from_static("x-kuberaft-cluster");
@@ -31,16 +32,16 @@ pub(super) const X_CLUSTER: HeaderName = HeaderName::from_static("x-kuberaft-clu
 pub(super) async fn snapshot<R: Replica>(
     api: Arc<Api<R>>,
     request: Request,
-    _started: Instant,
+    started: Instant,
 ) -> Result<Response<Body>, Problem> {
     let parameters = Parameters::parse(request.uri().query(), &["timeout"])?;
-    let longest = api.settings.request_timeout;
-    let timeout = parameters.timeout.map_or(longest, |wanted| wanted.min(longest));
+    let deadline = time(&api, parameters.timeout, started).deadline();
     let replica = api.replica()?;
-    let Ok(turn) = Arc::clone(&api.snapshots).try_acquire_owned() else {
-        return Err(Problem::overloaded("this node sends another snapshot right now"));
-    };
-    let save = replica.snapshot(timeout).await.map_err(Problem::read_refused)?;
+    let turn = api.snapshots.take(api.settings.snapshot_pace_time, deadline).await?;
+    let save = replica
+        .snapshot(deadline.saturating_duration_since(Instant::now()))
+        .await
+        .map_err(Problem::read_refused)?;
     let about = save.about();
     let revision = about.revision;
     let name = format!("kuberaft-{}-{revision}.snapshot", about.cluster_id);
@@ -49,13 +50,14 @@ pub(super) async fn snapshot<R: Replica>(
     let cluster = HeaderValue::try_from(about.cluster_id.to_string()).expect("hex digits are a header value");
     let (pieces_in, pieces) = mpsc::channel(PIECES_AHEAD);
     let (end_in, end) = oneshot::channel();
-    let draining = api.draining();
     let runtime = Handle::current();
     spawn_blocking(move || {
-        let is_whole = send(&save, &runtime, &pieces_in, &draining);
+        let is_whole = send(&save, &runtime, &pieces_in, &turn);
+        // What the snapshot holds is released before its slot is free.
+        drop(save);
+        drop(turn);
         drop(pieces_in);
         let _ = end_in.send(is_whole);
-        drop(turn);
     });
     let body = stream::unfold((pieces, Some(end)), |(mut pieces, end)| async move {
         if let Some(piece) = pieces.recv().await {
@@ -75,20 +77,17 @@ pub(super) async fn snapshot<R: Replica>(
 }
 
 /// Hands the file to the connection; false if that did not work out.
-fn send(
-    save: &Save,
-    runtime: &Handle,
-    pieces: &mpsc::Sender<Bytes>,
-    draining: &watch::Receiver<bool>,
-) -> bool {
+fn send(save: &Save, runtime: &Handle, pieces: &mpsc::Sender<Bytes>, turn: &Turn) -> bool {
+    let mut ended = turn.ended();
     save.write(|piece| {
+        let bytes = piece.len();
         let sent = runtime.block_on(async {
-            let mut draining = draining.clone();
             tokio::select! {
                 sent = pieces.send_timeout(piece, STALLED) => sent.is_ok(),
-                _ = draining.wait_for(|draining| *draining) => false,
+                _ = ended.wait_for(|ended| *ended) => false,
             }
         });
+        turn.took(bytes);
         if sent { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })
 }

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use super::budget::Budget;
 use super::request_metrics::RequestMetrics;
-use super::{Problem, Replica, Settings};
+use super::snapshot_slots::SnapshotSlots;
+use super::{Problem, Replica, Settings, VerifyToken};
 use crate::membership::{AdminError, AdminRequest};
 use crate::metrics::Metrics;
 use crate::types::{LogIndex, NodeId};
+
+/// Streams of events at one time: each keeps what its client does not take yet.
+const EVENT_STREAMS_MAX: usize = 1_000;
 
 /// Who this node is, as far as it is known before a replica runs.
 #[derive(Clone, Debug)]
@@ -46,7 +51,7 @@ pub struct Api<R> {
     pub(super) settings: Settings,
     pub(super) metrics: Metrics,
     pub(super) directory: Directory,
-    pub(super) requests: RequestMetrics,
+    pub(super) requests: Arc<RequestMetrics>,
     node_id: OnceLock<NodeId>,
     replica: OnceLock<R>,
     administer: OnceLock<Administer>,
@@ -54,15 +59,25 @@ pub struct Api<R> {
     advice: RwLock<Option<String>>,
     mentioned: RwLock<Option<String>>,
     draining: watch::Sender<bool>,
-    /// One snapshot is sent at a time: each keeps what was overwritten meanwhile in memory.
-    pub(super) snapshots: Arc<Semaphore>,
+    pub(super) snapshots: Arc<SnapshotSlots>,
+    /// One for each stream of events that may still be opened.
+    pub(super) event_streams: Arc<Semaphore>,
+    /// For bodies of requests, from before they are read until they are answered.
+    pub(super) request_memory: Budget,
+    /// For large values, until clients have taken them.
+    pub(super) answer_memory: Budget,
+    verify_token: OnceLock<VerifyToken>,
 }
 
 impl<R: Replica> Api<R> {
     /// An API without a replica yet.
     #[must_use]
     pub fn new(node: Node, settings: Settings, metrics: Metrics, directory: Directory) -> Self {
-        let requests = RequestMetrics::new(&metrics);
+        let requests = Arc::new(RequestMetrics::new(&metrics));
+        let request_memory =
+            Budget::new(settings.request_memory_bytes, "the memory for requests is in use by others");
+        let answer_memory =
+            Budget::new(settings.answer_memory_bytes, "the memory for answers is in use by others");
         let waiting = RwLock::new(Some("the replica does not run yet".into()));
         let (node_id, replica, administer) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Self {
@@ -78,7 +93,11 @@ impl<R: Replica> Api<R> {
             advice: RwLock::default(),
             mentioned: RwLock::default(),
             draining: watch::Sender::new(false),
-            snapshots: Arc::new(Semaphore::new(1)),
+            snapshots: Arc::default(),
+            event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+            request_memory,
+            answer_memory,
+            verify_token: OnceLock::new(),
         }
     }
 
@@ -96,6 +115,11 @@ impl<R: Replica> Api<R> {
     /// Hands requests of administrators to `administer` from now on. The first call counts.
     pub fn administer_by(&self, administer: Administer) {
         let _ = self.administer.set(administer);
+    }
+
+    /// Takes those for administrators, too, who send a bearer token for which `verify` says yes. The first call counts.
+    pub fn verify_tokens_by(&self, verify: VerifyToken) {
+        let _ = self.verify_token.set(verify);
     }
 
     pub(super) fn administer(&self) -> Option<&Administer> {
@@ -131,6 +155,15 @@ impl<R: Replica> Api<R> {
         self.draining.send_replace(true);
     }
 
+    /// Completes the figures that are not kept up to date by themselves.
+    pub(super) fn measure_memory(&self) {
+        for (kind, budget) in [("requests", &self.request_memory), ("answers", &self.answer_memory)] {
+            let gauge = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.metrics.http_memory_bytes.with_label_values(&[kind]).set(gauge(budget.taken_bytes()));
+            self.metrics.http_memory_max_bytes.with_label_values(&[kind]).set(gauge(budget.bytes_max()));
+        }
+    }
+
     pub(super) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
@@ -152,5 +185,11 @@ impl<R: Replica> Api<R> {
         self.running().ok_or_else(|| {
             Problem::not_serving(self.waiting().unwrap_or_else(|| "the replica does not run yet".into()))
         })
+    }
+}
+
+impl<R> Api<R> {
+    pub(super) fn verify_token(&self) -> Option<&VerifyToken> {
+        self.verify_token.get()
     }
 }

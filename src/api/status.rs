@@ -189,14 +189,11 @@ fn reasons<R: Replica>(api: &Api<R>, status: Option<&Status>) -> Vec<String> {
     reasons
 }
 
-/// Open to pages of other nodes, so that `/ui` shows the whole cluster. It tells nothing that a member's
-/// own page would not.
 pub(super) fn json(body: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(body).expect("reports have only string keys");
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::clients::ClientFlags;
 use super::cluster::InitialCluster;
 use super::tls::TlsFlags;
 use super::units::{Size, Span};
@@ -248,6 +249,9 @@ pub struct Flags {
     pub(super) log_segment_bytes: Size,
 
     #[command(flatten)]
+    pub(super) clients: ClientFlags,
+
+    #[command(flatten)]
     pub(super) tls: TlsFlags,
 
     /// The pod's namespace
@@ -274,7 +278,7 @@ pub struct Flags {
     #[arg(long, value_name = "IP", hide_short_help = true, help_heading = "Kubernetes")]
     pub(super) pod_ip: Option<IpAddr>,
 
-    /// Threads that serve clients and peers; consensus, log and state have their own
+    /// Threads that serve clients, and as many that serve peers; consensus, log and state have their own
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Process")]
     pub(super) worker_threads: u16,
 

@@ -2,6 +2,7 @@
 //!
 //! A flag wins over the environment, the environment over the file, the file over the default.
 
+mod clients;
 mod cluster;
 mod flags;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -15,6 +16,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use clients::ClientSettings;
 pub use cluster::{ClusterError, InitialCluster, MEMBERS_MAX, Peer};
 pub use flags::{Discovery, Flags, Join, LogFormat};
 pub use tls::PeerTlsFlags;
@@ -66,6 +68,8 @@ pub struct Config {
     pub log_segment_bytes: u32,
     /// Largest key, value and request.
     pub limits: Limits,
+    /// What clients may do, and how much.
+    pub clients: ClientSettings,
     /// Which ports speak TLS, by which files.
     pub tls: TlsSettings,
     /// Threads that serve clients and peers, 1 or more.
@@ -338,6 +342,7 @@ impl Config {
             log_segment_bytes,
             disk_reserve_bytes: flags.disk_reserve.0 as u64,
             limits,
+            clients: flags.clients.settings()?,
             tls: flags.tls.settings()?,
             worker_threads: flags.worker_threads.into(),
             log: Log { format: flags.log_format, level: flags.log_level },

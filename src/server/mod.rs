@@ -12,12 +12,14 @@ mod administration;
 mod alive;
 mod announcements;
 mod bootstrap_store;
+mod clients;
 mod data;
 mod elsewhere;
 mod error;
 mod hand_over;
 mod kubernetes;
 mod listen;
+mod memory;
 mod peer_secret;
 mod recovery;
 mod refounding;
@@ -171,7 +173,7 @@ impl Server {
         let tls = Tls::load(&config, &metrics)?;
         let directory = PeerDirectory::default();
         let node = api::Node { name: config.name.to_string(), client_addr: Some(client_addr.clone()) };
-        let api = Api::new(node, api_settings(&config), metrics.clone(), peer_lookup(directory.clone()));
+        let api = Api::new(node, clients::settings(&config), metrics.clone(), peer_lookup(directory.clone()));
         let api = Arc::new(api);
         let http_stop = watch::Sender::new(false);
         let serve = |listener, access| api::serve(listener, access, Arc::clone(&api), told(&http_stop));
@@ -560,17 +562,6 @@ fn new_metrics() -> Result<Metrics, ServerError> {
     let revision = option_env!("KUBERAFT_REVISION").unwrap_or("unknown");
     metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
     Ok(metrics)
-}
-
-fn api_settings(config: &Config) -> api::Settings {
-    api::Settings {
-        request_timeout: config.request_timeout,
-        drain_timeout: config.shutdown_timeout,
-        key_bytes_max: config.limits.key_bytes_max,
-        value_bytes_max: config.limits.value_bytes_max,
-        request_bytes_max: config.limits.request_bytes_max,
-        ..api::Settings::default()
-    }
 }
 
 fn peer_lookup(directory: PeerDirectory) -> api::Directory {

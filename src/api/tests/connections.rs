@@ -86,11 +86,13 @@ async fn requests_follow_one_another_on_a_connection() {
 }
 
 /// Long enough for a request to be sent on a busy machine.
-const IDLE: Settings = Settings { idle_timeout: Duration::from_millis(250), ..Settings::DEFAULT };
+fn idle() -> Settings {
+    Settings { idle_timeout: Duration::from_millis(250), ..Settings::default() }
+}
 
 #[tokio::test]
 async fn half_a_request_does_not_hold_a_connection_for_ever() {
-    let server = Server::start_with(IDLE).await;
+    let server = Server::start_with(idle()).await;
     let mut connections = JoinSet::new();
     for half in [&b""[..], b"G", b"PRI * HTTP/2.0\r\n", b"GET /livez HTTP/1.1\r\nHo", GET] {
         let addr = server.addr;
@@ -109,7 +111,7 @@ async fn half_a_request_does_not_hold_a_connection_for_ever() {
 
 #[tokio::test]
 async fn a_request_under_way_outlives_the_idle_timeout() {
-    let server = Server::start_with(IDLE).await;
+    let server = Server::start_with(idle()).await;
     server.replica.close_gate();
     let addr = server.addr;
     let write = tokio::spawn(async move {

@@ -10,6 +10,8 @@ use crate::driver::{Change, Member, NewMember, PeerStatus};
 use crate::membership::{AdminError, AdminReason, AdminRequest};
 use crate::types::LogIndex;
 
+const JSON: [&str; 1] = ["Content-Type: application/json"];
+
 /// A server whose administrator remembers what it was asked, and answers this.
 async fn administered(
     answer: Result<LogIndex, AdminError>,
@@ -78,7 +80,7 @@ async fn members_are_changed_by_name_or_id() {
         ("POST", "/v1/leader/transfer", b""),
     ];
     for (method, target, body) in calls {
-        let reply = server.call(method, target, &[], body).await;
+        let reply = server.call(method, target, &JSON, body).await;
         assert_eq!((reply.status, reply.json()), (200, json!({"index": 12})), "{target}");
     }
     let new = NewMember {
@@ -149,7 +151,7 @@ async fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
         ("POST", "/v1/members/kuberaft-1", b"", 405),
     ];
     for (method, target, body, status) in calls {
-        server.call(method, target, &[], body).await.problem(status);
+        server.call(method, target, &JSON, body).await.problem(status);
     }
     assert!(asked.lock().unwrap().is_empty());
 }

@@ -1,11 +1,16 @@
 //! HTTP over real sockets against the in-memory replica.
 
+mod access;
+mod browsers;
 mod connections;
 mod events;
 mod keys;
+mod meaning;
 mod members;
+mod memory;
 mod operations;
 mod snapshot;
+mod time;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,6 +52,10 @@ impl Server {
 
     pub(super) async fn start_as(settings: Settings, access: Access) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(listener, settings, access)
+    }
+
+    pub(super) fn start_on(listener: TcpListener, settings: Settings, access: Access) -> Self {
         let addr = listener.local_addr().unwrap();
         let node = Node { name: "kuberaft-0".into(), client_addr: Some("one:80".into()) };
         let directory = Arc::new(|id| {

@@ -1,5 +1,7 @@
 //! `GET /v1/snapshot`.
 
+use std::time::Duration;
+
 use super::*;
 use crate::driver::{Outcome, Refusal, RefusalReason, Save};
 
@@ -20,12 +22,15 @@ async fn a_snapshot_is_a_whole_file_and_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn one_snapshot_is_sent_at_a_time_and_none_without_a_quorum() {
+async fn two_snapshots_are_sent_at_a_time_and_none_without_a_quorum() {
     let server = Server::start().await;
-    let turn = Arc::clone(&server.api.snapshots).try_acquire_owned().unwrap();
+    let slots = &server.api.snapshots;
+    let soon = tokio::time::Instant::now() + Duration::from_secs(5);
+    let minute = Duration::from_mins(1);
+    let turns = [slots.take(minute, soon).await.unwrap(), slots.take(minute, soon).await.unwrap()];
     let reply = server.get("/v1/snapshot").await;
     assert_eq!((reply.status, reply.json()["code"].as_str()), (429, Some("overloaded")));
-    drop(turn);
+    drop(turns);
     let refusal = Refusal { reason: RefusalReason::NoLeader, outcome: Outcome::NotApplied };
     server.replica.refuse(Some(refusal));
     assert_eq!(server.get("/v1/snapshot").await.status, 503);
