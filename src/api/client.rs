@@ -38,6 +38,8 @@ pub type ClientRequest = Request<Full<Bytes>>;
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
+    /// The value of `Authorization`.
+    token: Option<HeaderValue>,
     /// Ends with what the node said when it ended the handshake, if it did.
     connection: Option<JoinHandle<Option<io::Error>>>,
 }
@@ -186,7 +188,18 @@ impl Client {
         // The error reaches whoever waits for an answer; not its cause, if nobody does yet.
         let connection =
             tokio::spawn(async move { connection.await.err().and_then(|error| refusal(&error)) });
-        Ok(Self { sender, host, connection: Some(connection) })
+        Ok(Self { sender, host, token: None, connection: Some(connection) })
+    }
+
+    /// Sends this token with each request (`Authorization: Bearer …`), if there is one.
+    #[must_use]
+    pub fn with_token(self, token: Option<&str>) -> Self {
+        let token = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+        let token = token.map(|mut token| {
+            token.set_sensitive(true);
+            token
+        });
+        Self { token, ..self }
     }
 
     /// Whether the connection has ended; another [`Client`] is needed then.
@@ -202,6 +215,9 @@ impl Client {
     /// [`ClientError::NotSent`], [`ClientError::Broken`].
     pub async fn send(&mut self, mut request: ClientRequest) -> Result<Response<Incoming>, ClientError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
         let error = match self.sender.ready().await {
             Ok(()) => match self.sender.try_send_request(request).await {
                 Ok(response) => return Ok(response),

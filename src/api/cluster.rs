@@ -37,6 +37,8 @@ const REPEAT_MAX: Duration = Duration::from_mins(5);
 pub struct Cluster {
     endpoints: Vec<Endpoint>,
     tls: Option<Connector>,
+    /// An administrator's, for endpoints without TLS.
+    token: Option<String>,
     /// The one in use.
     current: usize,
     client: Option<Client>,
@@ -74,13 +76,19 @@ impl Cluster {
         if endpoints.is_empty() {
             return Err(ClientError::Endpoint(String::new()));
         }
-        Ok(Self { endpoints, tls: None, current: 0, client: None, timeout })
+        Ok(Self { endpoints, tls: None, token: None, current: 0, client: None, timeout })
     }
 
     /// By what nodes at `https://` are verified.
     #[must_use]
     pub fn with_tls(self, tls: Connector) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// Identifies itself as an administrator by this token, at those of the endpoints that speak no TLS.
+    #[must_use]
+    pub fn with_token(self, token: String) -> Self {
+        Self { token: Some(token), ..self }
     }
 
     /// The endpoint in use, `host:port`.
@@ -225,7 +233,8 @@ impl Cluster {
             }
             _ => None,
         };
-        Client::connect_with(address, tls).await
+        let token = self.token.as_deref().filter(|_| tls.is_none());
+        Ok(Client::connect_with(address, tls).await?.with_token(token))
     }
 
     /// A connection to another node, at `address`, that the one in use has told of.

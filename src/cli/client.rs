@@ -67,6 +67,10 @@ impl ClientFlags {
         let endpoints = self.endpoints.all();
         let cluster = Cluster::new(endpoints.iter().map(ToString::to_string), self.timeout.0)
             .map_err(|error| CliError::Usage(error.to_string()))?;
+        let cluster = match self.endpoints.token()? {
+            Some(token) => cluster.with_token(token),
+            None => cluster,
+        };
         Ok(match self.endpoints.connector()? {
             Some(tls) => cluster.with_tls(tls),
             None => cluster,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
-use crate::tls::{Connector, ConnectorSettings, IdentitySettings};
+use crate::tls::{Connector, ConnectorSettings, IdentitySettings, PeerSecrets};
 use crate::types::Address;
 
 /// Client addresses of a local cluster that `dev` starts with its default ports; the first is also that of a lone
@@ -81,6 +81,18 @@ pub(super) struct TlsFlags {
         help_heading = "TLS"
     )]
     server_name: Option<String>,
+
+    /// File with the members' secret, for commands that administer: the command identifies itself as an administrator, by a
+    /// certificate made of the secret, or without TLS by a token made of it
+    #[arg(
+        id = "administrator_secret",
+        long = "peer-secret-file",
+        value_name = "FILE",
+        env = "KUBERAFT_PEER_SECRET_FILE",
+        hide_env_values = true,
+        help_heading = "TLS"
+    )]
+    secret: Option<PathBuf>,
 }
 
 /// An endpoint as it was written.
@@ -110,6 +122,7 @@ impl TlsFlags {
         let settings = ConnectorSettings {
             ca: self.ca.clone(),
             identity: identity.map(|(cert, key)| IdentitySettings { cert, key }),
+            administrator: self.secret.clone(),
             server_name: self.server_name.clone(),
         };
         Connector::new(&settings).map_err(|error| CliError::Failed(error.to_string()))
@@ -147,6 +160,14 @@ impl Endpoints {
     pub(super) fn connector(&self) -> Result<Option<Connector>, CliError> {
         let is_needed = self.all().iter().any(|endpoint| endpoint.is_tls);
         is_needed.then(|| self.tls.connector()).transpose()
+    }
+
+    /// What an administrator shows where there is no TLS; `None` if no secret is given.
+    pub(super) fn token(&self) -> Result<Option<String>, CliError> {
+        let Some(path) = &self.tls.secret else { return Ok(None) };
+        let identity = PeerSecrets::read(path).and_then(|secrets| secrets.administrator());
+        let identity = identity.map_err(|error| CliError::Failed(error.to_string()))?;
+        Ok(Some(identity.token().to_owned()))
     }
 }
 

@@ -219,9 +219,9 @@ fn list(args: &List) -> Result<(), CliError> {
 /// The first endpoint that hands out a snapshot is the one.
 async fn download(flags: &ClientFlags, mut partial: Partial) -> Result<Partial, CliError> {
     let mut refusals = Vec::new();
-    let tls = flags.endpoints.connector()?;
+    let (tls, token) = (flags.endpoints.connector()?, flags.endpoints.token()?);
     for endpoint in flags.endpoints.all() {
-        match tokio::time::timeout(flags.timeout.0, ask(&endpoint, tls.as_ref())).await {
+        match tokio::time::timeout(flags.timeout.0, ask(&endpoint, tls.as_ref(), token.as_deref())).await {
             Ok(Ok(body)) => {
                 let timeout = flags.timeout.0.max(PIECE_TIMEOUT_MIN);
                 return receive(body, &mut partial, timeout).await.map(|()| partial);
@@ -236,9 +236,14 @@ async fn download(flags: &ClientFlags, mut partial: Partial) -> Result<Partial, 
     )))
 }
 
-async fn ask(endpoint: &Endpoint, tls: Option<&Connector>) -> Result<hyper::body::Incoming, ClientError> {
+async fn ask(
+    endpoint: &Endpoint,
+    tls: Option<&Connector>,
+    token: Option<&str>,
+) -> Result<hyper::body::Incoming, ClientError> {
     let tls = tls.filter(|_| endpoint.is_tls);
-    let mut client = Client::connect_with(&endpoint.address.to_string(), tls).await?;
+    let client = Client::connect_with(&endpoint.address.to_string(), tls).await?;
+    let mut client = client.with_token(token.filter(|_| !endpoint.is_tls));
     Ok(client.snapshot().await?.into_body())
 }
 

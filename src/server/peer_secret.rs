@@ -1,4 +1,4 @@
-//! The members' secret of a pod: read through the API server, and kept beside the data, so that a pod that starts again
+//! The members' secret of a pod: read through the API server, and kept next to the data, so that a pod that starts again
 //! needs the API server no more than Raft does.
 
 use std::fs::{self, OpenOptions};
@@ -18,8 +18,17 @@ use crate::tls::{HeldSecret, PeerSource, PeerTls, SecretSettings, SecretSource};
 
 /// Pause before the API server is asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// The copy's name, beside the folder with the data.
+/// For how long a certificate is valid that one run of a command makes for itself.
+const ONE_COMMAND: Duration = Duration::from_hours(24);
+/// The copy's name, next to the folder with the data.
 const COPY: &str = "peer-secret";
+
+/// The copy next to the data in `root`, if there is one: what a pod's members are asked under.
+pub(super) fn kept_secret(root: &Path) -> Option<PeerSource> {
+    let copy = root.with_file_name(COPY);
+    let source = copy.is_file().then_some(SecretSource::File(copy))?;
+    Some(PeerSource::Secret(SecretSettings { source, lifetime: ONE_COMMAND }))
+}
 
 /// TLS by that secret, kept up to date until dropped.
 pub(super) struct PodSecret {
@@ -48,7 +57,7 @@ impl PodSecret {
                 Ok(text) => break text,
                 Err(why) => match fs::read(&copy) {
                     Ok(text) if !text.is_empty() => {
-                        tracing::warn!("{why}; the copy beside the data is used until then");
+                        tracing::warn!("{why}; the copy next to the data is used until then");
                         break text;
                     }
                     _ => waits(why),

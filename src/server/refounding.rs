@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::alive::{OtherMember, PeerPods, Peers, Presence, ask};
+use super::peer_secret::kept_secret;
 use crate::k8s;
 use crate::membership::{InitialClusterError, Origin, Refounding, WasRemoved, refound};
 use crate::raft::Snapshot;
@@ -136,7 +137,8 @@ pub struct Recovered {
 /// # Errors
 /// [`RefoundError`]; [`StorageError::Locked`] while a node runs on the directory; [`StorageError::Place`] and
 /// [`StorageError::Identity`] if it is at home elsewhere, or has another name, and is not to be adopted.
-pub fn survey(root: &Path, target: Target, peers: Peers) -> Result<Recovery, RefoundError> {
+pub fn survey(root: &Path, target: Target, mut peers: Peers) -> Result<Recovery, RefoundError> {
+    peers.tls = peers.tls.or_else(|| kept_secret(root));
     let data = DataDir::open_existing(root, Options::default())?;
     let nothing = |what| RefoundError::Nothing { path: root.to_owned(), what };
     let Target { place, name, adopt } = target;

@@ -14,7 +14,7 @@ use tokio_rustls::{TlsConnector, TlsStream, client};
 
 use super::certificates::{self, provider};
 use super::port::owned;
-use super::{ConnectorSettings, TlsError, Wire};
+use super::{ConnectorSettings, PeerSecrets, TlsError, Wire};
 
 /// What is spoken inside unless told otherwise.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
@@ -48,12 +48,16 @@ impl Connector {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(authorities);
-        let mut config = match &settings.identity {
-            Some(files) => {
+        let shown = match (&settings.identity, &settings.administrator) {
+            (Some(files), _) => {
                 let (cert, key) = (certificates::read(&files.cert)?, certificates::read(&files.key)?);
-                let shown = certificates::identity(files, &cert, &key)?.key;
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
+                Some(certificates::identity(files, &cert, &key)?.key)
             }
+            (None, Some(secret)) => Some(PeerSecrets::read(secret)?.administrator()?.certificate()),
+            (None, None) => None,
+        };
+        let mut config = match shown {
+            Some(shown) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown))),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = owned(ALPN);

@@ -77,6 +77,8 @@ pub struct ConnectorSettings {
     pub ca: Option<PathBuf>,
     /// What the client shows, if asked.
     pub identity: Option<IdentitySettings>,
+    /// File with the members' secret, of which the client makes an administrator's certificate if it has no other one.
+    pub administrator: Option<PathBuf>,
     /// The name that a node's certificate must have, in place of the host that it is reached by.
     pub server_name: Option<String>,
 }

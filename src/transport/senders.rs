@@ -184,7 +184,7 @@ impl PeerService {
         }
     }
 
-    fn check_route(&self, route: Option<proto::Route>) -> Result<proto::Route, Status> {
+    pub(super) fn check_route(&self, route: Option<proto::Route>) -> Result<proto::Route, Status> {
         let route = route.ok_or_else(|| Status::invalid_argument("a frame without a route"))?;
         if route.cluster_id == 0 || route.from == 0 || route.from == self.local().node_id.0 {
             return Err(Status::invalid_argument("a stream's cluster id and sender must be another node's"));

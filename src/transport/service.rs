@@ -248,6 +248,7 @@ impl PeerService {
         connection: &Connection,
     ) -> Result<(), Status> {
         let Some(first) = first_of(frames).await? else { return Ok(()) };
+        self.check_route(first.route)?;
         let introduction = first.introduction.clone().unwrap_or_default();
         if introduction.name.is_empty() || introduction.name.len() > Name::BYTES_MAX {
             return Err(Status::invalid_argument("a stream's first frame must tell the sender's name"));

@@ -249,7 +249,7 @@ mod tests {
         let address = serve(&server, &client).await;
         let connector = |ca: &IdentitySettings, shown: Option<&IdentitySettings>| {
             let (ca, identity) = (Some(ca.cert.clone()), shown.cloned());
-            Connector::new(&ConnectorSettings { ca, identity, server_name: None }).unwrap()
+            Connector::new(&ConnectorSettings { ca, identity, ..ConnectorSettings::default() }).unwrap()
         };
         let open = async |is_tls, tls: Connector| {
             connect(&[Endpoint { address: address.clone(), is_tls }], Some(&tls), 2, TIMEOUT).await

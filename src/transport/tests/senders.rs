@@ -141,8 +141,15 @@ async fn a_leader_that_only_another_member_knows_is_heard() {
     assert!(status.message().contains("none of a, c says that it is a member"), "{status}");
     // a learns of it first.
     a_traffic.peers.set_peers(&names(&[(1, "a"), (2, "b"), (4, "d")]));
-    d_traffic.send(2, 1).await;
-    assert_eq!(b_traffic.receive().await, (4, message(1)));
+    loop {
+        // What leaves with a stream that is refused is lost.
+        let _ = d_traffic.peers.send(NodeId(2), message(1));
+        if let Ok((from, message_of_d)) = b_traffic.inbox.try_recv() {
+            assert_eq!((from, message_of_d), (NodeId(4), message(1)));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[test]
@@ -218,7 +225,8 @@ async fn strangers_that_hold_connections_keep_no_member_out() {
     b_traffic.send(1, 5).await;
     assert_eq!(a_traffic.receive().await, (2, message(5)));
     // The oldest were closed to make room.
-    let mut byte = [0];
-    let first = held[0].read(&mut byte).await;
-    assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
+    let mut greeting = Vec::new();
+    // By an end or by a reset.
+    let _ = held[0].read_to_end(&mut greeting).await;
+    assert!(greeting.len() < 1000, "nothing but the greeting of HTTP/2");
 }

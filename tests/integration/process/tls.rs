@@ -83,7 +83,7 @@ impl Authority {
             key: self.path(&format!("{file}.key")),
         });
         let ca = Some(self.path("ca.crt"));
-        Connector::new(&ConnectorSettings { ca, identity, server_name: None }).unwrap()
+        Connector::new(&ConnectorSettings { ca, identity, ..ConnectorSettings::default() }).unwrap()
     }
 }
 
