@@ -1,7 +1,7 @@
 //! What the fuzz targets in `fuzz/` run: one function for each target, which takes any bytes and panics where something
 //! is wrong. The same functions run on changed samples in the tests here, so that they always compile and hold.
 //!
-//! Each function stands in the room whose input it makes up. The samples are inputs that reach deep; `scripts/fuzz`
+//! Each function is in the room whose input it makes up. The samples are inputs that reach deep; `scripts/fuzz`
 //! adds the corpora of earlier runs. Without libFuzzer, `KUBERAFT_FUZZ_SEED=7 cargo test --lib fuzzing` tries a hundred
 //! times as many changes, others for each seed.
 

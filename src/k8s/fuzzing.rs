@@ -1,4 +1,4 @@
-//! Objects of the API server, or of whoever answers in its place.
+//! Objects of the API server, or of a server that answers in its place.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;

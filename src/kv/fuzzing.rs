@@ -1,4 +1,4 @@
-//! Commands from arbitrary bytes, applied beside a model of plain maps.
+//! Commands from arbitrary bytes, compared with a model of plain maps.
 
 use std::collections::BTreeMap;
 

@@ -53,7 +53,7 @@ fn pods(input: &mut Input<'_>) -> Vec<Pod> {
     (0..input.below(8)).map(|ordinal| pod(ordinal, input)).collect()
 }
 
-/// No decision removes a member that should stay, evicts a pod that is not there, or adds what was removed for ever.
+/// No decision removes a member that should stay, evicts a pod that is not there, or adds a node that was removed permanently.
 pub(crate) fn decisions(data: &[u8]) {
     let mut input = Input::new(data);
     if input.below(4) == 0 {

@@ -85,7 +85,7 @@ impl Divergence {
         Some(Verdict { index, own, majority })
     }
 
-    /// Compares with one member after the latest entry that both tell of. Whether that changed anything, and where.
+    /// Compares with one member after the latest entry of which both digests are known. Whether that changed anything, and where.
     fn compare(&mut self, peer: NodeId) -> Option<(bool, LogIndex)> {
         let Self { own, peers, .. } = self;
         let peer = peers.get_mut(&peer)?;

@@ -13,7 +13,7 @@ use crate::raft::Snapshot;
 use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId, Session, Term};
 
 /// Takes the chunks as a receiver does. If they were taken but for the digest, that is put right and they are taken
-/// again: what a hostile sender can make a receiver install must be a state that it can go on with.
+/// again: what a hostile sender can make a receiver install must be a state that it can continue with.
 pub(crate) fn take(header: &Header, chunks: &[Chunk]) {
     let mut header = header.clone();
     for _ in 0..2 {
