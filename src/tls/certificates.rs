@@ -68,6 +68,9 @@ pub(super) fn identity(files: &IdentitySettings, cert: &[u8], key: &[u8]) -> Res
     }
     let names = dns_names(&parsed);
     let described = format!("serial {}, valid until {until}", parsed.raw_serial_as_string());
+    if is_encrypted(key) {
+        return Err(TlsError::KeyEncrypted(key_path.clone()));
+    }
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Pem {
         path: key_path.clone(),
         what: "private key",
@@ -101,6 +104,33 @@ pub(super) fn made(key: CertifiedKey) -> Result<Identity, TlsError> {
         format!("made of the peers' secret, serial {}, valid until {until}", parsed.raw_serial_as_string());
     let names = dns_names(&parsed);
     Ok(Identity { key: Arc::new(key), not_after, names, described })
+}
+
+/// Whether a key's PEM says that it needs a password, in either of the two forms (RFC 5958; RFC 1421).
+fn is_encrypted(pem: &[u8]) -> bool {
+    let has = |part: &[u8]| pem.windows(part.len()).any(|window| window == part);
+    has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
+}
+
+/// Whether members can use a certificate toward each other: each of them is both server and client, and none is an
+/// authority. A certificate that names no usage may be used for all.
+pub(super) fn check_peer(files: &IdentitySettings, identity: &Identity) -> Result<(), TlsError> {
+    let path = files.cert.clone();
+    let Some(own) = identity.key.cert.first() else { return Ok(()) };
+    let wrong = |why: String| TlsError::Certificate { path: path.clone(), why };
+    let (_, parsed) = parse_x509_certificate(own).map_err(|error| wrong(error.to_string()))?;
+    if parsed.is_ca() {
+        return Err(TlsError::IsAuthority(path));
+    }
+    let usage = parsed.extended_key_usage().map_err(|error| wrong(error.to_string()))?;
+    let Some(usage) = usage.map(|usage| usage.value).filter(|usage| !usage.any) else { return Ok(()) };
+    let missing = match (usage.server_auth, usage.client_auth) {
+        (true, true) => return Ok(()),
+        (true, false) => "clientAuth",
+        (false, true) => "serverAuth",
+        (false, false) => "serverAuth and clientAuth",
+    };
+    Err(TlsError::Usage { path, missing })
 }
 
 /// The authorities of a file.

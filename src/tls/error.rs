@@ -46,6 +46,30 @@ pub enum TlsError {
         /// Why not.
         error: rustls::Error,
     },
+    /// Nobody types a password at a server's start.
+    #[error(
+        "the key in {} is encrypted: give one that is not, for example by `openssl pkey -in {} -out plain.key`",
+        .0.display(), .0.display()
+    )]
+    KeyEncrypted(PathBuf),
+    /// A member shows its certificate to those that it dials and to those that dial it.
+    #[error(
+        "the certificate in {} lacks the extended key usage {missing}: members are servers and clients of each other, so \
+         sign one with serverAuth and clientAuth",
+        path.display()
+    )]
+    Usage {
+        /// Which.
+        path: PathBuf,
+        /// What it is not for.
+        missing: &'static str,
+    },
+    /// An authority's own certificate.
+    #[error(
+        "the certificate in {} is that of an authority: give the member a certificate that the authority signed",
+        .0.display()
+    )]
+    IsAuthority(PathBuf),
     /// Nobody would accept it.
     #[error("the certificate in {} has expired: it was valid until {until}", path.display())]
     Expired {

@@ -10,6 +10,7 @@ mod certificates;
 mod connect;
 mod error;
 mod moved;
+mod explain;
 mod peer;
 mod port;
 mod secret;
@@ -20,6 +21,7 @@ pub use accept::{Acceptor, HANDSHAKE_TIMEOUT};
 pub use connect::{Connector, is_misunderstanding, refusal};
 pub use error::TlsError;
 pub use moved::{Moved, Observe, Watched};
+pub use explain::explain;
 pub use peer::{HostOf, PeerTls, Proof};
 pub use port::{HeldSecret, Port, watch};
 pub use secret::{

@@ -265,6 +265,7 @@ impl Files {
         match (self, contents) {
             (Self::Peer(settings), [cert, key, ca]) => {
                 let identity = certificates::identity(&settings.identity, cert, key)?;
+                certificates::check_peer(&settings.identity, &identity)?;
                 let authorities = certificates::authorities(&settings.ca, ca)?;
                 let mut verifier = verifier(&settings.ca, Arc::clone(&authorities))?;
                 if let Some(name) = &settings.allowed_name {

@@ -264,3 +264,49 @@ fn new_files_are_taken_over_and_broken_ones_are_not() {
     port.reload().unwrap();
     assert!(!Arc::ptr_eq(&shown, &port.material()) && expiry() > before);
 }
+
+#[test]
+fn certificates_that_members_cannot_use_are_refused_at_the_start() {
+    let authority = Authority::new();
+    let refused = |settings: PeerSettings| Port::peer(settings, &Metrics::new()).err().unwrap().to_string();
+    let usages = [
+        (vec![ExtendedKeyUsagePurpose::ServerAuth], Some("clientAuth")),
+        (vec![ExtendedKeyUsagePurpose::ClientAuth], Some("serverAuth")),
+        (vec![ExtendedKeyUsagePurpose::CodeSigning], Some("serverAuth and clientAuth")),
+        (vec![ExtendedKeyUsagePurpose::Any], None),
+        (Vec::new(), None),
+    ];
+    for (usages, missing) in usages {
+        let settings = authority.peer(&["localhost"]);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.extended_key_usages = usages;
+        let cert = params.signed_by(&key, &authority.issuer).unwrap();
+        fs::write(&settings.identity.cert, cert.pem()).unwrap();
+        fs::write(&settings.identity.key, key.serialize_pem()).unwrap();
+        match missing {
+            Some(missing) => {
+                let why = refused(settings);
+                assert!(why.contains(&format!("lacks the extended key usage {missing}: ")), "{why}");
+            }
+            None => drop(Port::peer(settings, &Metrics::new()).unwrap()),
+        }
+    }
+    // The authority's own certificate.
+    let settings = authority.peer(&["localhost"]);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    fs::write(&settings.identity.cert, params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&settings.identity.key, key.serialize_pem()).unwrap();
+    assert!(refused(settings).contains("is that of an authority"));
+    for pem in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+    ] {
+        let settings = authority.peer(&["localhost"]);
+        fs::write(&settings.identity.key, pem).unwrap();
+        let why = refused(settings);
+        assert!(why.contains("is encrypted") && why.contains("openssl pkey"), "{why}");
+    }
+}
