@@ -1,5 +1,6 @@
 //! `kuberaft status`: asks every endpoint what it knows of itself.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::api::client::{Client, ClientError};
 use crate::config::Span;
 use crate::k8s::{Progress, Rollout};
 use crate::tls::Connector;
+use crate::types::ClusterId;
 
 /// How often is looked while waiting.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,6 +68,9 @@ pub(super) fn run(args: &Status) -> Result<(), CliError> {
     match args.output.layout() {
         Layout::Table => print::text(&table(&answers)),
         Layout::Json => print::json(&answers),
+    }
+    if let Some(several) = several_clusters(&answers) {
+        return Err(CliError::Failed(several));
     }
     if answers.iter().any(|answer| answer.status.is_some()) {
         Ok(())
@@ -122,6 +127,19 @@ async fn look(args: &Status, rollout: Option<&Rollout>) -> Result<Look, CliError
     }
     let answers = ask_all(args).await?;
     Ok(answers.iter().find_map(unready).map_or(Look::Ready(answers), Look::Missing))
+}
+
+/// That the nodes that answered are not of one cluster, and which is of which; `None` if they are.
+fn several_clusters(answers: &[Answer]) -> Option<String> {
+    let mut clusters: BTreeMap<ClusterId, Vec<&str>> = BTreeMap::new();
+    for answer in answers {
+        if let Some(id) = answer.status.as_ref().and_then(|status| status.cluster_id) {
+            clusters.entry(id).or_default().push(&answer.endpoint);
+        }
+    }
+    let list: Vec<String> =
+        clusters.iter().map(|(id, nodes)| format!("{id} ({})", nodes.join(", "))).collect();
+    (list.len() > 1).then(|| format!("these nodes belong to {} clusters: {}", list.len(), list.join(", ")))
 }
 
 /// Why requests should not be sent there.
@@ -267,6 +285,24 @@ mod tests {
         assert_eq!(unready(&answer(None, Some("refused"))).unwrap(), "a:1: refused");
         let healthy = StatusReport { healthy: true, ..report("one") };
         assert_eq!(unready(&answer(Some(healthy), None)), None);
+    }
+
+    #[test]
+    fn nodes_of_several_clusters_are_named() {
+        let answer = |endpoint: &str, cluster: Option<u64>| Answer {
+            endpoint: endpoint.to_owned(),
+            status: Some(StatusReport { cluster_id: cluster.map(ClusterId), ..report("one") }),
+            error: None,
+        };
+        assert_eq!(
+            several_clusters(&[answer("a:1", Some(1)), answer("b:1", Some(1)), answer("c:1", None)]),
+            None
+        );
+        let found =
+            several_clusters(&[answer("a:1", Some(1)), answer("b:1", Some(2)), answer("c:1", Some(1))]);
+        let expected =
+            "these nodes belong to 2 clusters: 0000000000000001 (a:1, c:1), 0000000000000002 (b:1)";
+        assert_eq!(found.as_deref(), Some(expected));
     }
 
     #[test]
