@@ -241,7 +241,7 @@ impl Raft {
     }
 
     /// What every append of this moment has in common, beside the followers it may go to; `None` unless leading.
-    fn outgoing(&mut self) -> Option<(Outgoing<'_>, &mut BTreeMap<NodeId, Progress>)> {
+    pub(super) fn outgoing(&mut self) -> Option<(Outgoing<'_>, &mut BTreeMap<NodeId, Progress>)> {
         let told_timeout_ms = self.told_timeout_ms();
         let Role::Leader(leader) = &mut self.role else { return None };
         let outgoing = Outgoing {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::progress::Progress;
 use super::role::Role;
-use super::{AdminRefusal, Change, Configuration, Effect, Message, Observation, Payload, Raft, Signal};
+use super::{AdminRefusal, Change, Configuration, Effect, Observation, Payload, Raft};
 use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, NodeId, RequestId, Session};
 
@@ -25,21 +25,6 @@ pub(super) struct ChangeRequest {
 pub(super) struct PendingChange {
     request: RequestId,
     pub(super) deadline: Instant,
-}
-
-/// What a node has told of the configurations in its log.
-#[derive(Default)]
-pub(super) struct Told {
-    /// The one in force when it was last looked at.
-    in_force: Option<Arc<Configuration>>,
-    /// That this node was removed.
-    removal: bool,
-}
-
-impl Told {
-    pub(super) fn new(in_force: Option<&Arc<Configuration>>) -> Self {
-        Self { in_force: in_force.cloned(), removal: false }
-    }
 }
 
 impl Raft {
@@ -214,19 +199,6 @@ impl Raft {
         }
     }
 
-    /// Tells those that were removed, once, and forgets them.
-    fn drop_removed(&mut self, configuration: &Configuration, out: &mut Vec<Effect>) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.progress.retain(|id, _| {
-            let stays = configuration.member(*id).is_some();
-            if let Some(index) = configuration.removed.get(id).filter(|_| !stays) {
-                out.push(Effect::Send { to: *id, signal: Signal::Removed { index: *index } });
-                out.push(Effect::Observe(Observation::MemberRemoved { member: *id }));
-            }
-            stays
-        });
-    }
-
     /// Everybody whom a leader sends entries to, with their sessions: all members, and those that are removed as long
     /// as that is not committed.
     pub(super) fn followers(&self) -> BTreeMap<NodeId, Session> {
@@ -260,40 +232,6 @@ impl Raft {
             return Some(Arc::new(Configuration { outgoing, ..Configuration::clone(configuration) }));
         }
         Some(Arc::clone(configuration))
-    }
-
-    /// The committed entry that removed the sender of a message that a member would send of its own accord.
-    pub(super) fn removed_sender(&self, from: NodeId, message: &Message) -> Option<LogIndex> {
-        let Message::Signal(
-            Signal::PreVote(_)
-            | Signal::RequestVote(_)
-            | Signal::Append(_)
-            | Signal::Forward { .. }
-            | Signal::ReadIndex { .. },
-        ) = message
-        else {
-            return None;
-        };
-        let (_, configuration) = self.log.committed_configuration()?;
-        let index = configuration.removed.get(&from).copied();
-        index.filter(|_| !self.settings.planted.is(Plant::RemovedRejoins))
-    }
-
-    /// Somebody says that this node was removed. An old message must not fool one that was added since.
-    pub(super) fn on_removed(&mut self, index: LogIndex, out: &mut Vec<Effect>) {
-        let is_member_since = self
-            .log
-            .committed_configuration()
-            .is_some_and(|(at, configuration)| at > index && configuration.member(self.id).is_some());
-        if !is_member_since {
-            self.tell_removal(index, out);
-        }
-    }
-
-    fn tell_removal(&mut self, index: LogIndex, out: &mut Vec<Effect>) {
-        if !std::mem::replace(&mut self.told.removal, true) {
-            out.push(Effect::Removed { index });
-        }
     }
 
     /// After each step: tells of a configuration that came into force, and of the commit of this node's own removal.

@@ -25,6 +25,7 @@ mod reach;
 mod read_index;
 mod reads;
 mod reconfiguration;
+mod removal;
 mod replication;
 mod role;
 mod settings;

@@ -9,11 +9,12 @@ use super::election::ignored_vote;
 use super::install::Received;
 use super::lease::Echo;
 use super::log::{Log, Recovered};
-use super::members::{ChangeRequest, Told};
+use super::members::ChangeRequest;
 use super::progress::Progress;
 use super::proposals::Proposals;
 use super::random::Random;
 use super::reads::{LocalReads, Reads};
+use super::removal::Told;
 use super::role::{Follower, Role};
 use super::timing::Timing;
 use super::transfer::Handover;
@@ -411,7 +412,7 @@ impl Raft {
             }
             Message::Signal(Signal::ReadIndexRefused { id }) => self.reads.on_refused(id),
             Message::Signal(Signal::TimeoutNow { term }) => self.on_timeout_now(now, term, out),
-            Message::Signal(Signal::Removed { index }) => self.on_removed(index, out),
+            Message::Signal(Signal::Removed { index }) => self.on_removed(from, index, out),
             Message::Signal(Signal::StateDigests { digests }) => self.on_state_digests(from, digests, out),
             Message::Signal(Signal::LostData { term, session, match_index }) => {
                 if term == self.hard_state.term {
