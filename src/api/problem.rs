@@ -220,9 +220,10 @@ impl From<Refusal> for Problem {
 impl From<AdminError> for Problem {
     fn from(AdminError { reason, detail }: AdminError) -> Self {
         let (status, code) = match reason {
-            AdminReason::NoLeader | AdminReason::NotReady | AdminReason::LeadershipLost => {
-                (StatusCode::SERVICE_UNAVAILABLE, "no_leader")
-            }
+            AdminReason::NoLeader
+            | AdminReason::NotReady
+            | AdminReason::LeadershipLost
+            | AdminReason::Unknown => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
             AdminReason::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             AdminReason::Unexpected => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
             AdminReason::NotAMember => (StatusCode::NOT_FOUND, "member_not_found"),
@@ -230,6 +231,7 @@ impl From<AdminError> for Problem {
             AdminReason::InProgress
             | AdminReason::Already
             | AdminReason::Removed
+            | AdminReason::NotAdmitted
             | AdminReason::NameTaken
             | AdminReason::NameInUse
             | AdminReason::NameHeld

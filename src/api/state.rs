@@ -57,6 +57,8 @@ pub struct Api<R> {
     administer: OnceLock<Administer>,
     waiting: RwLock<Option<String>>,
     advice: RwLock<Option<String>>,
+    /// Why this node must not serve whether it finds a leader or not, and why it finds none.
+    trouble: RwLock<(Option<String>, Option<String>)>,
     mentioned: RwLock<Option<String>>,
     draining: watch::Sender<bool>,
     pub(super) snapshots: Arc<SnapshotSlots>,
@@ -91,6 +93,7 @@ impl<R: Replica> Api<R> {
             administer,
             waiting,
             advice: RwLock::default(),
+            trouble: RwLock::default(),
             mentioned: RwLock::default(),
             draining: watch::Sender::new(false),
             snapshots: Arc::default(),
@@ -139,6 +142,15 @@ impl<R: Replica> Api<R> {
 
     pub(super) fn advice(&self) -> Option<String> {
         self.advice.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says that this node is in the wrong place (`astray`), and why it finds no leader (`lost`); `None` takes it back.
+    pub fn report_trouble(&self, astray: Option<String>, lost: Option<String>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = (astray, lost);
+    }
+
+    pub(super) fn trouble(&self) -> (Option<String>, Option<String>) {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says what this node waits for as the leader, though it is ready: only its status tells. `None` takes it back.

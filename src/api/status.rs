@@ -173,9 +173,12 @@ pub(super) fn find<R: Replica>(api: &Api<R>, status: &Status, node_id: NodeId) -
 fn reasons<R: Replica>(api: &Api<R>, status: Option<&Status>) -> Vec<String> {
     let mut reasons: Vec<_> = api.waiting().into_iter().collect();
     let Some(status) = status else { return reasons };
+    let (astray, lost) = api.trouble();
+    reasons.extend(astray);
     if status.leader.is_none() {
         reasons.push("no leader is known".into());
         reasons.extend(api.advice());
+        reasons.extend(lost);
     } else if !status.has_quorum {
         reasons.push("no majority of the voters answers".into());
     } else if !status.is_heard {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::admission::AdmissionFlags;
 use super::clients::ClientFlags;
 use super::cluster::InitialCluster;
 use super::tls::TlsFlags;
@@ -250,6 +251,9 @@ pub struct Flags {
 
     #[command(flatten)]
     pub(super) clients: ClientFlags,
+
+    #[command(flatten)]
+    pub(super) admission: AdmissionFlags,
 
     #[command(flatten)]
     pub(super) tls: TlsFlags,

@@ -2,6 +2,7 @@
 //!
 //! A flag wins over the environment, the environment over the file, the file over the default.
 
+mod admission;
 mod clients;
 mod cluster;
 mod flags;
@@ -16,6 +17,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use admission::Admit;
 pub use clients::ClientSettings;
 pub use cluster::{ClusterError, InitialCluster, MEMBERS_MAX, Peer};
 pub use flags::{Discovery, Flags, Join, LogFormat};
@@ -36,6 +38,10 @@ pub struct Config {
     pub initial_cluster: InitialCluster,
     /// What to do without data when the others have a cluster.
     pub join: Option<Join>,
+    /// Which nodes may join without an administrator, while this node leads.
+    pub admit: Admit,
+    /// For how long a member must have been silent before a new node under its name replaces it, outside Kubernetes.
+    pub replace_after: Duration,
     /// Where this node keeps its data.
     pub data_dir: PathBuf,
     /// Where to listen for clients.
@@ -318,6 +324,8 @@ impl Config {
         let lock_timeout = lock_timeout.or_else(|| kubernetes.is_none().then_some(LOCK_TIMEOUT));
         Ok(Self {
             join: flags.join,
+            admit: flags.admission.admit,
+            replace_after: flags.admission.replace_after.0,
             advertise_peer_addr: match &kubernetes {
                 // Peers look up the pod's name.
                 Some(_) => None,

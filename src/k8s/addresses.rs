@@ -46,6 +46,13 @@ impl Addresses {
         known
     }
 
+    /// Whether an `EndpointSlice` says that the pod of this name is at `ip`.
+    #[must_use]
+    pub fn has(&self, pod: &str, ip: IpAddr) -> bool {
+        let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
+        slices.values().filter_map(|pods| pods.get(pod)).flatten().any(|known| known.to_canonical() == ip)
+    }
+
     /// The address that DNS knows the pod by, `host:port`.
     #[must_use]
     pub fn by_name(&self, pod: &str) -> String {

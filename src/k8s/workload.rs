@@ -34,6 +34,11 @@ impl Kube {
         Ok(is_own.then_some(pod))
     }
 
+    /// The uid of this pod; `None` if it is not known now.
+    pub async fn own_pod_uid(&self) -> Option<String> {
+        self.own_pod().await.ok().flatten()?.uid()
+    }
+
     /// The uid of the StatefulSet that owns this pod.
     async fn owner_uid(&self) -> Result<Option<String>, KubeError> {
         let Some(pod) = self.own_pod().await? else { return Ok(None) };

@@ -1,5 +1,7 @@
 //! What administrators and joining nodes ask of a cluster, and how it is answered to them, wherever they ask.
 
+use std::net::IpAddr;
+
 use crate::raft::{AdminRefusal, Change, Configuration, NewMember};
 use crate::types::{LogIndex, NodeId};
 
@@ -19,7 +21,21 @@ pub enum AdminRequest {
         to: Option<NodeId>,
     },
     /// A node without a cluster asks to become a learner.
-    Join(NewMember),
+    Join {
+        /// The node.
+        new: NewMember,
+        /// Where it asks from.
+        origin: JoinOrigin,
+    },
+}
+
+/// What tells a node that asks to join from another one that takes its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JoinOrigin {
+    /// In Kubernetes, the uid of its pod.
+    pub pod_uid: Option<String>,
+    /// The IP address that it asked from; `None` if that is not known.
+    pub asked_from: Option<IpAddr>,
 }
 
 /// Why a request was not done: what programs act on, and what people read.
@@ -68,6 +84,10 @@ reasons! {
     LeadershipLost = "leadership_lost",
     /// Its time ran out; it may still be done.
     Timeout = "timeout",
+    /// An attempt has an unknown outcome, and a later one could not tell it.
+    Unknown = "outcome_unknown",
+    /// The cluster admits the node only if an administrator adds it.
+    NotAdmitted = "not_admitted",
     /// Another change or transfer is under way.
     InProgress = "in_progress",
     /// The leader is new.
@@ -118,6 +138,8 @@ impl AdminReason {
             | Self::NotAMember
             | Self::Already
             | Self::Removed
+            | Self::Unknown
+            | Self::NotAdmitted
             | Self::NameTaken
             | Self::NameInUse
             | Self::NameHeld
@@ -132,7 +154,7 @@ impl AdminReason {
     /// Whether the request may have been done, or may still be.
     #[must_use]
     pub fn may_be_done(self) -> bool {
-        matches!(self, Self::LeadershipLost | Self::Timeout)
+        matches!(self, Self::LeadershipLost | Self::Timeout | Self::Unknown)
     }
 }
 
@@ -140,6 +162,17 @@ impl AdminError {
     /// An error of this reason.
     pub fn new(reason: AdminReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// The outcome of a request of which an earlier attempt may have been done, and whose latest one failed for this
+    /// reason: that refuses only the latest.
+    #[must_use]
+    pub fn after_unknown(self) -> Self {
+        if self.reason.may_be_done() {
+            return self;
+        }
+        let detail = format!("an earlier attempt may have been done; the latest one: {}", self.detail);
+        Self::new(AdminReason::Unknown, detail)
     }
 }
 
@@ -208,6 +241,22 @@ mod tests {
         refused(AdminRefusal::NoQuorum { active: 1, voters: 3 });
         refused(AdminRefusal::NotCaughtUp { id: NodeId(1), entries: 9 });
         refused(AdminRefusal::NoTarget);
+    }
+
+    #[test]
+    fn after_an_attempt_of_unknown_outcome_no_refusal_says_that_nothing_was_done() {
+        for reason in [
+            AdminReason::NoLeader,
+            AdminReason::InProgress,
+            AdminReason::Unexpected,
+            AdminReason::NotAMember,
+            AdminReason::Already,
+            AdminReason::Timeout,
+        ] {
+            let error = AdminError::new(reason, "why").after_unknown();
+            assert!(error.reason.may_be_done(), "{reason:?}");
+            assert!(error.detail.contains("why"));
+        }
     }
 
     #[test]

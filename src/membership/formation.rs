@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::InitialCluster;
+use super::{InitialCluster, RemovedBy};
 use crate::raft::{Configuration, Member};
-use crate::types::{ClusterId, LogIndex, NodeId, Session};
+use crate::types::{ClusterId, NodeId, Session};
 
 /// This node, to itself and to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,12 @@ pub struct HelloAnswer {
     pub nonce: u64,
     /// Its configuration holds the asker's node id.
     pub knows_asker: bool,
-    /// The committed entry that removed the asker's node id, if one did.
-    pub removed_asker: Option<LogIndex>,
+    /// The committed removal of the asker's node id, if there was one.
+    pub removed_asker: Option<RemovedBy>,
+    /// It only began to form `cluster_id`: nobody may be a member of that yet.
+    pub is_intent: bool,
+    /// The names that it was started with, its own among them. Empty: it is in no list, or does not tell.
+    pub listed: BTreeSet<String>,
 }
 
 /// What to do after a round of questions.
@@ -105,6 +109,11 @@ pub enum Decision {
     },
     /// Draw a cluster id, make an intent with these members durable, and ask again.
     Intend(Configuration),
+    /// Drop the intent, which nobody has accepted nor can accept any more, and ask again.
+    GiveWay {
+        /// For whom.
+        why: String,
+    },
     /// Send `Form` to these, and ask again.
     Form(Vec<Invitation>),
     /// A majority of the founding members has accepted the intended cluster: make the membership durable and start.
@@ -127,64 +136,6 @@ pub struct Invitation {
     pub node_id: NodeId,
     /// From its newest answer.
     pub nonce: u64,
-}
-
-/// Why a node did not let itself be made a member.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refused {
-    /// The message is for another directory, perhaps the one that was here before.
-    #[error("this is node {own}, not {target}: another node, or its data directory was emptied")]
-    WrongTarget {
-        /// This node.
-        own: NodeId,
-        /// As received.
-        target: NodeId,
-    },
-    /// It belongs elsewhere.
-    #[error("this node belongs to cluster {own}, not to {other}")]
-    OtherCluster {
-        /// Its cluster.
-        own: ClusterId,
-        /// As received.
-        other: ClusterId,
-    },
-    /// It forms a cluster itself.
-    #[error("this node is forming cluster {own} itself: do the nodes' initial clusters differ?")]
-    Forming {
-        /// What it forms.
-        own: ClusterId,
-    },
-    /// The answer that `Form` rests on is not the newest.
-    #[error("the nonce is not the newest: ask again")]
-    StaleNonce,
-    /// It has the id of a member with another name.
-    #[error("node {id} is {known}, not {claimed}")]
-    OtherName {
-        /// As received.
-        id: NodeId,
-        /// Its name in a configuration known here.
-        known: String,
-        /// As received.
-        claimed: String,
-    },
-    /// Nobody who can be trusted says that the sender is a member.
-    #[error("nobody here knows node {id}, which calls itself {claimed}: {why}")]
-    UnknownSender {
-        /// As received.
-        id: NodeId,
-        /// As received.
-        claimed: String,
-        /// Who was asked.
-        why: String,
-    },
-    /// The configuration does not hold this node.
-    #[error("the configuration does not hold this node, {own}, under the name {name:?}")]
-    NotInConfiguration {
-        /// This node.
-        own: NodeId,
-        /// Its name.
-        name: String,
-    },
 }
 
 impl Standing {
@@ -217,6 +168,25 @@ impl Standing {
     }
 }
 
+#[cfg(test)]
+impl Default for HelloAnswer {
+    /// An answer of an empty node, without an id and a name.
+    fn default() -> Self {
+        Self {
+            node_id: NodeId(0),
+            name: String::new(),
+            client_addr: String::new(),
+            peer_addr: None,
+            cluster_id: None,
+            nonce: 0,
+            knows_asker: false,
+            removed_asker: None,
+            is_intent: false,
+            listed: BTreeSet::new(),
+        }
+    }
+}
+
 impl From<Intent> for Formed {
     fn from(intent: Intent) -> Self {
         Self { cluster_id: intent.cluster_id, configuration: Some(intent.configuration) }
@@ -243,12 +213,19 @@ pub fn decide(
             if let Some(decision) = known_cluster(local, policy, answers) {
                 return decision;
             }
+            if let Some(why) = other_list(local, cluster, answers) {
+                return Decision::StayOut { why };
+            }
+            if let Some((name, answer)) = answers.iter().find(|(_, answer)| answer.is_intent) {
+                let cluster_id = answer.cluster_id.unwrap_or(ClusterId(0));
+                return Decision::Wait { why: format!("waiting for {name} to form cluster {cluster_id}") };
+            }
             if let Some(why) = unanswered(local, cluster, answers) {
                 return Decision::Wait { why };
             }
-            if cluster.first() != local.name {
+            if cluster.founder() != local.name {
                 return Decision::Wait {
-                    why: format!("waiting for {} to form the cluster", cluster.first()),
+                    why: format!("waiting for {} to form the cluster", cluster.founder()),
                 };
             }
             Decision::Intend(founding_members(local, answers))
@@ -313,14 +290,39 @@ fn unanswered(
     (!missing.is_empty()).then(|| format!("waiting for {} to answer", missing.join(", ")))
 }
 
+/// A founding member that was started with other names than this one: each of the two might form a cluster of its own.
+fn other_list(
+    local: &Local,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<String> {
+    let own: BTreeSet<&str> = cluster.members().iter().map(|member| member.name.as_str()).collect();
+    if !own.contains(local.name.as_str()) {
+        return None;
+    }
+    let differs = |answer: &HelloAnswer| {
+        !answer.listed.is_empty() && !answer.listed.iter().map(String::as_str).eq(own.iter().copied())
+    };
+    let is_founding = |answer: &HelloAnswer| answer.cluster_id.is_none() || answer.is_intent;
+    let (name, answer) = answers.iter().find(|(_, answer)| is_founding(answer) && differs(answer))?;
+    let theirs: Vec<&str> = answer.listed.iter().map(String::as_str).collect();
+    Some(format!(
+        "the lists of members differ: this node has {}; {name} has {}: start all founding members with the same names \
+         in --initial-cluster (their order does not matter)",
+        own.into_iter().collect::<Vec<_>>().join(", "),
+        theirs.join(", ")
+    ))
+}
+
 /// An empty node among peers of which some know a cluster.
 fn known_cluster(
     local: &Local,
     policy: JoinPolicy,
     answers: &BTreeMap<String, HelloAnswer>,
 ) -> Option<Decision> {
+    let formed = answers.iter().filter(|(_, answer)| !answer.is_intent);
     let known: BTreeMap<ClusterId, &str> =
-        answers.iter().filter_map(|(name, answer)| Some((answer.cluster_id?, name.as_str()))).collect();
+        formed.filter_map(|(name, answer)| Some((answer.cluster_id?, name.as_str()))).collect();
     let (cluster_id, peer) = known.iter().next()?;
     if known.len() > 1 {
         let list: Vec<String> = known.iter().map(|(id, name)| format!("{name} to {id}")).collect();
@@ -413,6 +415,43 @@ fn founding_members(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> C
     Configuration { voters, ..Configuration::default() }
 }
 
+/// What a founder does about peers that belong to another cluster than `intent`, or began to form one. If all expected
+/// peers have answered in this round, and nobody holds the intent, then nobody ever will: its questions have made void
+/// what it sent before. So it may give way, to a cluster that is formed, and to the founder.
+fn give_way(
+    local: &Local,
+    intent: &Intent,
+    cluster: &InitialCluster,
+    answers: &BTreeMap<String, HelloAnswer>,
+) -> Option<Decision> {
+    let elsewhere = |answer: &HelloAnswer| answer.cluster_id.filter(|id| *id != intent.cluster_id);
+    let (name, other, is_intent) = answers
+        .iter()
+        .filter_map(|(name, answer)| Some((name, elsewhere(answer)?, answer.is_intent)))
+        .min_by_key(|(_, _, is_intent)| *is_intent)?;
+    let own = intent.cluster_id;
+    let all_listed = intent.configuration.voters.values().all(|m| cluster.address(&m.name).is_some());
+    let nobody_holds = answers.values().all(|answer| answer.cluster_id != Some(own));
+    if is_intent && !nobody_holds {
+        // Others have accepted this one; the other founder gives way.
+        return None;
+    }
+    if is_intent && cluster.founder() == local.name {
+        let why =
+            format!("{name} began to form cluster {other}, this node {own}: waiting for {name} to give way");
+        return Some(Decision::Wait { why });
+    }
+    if nobody_holds && all_listed && unanswered(local, cluster, answers).is_none() {
+        return Some(Decision::GiveWay { why: format!("{name} is of cluster {other}") });
+    }
+    let why = format!(
+        "this node began to form cluster {own}, but {name} belongs to cluster {other}: start all members of the list, so \
+         that they can say whether somebody accepted {own}; if this node was started by mistake, stop it and remove its \
+         data directory"
+    );
+    Some(Decision::StayOut { why })
+}
+
 /// A former with a durable intent, in its first life or a later one.
 ///
 /// An intent is given up for a new one only when every expected peer has answered in this round that it is
@@ -427,22 +466,18 @@ fn go_on_forming(
     cluster: &InitialCluster,
     answers: &BTreeMap<String, HelloAnswer>,
 ) -> Decision {
-    if let Some((name, answer)) =
-        answers.iter().find(|(_, answer)| answer.cluster_id.is_some_and(|id| id != intent.cluster_id))
-    {
-        let other = answer.cluster_id.unwrap_or(intent.cluster_id);
-        let why = format!(
-            "this node began to form cluster {}, but {name} belongs to cluster {other}",
-            intent.cluster_id
-        );
+    if let Some(why) = other_list(local, cluster, answers) {
         return Decision::StayOut { why };
+    }
+    if let Some(decision) = give_way(local, intent, cluster, answers) {
+        return decision;
     }
     let founders = &intent.configuration;
     let (mut formed, mut empty) = (BTreeSet::from([local.node_id]), BTreeMap::new());
     for (name, answer) in answers.iter().filter(|(_, answer)| founders.is_voter(answer.node_id)) {
-        if answer.cluster_id.is_some() {
+        if answer.cluster_id == Some(intent.cluster_id) {
             formed.insert(answer.node_id);
-        } else {
+        } else if answer.cluster_id.is_none() {
             empty.insert(
                 answer.node_id,
                 Invitation { name: name.clone(), node_id: answer.node_id, nonce: answer.nonce },
@@ -488,79 +523,6 @@ fn too_few_founders(intent: &Intent, cluster: &InitialCluster, replaced: &[&str]
         ]);
     }
     why
-}
-
-/// The cluster that a majority of the expected members belongs to, if that is not `own`: then the data directory of
-/// this node is not the one that belongs here. A single member that says so may itself be the wrong one.
-#[must_use]
-pub fn majority_elsewhere(
-    own: ClusterId,
-    cluster: &InitialCluster,
-    answers: &BTreeMap<String, HelloAnswer>,
-) -> Option<ClusterId> {
-    let mut members: BTreeMap<ClusterId, usize> = BTreeMap::new();
-    for id in answers.values().filter_map(|answer| answer.cluster_id).filter(|id| *id != own) {
-        *members.entry(id).or_default() += 1;
-    }
-    let majority = cluster.members().len() / 2 + 1;
-    members.into_iter().find(|(_, count)| *count >= majority).map(|(id, _)| id)
-}
-
-/// Whether to accept membership by `Form`. `Some` is to be made durable before it is answered; `None` means
-/// that it is already so.
-///
-/// # Errors
-/// Why not.
-pub fn on_form(
-    local: &Local,
-    standing: &Standing,
-    newest_nonce: Option<u64>,
-    nonce: u64,
-    offered: Formed,
-) -> Result<Option<Formed>, Refused> {
-    match standing {
-        Standing::Member(formed) if formed.cluster_id == offered.cluster_id => return Ok(None),
-        Standing::Intent(intent) => return Err(Refused::Forming { own: intent.cluster_id }),
-        Standing::Member(Formed { cluster_id: own, .. }) | Standing::Retired(own) => {
-            return Err(Refused::OtherCluster { own: *own, other: offered.cluster_id });
-        }
-        Standing::Empty => {}
-    }
-    if newest_nonce != Some(nonce) {
-        return Err(Refused::StaleNonce);
-    }
-    let own = offered.configuration.as_ref().and_then(|c| c.voters.get(&local.node_id));
-    if own.is_none_or(|member| member.name != local.name) {
-        return Err(Refused::NotInConfiguration { own: local.node_id, name: local.name.clone() });
-    }
-    Ok(Some(offered))
-}
-
-/// Whether a stream from a member of `cluster_id` to `target` is for this node, and whether it makes it a
-/// member: a cluster that names an empty directory's id has counted it as a member, and so has one that names the
-/// new id of a node that it removed. `Some` is to be made durable before anything from the stream is used.
-///
-/// # Errors
-/// Why not.
-pub fn on_contact(
-    local: &Local,
-    standing: &Standing,
-    cluster_id: ClusterId,
-    target: NodeId,
-) -> Result<Option<Formed>, Refused> {
-    if target != local.node_id {
-        return Err(Refused::WrongTarget { own: local.node_id, target });
-    }
-    match standing {
-        Standing::Empty => Ok(Some(Formed { cluster_id, configuration: None })),
-        Standing::Retired(own) if *own == cluster_id => Ok(Some(Formed { cluster_id, configuration: None })),
-        Standing::Intent(intent) if intent.cluster_id == cluster_id => Ok(Some(intent.clone().into())),
-        Standing::Member(formed) if formed.cluster_id == cluster_id => Ok(None),
-        Standing::Intent(intent) => Err(Refused::Forming { own: intent.cluster_id }),
-        Standing::Member(Formed { cluster_id: own, .. }) | Standing::Retired(own) => {
-            Err(Refused::OtherCluster { own: *own, other: cluster_id })
-        }
-    }
 }
 
 #[cfg(test)]

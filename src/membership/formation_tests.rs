@@ -1,7 +1,7 @@
 //! The table of decisions: three nodes `a` (forms), `b`, `c` with ids 1, 2, 3.
 
 use super::*;
-use crate::membership::InitialMember;
+use crate::membership::{InitialMember, Refused, on_contact, on_form};
 
 const X: ClusterId = ClusterId(0x10);
 const Y: ClusterId = ClusterId(0x20);
@@ -46,10 +46,8 @@ fn empty(name: &str, id: u64) -> (String, HelloAnswer) {
         name: name.into(),
         client_addr: format!("{name}:2"),
         peer_addr: Some(format!("{name}:1")),
-        cluster_id: None,
         nonce,
-        knows_asker: false,
-        removed_asker: None,
+        ..HelloAnswer::default()
     };
     (name.into(), answer)
 }
@@ -197,8 +195,67 @@ fn an_intent_goes_on_with_the_same_ids() {
     check_wait(decide_as("a", &intent(), &[]), "waiting for b, c to answer");
     let told = [of_cluster("b", 2, X, true), empty("c", 3)];
     assert_eq!(decide_as("a", &intent(), &told), Decision::Formed, "b was told before a crash");
-    let other = [of_cluster("b", 2, Y, false), empty("c", 3)];
+    let other = [of_cluster("b", 2, Y, false)];
     check_stay_out(decide_as("a", &intent(), &other), "but b belongs to cluster 0000000000000020");
+}
+
+/// `name` began to form `cluster_id`.
+fn forming(name: &str, id: u64, cluster_id: ClusterId) -> (String, HelloAnswer) {
+    let (name, answer) = of_cluster(name, id, cluster_id, true);
+    (name, HelloAnswer { is_intent: true, ..answer })
+}
+
+#[test]
+fn an_intent_that_nobody_accepted_gives_way_to_a_cluster_and_to_the_founder() {
+    let gives_way = |name: &str, answers: &[(String, HelloAnswer)]| {
+        matches!(decide_as(name, &intent(), answers), Decision::GiveWay { .. })
+    };
+    // To a cluster, once nobody can hold the intent.
+    assert!(gives_way("a", &[of_cluster("b", 2, Y, false), empty("c", 3)]));
+    assert!(!gives_way("a", &[of_cluster("b", 2, Y, false)]), "c may hold it");
+    assert!(!gives_way("a", &[of_cluster("b", 2, Y, false), of_cluster("c", 3, X, true)]), "c holds it");
+    // To the founder, whatever the others began.
+    assert!(gives_way("b", &[forming("a", 1, Y), forming("c", 3, ClusterId(0x30))]));
+    assert!(!gives_way("b", &[forming("a", 1, Y)]), "c may hold it");
+    let waits = [forming("b", 2, Y), empty("c", 3)];
+    check_wait(
+        decide_as("a", &intent(), &waits),
+        "b began to form cluster 0000000000000020, this node 0000000000000010: waiting for b to give way",
+    );
+    // What somebody accepted is formed.
+    let accepted = [forming("a", 1, Y), of_cluster("c", 3, X, true)];
+    assert_eq!(decide_as("b", &intent(), &accepted), Decision::Formed);
+    // Somebody who is not listed any more may hold it.
+    let answers = BTreeMap::from([of_cluster("b", 2, Y, false)]);
+    let decision = decide(&local("a"), &intent(), JoinPolicy::Auto, &cluster(&["a", "b"]), &answers);
+    assert!(matches!(decision, Decision::StayOut { .. }), "{decision:?}");
+}
+
+#[test]
+fn an_empty_node_waits_for_a_cluster_that_is_being_formed() {
+    let answers = [forming("b", 2, Y), empty("c", 3)];
+    check_wait(decide_as("a", &Standing::Empty, &answers), "waiting for b to form cluster 0000000000000020");
+}
+
+#[test]
+fn founding_members_with_other_lists_are_refused_and_both_lists_shown() {
+    let listed = |(name, answer): (String, HelloAnswer), names: &[&str]| {
+        (name, HelloAnswer { listed: names.iter().map(|name| (*name).to_owned()).collect(), ..answer })
+    };
+    let same = [listed(empty("b", 2), &["c", "b", "a"]), empty("c", 3)];
+    assert!(
+        matches!(decide_as("a", &Standing::Empty, &same), Decision::Intend(_)),
+        "the order does not matter"
+    );
+    let other = [listed(empty("b", 2), &["b", "c"]), empty("c", 3)];
+    for standing in [Standing::Empty, intent()] {
+        let expected =
+            "the lists of members differ: this node has a, b, c; b has b, c: start all founding members";
+        check_stay_out(decide_as("a", &standing, &other), expected);
+    }
+    // A cluster that runs is joined, whatever its members' lists are.
+    let runs = [listed(of_cluster("b", 2, X, false), &["b", "e"]), empty("c", 3)];
+    assert!(matches!(decide_as("a", &Standing::Empty, &runs), Decision::Join { .. }));
 }
 
 #[test]
@@ -295,16 +352,4 @@ fn contact_makes_an_empty_node_a_member_and_no_other() {
     assert_eq!(contact(&intent(), Y, 1), Err(Refused::Forming { own: X }));
     assert_eq!(contact(&Standing::Member(offer(X)), X, 1), Ok(None));
     assert_eq!(contact(&Standing::Member(offer(X)), Y, 1), Err(Refused::OtherCluster { own: X, other: Y }));
-}
-
-#[test]
-fn only_a_majority_in_one_other_cluster_shows_that_the_directory_is_wrong() {
-    let all = cluster(&["a", "b", "c"]);
-    let elsewhere =
-        |answers: &[(String, HelloAnswer)]| majority_elsewhere(X, &all, &answers.iter().cloned().collect());
-    let other = of_cluster("b", 2, Y, false);
-    assert_eq!(elsewhere(&[other.clone(), of_cluster("c", 3, Y, false)]), Some(Y));
-    assert_eq!(elsewhere(&[other.clone(), of_cluster("c", 3, X, true)]), None);
-    assert_eq!(elsewhere(&[other.clone(), empty("c", 3)]), None);
-    assert_eq!(elsewhere(&[other, of_cluster("c", 3, ClusterId(0x30), false)]), None);
 }

@@ -95,7 +95,14 @@ pub(crate) fn decisions(data: &[u8]) {
     let silent: BTreeMap<_, _> =
         members.iter().map(|id| (*id, Duration::from_millis(input.number() % 100_000_000))).collect();
     let election_timeout = Duration::from_millis(300);
-    let view = ClusterView { own, configuration: &configuration, silent: &silent, election_timeout };
+    let view = ClusterView {
+        own,
+        configuration: &configuration,
+        silent: &silent,
+        election_timeout,
+        replace_after: 10 * election_timeout,
+        not_admitted: None,
+    };
     if let JoinStep::Change(change) = on_join(&view, &new) {
         assert!(!change.add.iter().any(|added| configuration.removed.contains_key(&added.id)));
         assert!(change.add.is_empty() || members.len() < MEMBERS_MAX);

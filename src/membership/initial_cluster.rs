@@ -15,6 +15,8 @@ pub struct InitialMember {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitialCluster {
     members: Vec<InitialMember>,
+    /// Place of the one that forms the cluster.
+    founder: usize,
 }
 
 /// A list that cannot be a cluster.
@@ -38,7 +40,8 @@ pub enum InitialClusterError {
 }
 
 impl InitialCluster {
-    /// Checks the list. A node that is not in it never takes part in forming the cluster.
+    /// Checks the list. A node that is not in it never takes part in forming the cluster. The founder is the member with
+    /// the smallest name (by bytes), so that it does not depend on the order in which each node lists the members.
     ///
     /// # Errors
     /// The first thing wrong with it.
@@ -58,7 +61,14 @@ impl InitialCluster {
                 return Err(InitialClusterError::DuplicateAddress(member.address.clone()));
             }
         }
-        Ok(Self { members })
+        let founder = (0..members.len()).min_by_key(|at| &members[*at].name).unwrap_or(0);
+        Ok(Self { members, founder })
+    }
+
+    /// The same with the first member as the founder: the list comes from one place, which orders it.
+    #[must_use]
+    pub fn founded_by_first(self) -> Self {
+        Self { founder: 0, ..self }
     }
 
     /// In the order given.
@@ -69,8 +79,8 @@ impl InitialCluster {
 
     /// The one that forms the cluster.
     #[must_use]
-    pub fn first(&self) -> &str {
-        &self.members[0].name
+    pub fn founder(&self) -> &str {
+        &self.members[self.founder].name
     }
 
     /// Where the member called `name` is reached.
@@ -98,7 +108,8 @@ mod tests {
     #[test]
     fn keeps_the_order_and_leaves_out_the_own_name() {
         let cluster = InitialCluster::new(members(&[("b", "h:1"), ("a", "h:2"), ("c", "h:3")])).unwrap();
-        assert_eq!(cluster.first(), "b");
+        assert_eq!(cluster.founder(), "a", "whatever the order");
+        assert_eq!(cluster.clone().founded_by_first().founder(), "b");
         assert_eq!(cluster.others("a").map(|m| m.name.as_str()).collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(cluster.address("c"), Some("h:3"));
         assert_eq!(cluster.address("d"), None);

@@ -1,17 +1,18 @@
 //! Joining and replacing: what the leader does with a node that asks to become a member.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{AdminError, AdminReason, HelloAnswer};
+use super::{AdminError, AdminReason, HelloAnswer, RemovedBy};
 use crate::raft::{Change, Configuration, MEMBERS_MAX, NewMember};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
-/// A member that was silent for so many election timeouts may be replaced by another node of its name.
+/// A node whose name is taken gives up once the holder has answered for so many election timeouts. In Kubernetes, a member
+/// that was silent for so many is replaced by its name's new pod.
 const SILENT_ELECTION_TIMEOUTS: u32 = 10;
 
 /// The cluster, as a member sees it that is asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClusterView<'a> {
     /// Who is asked.
     pub own: NodeId,
@@ -21,6 +22,10 @@ pub struct ClusterView<'a> {
     pub silent: &'a BTreeMap<NodeId, Duration>,
     /// The smallest election timeout.
     pub election_timeout: Duration,
+    /// For how long a member must have been silent before it is replaced by another node of its name.
+    pub replace_after: Duration,
+    /// Why a node is not admitted that is no member; `None`: it is.
+    pub not_admitted: Option<AdminError>,
 }
 
 /// What to do for a node that asks to join.
@@ -34,7 +39,38 @@ pub enum JoinStep {
     Refuse(AdminError),
 }
 
-/// For how long a member must have been silent before it is replaced.
+/// Whether this cluster admits a node that asks to join and that no administrator added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission<'a> {
+    /// Whatever its name.
+    Anyone,
+    /// Only under these names.
+    Names(&'a BTreeSet<String>),
+}
+
+impl Admission<'_> {
+    /// Why `new` is not admitted to a cluster of this configuration; `None` if it is. A member's name is admitted, too: it
+    /// may have lost its data.
+    #[must_use]
+    pub fn refuses(self, configuration: &Configuration, new: &NewMember) -> Option<AdminError> {
+        let Self::Names(names) = self else { return None };
+        let is_member = |name: &str| configuration.members().values().any(|member| member.name == name);
+        if names.contains(&new.name) || is_member(&new.name) {
+            return None;
+        }
+        let address =
+            new.peer_addr.as_ref().map(|address| format!(" --peer-addr {address}")).unwrap_or_default();
+        let why = format!(
+            "the name {:?} is not on the members' list, and this cluster admits no others (--admit names): add the node with \
+             `kuberaft member add {} --id {}{address}`, or start the members with --admit anyone",
+            new.name, new.name, new.id
+        );
+        Some(AdminError::new(AdminReason::NotAdmitted, why))
+    }
+}
+
+/// For how long a name's holder is waited for: to answer, until the node that wants its name gives up; or to stay silent,
+/// until the name's new pod replaces it.
 #[must_use]
 pub fn silent_before_replaced(election_timeout: Duration) -> Duration {
     election_timeout * SILENT_ELECTION_TIMEOUTS
@@ -47,13 +83,16 @@ pub fn silent_before_replaced(election_timeout: Duration) -> Duration {
 /// majority of the voters that stay, and then the new node is added as a learner, whose promotion makes it whole.
 #[must_use]
 pub fn on_join(view: &ClusterView<'_>, new: &NewMember) -> JoinStep {
-    let ClusterView { own, configuration, silent, election_timeout } = *view;
+    let ClusterView { own, configuration, silent, election_timeout, .. } = *view;
     if configuration.member(new.id).is_some() {
         return JoinStep::Done;
     }
     if configuration.removed.contains_key(&new.id) {
         let why = format!("node {} was removed for ever: it needs an empty data directory", new.id);
         return refuse(AdminReason::Removed, why);
+    }
+    if let Some(error) = &view.not_admitted {
+        return JoinStep::Refuse(error.clone());
     }
     let members = configuration.members();
     if let Some((holder, _)) = members.iter().find(|(_, member)| member.name == new.name) {
@@ -66,12 +105,13 @@ pub fn on_join(view: &ClusterView<'_>, new: &NewMember) -> JoinStep {
             );
             return refuse(AdminReason::NameInUse, why);
         }
-        let wanted = silent_before_replaced(election_timeout);
+        let wanted = view.replace_after;
         if silent < wanted {
             let why = format!(
-                "the name {name:?} belongs to member {holder}, silent for {} ms; it is replaced after {} ms",
-                silent.as_millis(),
-                wanted.as_millis()
+                "the name {name:?} belongs to member {holder}, silent for {} s; it is replaced after {} s \
+                 (--replace-after of the members), or at once by `kuberaft member remove {holder}`",
+                silent.as_secs(),
+                wanted.as_secs_f64()
             );
             return refuse(AdminReason::NameHeld, why);
         }
@@ -133,10 +173,11 @@ pub fn removed_by(
     configuration_index: LogIndex,
     commit_index: LogIndex,
     id: NodeId,
-) -> Option<LogIndex> {
-    let by = configuration.removed.get(&id).copied()?;
+) -> Option<RemovedBy> {
+    let index = configuration.removed.get(&id).copied()?;
     let is_over = !configuration.is_joint() && configuration.member(id).is_none();
-    (is_over && configuration_index <= commit_index).then_some(by)
+    (is_over && configuration_index <= commit_index)
+        .then(|| RemovedBy { index, configuration: Some(configuration.clone()) })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::raft::Member;
 use crate::types::Session;
 
 const ELECTION: Duration = Duration::from_millis(300);
+const REPLACE_AFTER: Duration = Duration::from_millis(3000);
 
 fn voters(members: &[(u64, &str)]) -> Configuration {
     let voters = members
@@ -23,7 +24,14 @@ fn node(id: u64, name: &str) -> NewMember {
 /// What leader 1 does, with these milliseconds of silence.
 fn step(configuration: &Configuration, silent_ms: &[(u64, u64)], new: &NewMember) -> JoinStep {
     let silent = silent_ms.iter().map(|&(id, ms)| (NodeId(id), Duration::from_millis(ms))).collect();
-    let view = ClusterView { own: NodeId(1), configuration, silent: &silent, election_timeout: ELECTION };
+    let view = ClusterView {
+        own: NodeId(1),
+        configuration,
+        silent: &silent,
+        election_timeout: ELECTION,
+        replace_after: REPLACE_AFTER,
+        not_admitted: None,
+    };
     on_join(&view, new)
 }
 
@@ -43,6 +51,32 @@ fn a_new_name_becomes_a_learner_and_only_once() {
 }
 
 #[test]
+fn only_names_of_the_list_and_of_members_are_admitted() {
+    let three = voters(&[(1, "a"), (2, "b"), (3, "c")]);
+    let names: BTreeSet<String> = ["a", "b", "e"].map(str::to_owned).into();
+    let refused = |admission: Admission<'_>, name: &str| admission.refuses(&three, &node(9, name));
+    for name in ["a", "c", "e"] {
+        assert_eq!(refused(Admission::Names(&names), name), None, "{name}");
+    }
+    assert_eq!(refused(Admission::Anyone, "x"), None);
+    let error = refused(Admission::Names(&names), "x").unwrap();
+    assert_eq!(error.reason, AdminReason::NotAdmitted);
+    assert!(error.detail.contains("`kuberaft member add x --id 0000000000000009`"), "{error}");
+    // A member is done, whatever the list says; one that is not admitted does not replace another.
+    let silent = BTreeMap::from([(NodeId(2), REPLACE_AFTER)]);
+    let view = ClusterView {
+        own: NodeId(1),
+        configuration: &three,
+        silent: &silent,
+        election_timeout: ELECTION,
+        replace_after: REPLACE_AFTER,
+        not_admitted: Some(error.clone()),
+    };
+    assert_eq!(on_join(&view, &node(3, "c")), JoinStep::Done);
+    assert_eq!(on_join(&view, &node(20, "b")), JoinStep::Refuse(error));
+}
+
+#[test]
 fn a_second_node_of_a_name_is_refused_while_the_first_answers() {
     let three = voters(&[(1, "a"), (2, "b"), (3, "c")]);
     assert_eq!(reason(step(&three, &[(2, 100), (3, 0)], &node(20, "b"))), AdminReason::NameInUse);
@@ -55,7 +89,7 @@ fn a_second_node_of_a_name_is_refused_while_the_first_answers() {
 }
 
 #[test]
-fn a_lost_member_is_removed_after_ten_election_timeouts_and_then_the_new_one_added() {
+fn a_lost_member_is_removed_once_it_was_silent_for_long_and_then_the_new_one_added() {
     let mut three = voters(&[(1, "a"), (2, "b"), (3, "c")]);
     let new = node(20, "b");
     let remove = Change { remove: vec![NodeId(2)], ..Change::default() };
@@ -98,7 +132,8 @@ fn a_cluster_has_a_greatest_size() {
 fn only_a_committed_removal_is_told() {
     let mut one = voters(&[(1, "a")]);
     one.removed.insert(NodeId(2), LogIndex(8));
-    let told = |commit| removed_by(&one, LogIndex(9), LogIndex(commit), NodeId(2));
+    let told =
+        |commit| removed_by(&one, LogIndex(9), LogIndex(commit), NodeId(2)).map(|removed| removed.index);
     assert_eq!(told(8), None);
     assert_eq!(told(9), Some(LogIndex(8)));
     assert_eq!(removed_by(&one, LogIndex(9), LogIndex(9), NodeId(1)), None);
@@ -113,12 +148,10 @@ fn a_node_that_nobody_counts_asks_those_of_its_cluster_to_be_added_again() {
         let answer = HelloAnswer {
             node_id: NodeId(id),
             name: name.into(),
-            client_addr: String::new(),
-            peer_addr: None,
             cluster_id,
-            nonce: 0,
             knows_asker,
-            removed_asker: removed.map(LogIndex),
+            removed_asker: removed.map(|index| RemovedBy { index: LogIndex(index), configuration: None }),
+            ..HelloAnswer::default()
         };
         (name.to_owned(), answer)
     };

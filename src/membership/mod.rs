@@ -1,7 +1,7 @@
 //! Who forms a cluster and who becomes a member: pure decisions, from what was seen to what to do.
 //!
-//! A cluster is formed once and only once. The first name of the initial cluster forms it, and only after
-//! every expected peer has answered "empty". Outside Kubernetes there is no other witness, so two rules carry
+//! A cluster is formed once and only once. The smallest name of the initial cluster forms it (in Kubernetes the pod with
+//! the first ordinal), and only after every expected peer has answered "empty". Outside Kubernetes there is no other witness, so two rules carry
 //! the safety: a node accepts membership of one cluster only, durably, before it says so; and a cluster is
 //! used only once a majority of its founding members has accepted it.
 //!
@@ -9,6 +9,8 @@
 //! leader's.
 
 mod admin;
+mod contact;
+mod elsewhere;
 mod formation;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -18,23 +20,27 @@ pub mod latch;
 mod new_member;
 mod reconcile;
 mod refounding;
+mod removal;
 pub mod rollout;
 mod senders;
 mod stranded;
 mod workload;
 
-pub use admin::{AdminError, AdminReason, AdminRequest, is_done};
+pub use admin::{AdminError, AdminReason, AdminRequest, JoinOrigin, is_done};
+pub use contact::{Refused, on_contact, on_form};
+pub use elsewhere::{Astray, astray};
 pub use formation::{
-    Decision, Formed, HelloAnswer, Intent, Invitation, JoinPolicy, Local, Refused, Standing, decide,
-    decide_anew, majority_elsewhere, on_contact, on_form,
+    Decision, Formed, HelloAnswer, Intent, Invitation, JoinPolicy, Local, Standing, decide, decide_anew,
 };
 pub use initial_cluster::{InitialCluster, InitialClusterError, InitialMember};
 pub use join::{
-    ClusterView, JoinStep, forgotten_by, on_join, on_join_without_leader, removed_by, silent_before_replaced,
+    Admission, ClusterView, JoinStep, forgotten_by, on_join, on_join_without_leader, removed_by,
+    silent_before_replaced,
 };
 pub use new_member::{NewMemberError, check_new_member};
 pub use reconcile::{Reconciliation, reconcile};
 pub use refounding::{Origin, Refounding, WasRemoved, refound};
+pub use removal::{Removal, RemovedBy, proven_removal};
 pub use senders::{SenderStep, on_sender};
 pub use stranded::stranded;
 pub use workload::{Health, Pod, Workload, is_majority_on_one_node};

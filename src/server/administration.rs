@@ -1,19 +1,20 @@
 //! Does what administrators and joining nodes ask for: here, if this node leads, else at the leader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::kubernetes::{IsLivePod, StatefulSet};
 use crate::driver::Handle;
 use crate::membership::{
-    AdminError, AdminReason, AdminRequest, ClusterView, JoinStep, is_done, on_join, on_join_without_leader,
-    removed_by,
+    AdminError, AdminReason, AdminRequest, Admission, ClusterView, JoinOrigin, JoinStep, RemovedBy, is_done,
+    on_join, on_join_without_leader, removed_by, silent_before_replaced,
 };
-use crate::raft::NewMember;
+use crate::raft::{Configuration, NewMember};
 use crate::transport::{AdminFuture, AdminOutcome, Administrator, Peers};
-use crate::types::{LogIndex, NodeId};
+use crate::types::NodeId;
 
 /// Pause before a refused attempt is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -27,12 +28,22 @@ pub(super) struct Administration(Arc<Parts>);
 struct Parts {
     handle: Handle,
     peers: Peers,
-    election_timeout: Duration,
+    rules: Rules,
+}
+
+/// Who may join, and when a silent member is replaced.
+pub(super) struct Rules {
+    pub(super) election_timeout: Duration,
+    pub(super) replace_after: Duration,
+    /// The names that may join; `None`: any.
+    pub(super) admitted: Option<BTreeSet<String>>,
+    /// In Kubernetes, what says who may join.
+    pub(super) stateful_set: Option<StatefulSet>,
 }
 
 impl Administration {
-    pub(super) fn new(handle: Handle, peers: Peers, election_timeout: Duration) -> Self {
-        Self(Arc::new(Parts { handle, peers, election_timeout }))
+    pub(super) fn new(handle: Handle, peers: Peers, rules: Rules) -> Self {
+        Self(Arc::new(Parts { handle, peers, rules }))
     }
 }
 
@@ -47,7 +58,7 @@ impl Administrator for Administration {
         Box::pin(async move { parts.anywhere(request, timeout).await })
     }
 
-    fn removed_by(&self, id: NodeId) -> Option<LogIndex> {
+    fn removed_by(&self, id: NodeId) -> Option<RemovedBy> {
         let status = self.0.handle.status();
         removed_by(&status.configuration, status.configuration_index, status.commit_index, id)
     }
@@ -62,13 +73,15 @@ impl Parts {
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match self.attempt(&request, again, left).await {
                 Ok(index) => return Ok(index),
+                // What is refused now says nothing of an attempt before.
+                Err(error) if again && !error.reason.is_retryable() => return Err(error.after_unknown()),
                 Err(error) => error,
             };
             // Joining nodes ask again by themselves, and know better what has changed.
-            let is_over =
-                matches!(request, AdminRequest::Join(_)) || Instant::now() + RETRY_PAUSE >= deadline;
+            let is_join = matches!(request, AdminRequest::Join { .. });
+            let is_over = is_join || Instant::now() + RETRY_PAUSE >= deadline;
             if is_over || !error.reason.is_retryable() {
-                return Err(error);
+                return Err(if again { error.after_unknown() } else { error });
             }
             again |= error.reason.may_be_done();
             sleep(RETRY_PAUSE).await;
@@ -83,7 +96,7 @@ impl Parts {
                 self.at_leader(request.clone(), again, timeout).await
             }
             (Some(leader), _) => self.peers.ask_leader(leader, request.clone(), again, timeout).await,
-            (None, AdminRequest::Join(new)) => Err(on_join_without_leader(&status.configuration, new)),
+            (None, AdminRequest::Join { new, .. }) => Err(on_join_without_leader(&status.configuration, new)),
             (None, _) => Err(AdminError::new(AdminReason::NoLeader, "no leader is known")),
         }
     }
@@ -104,11 +117,29 @@ impl Parts {
                 }
                 Ok(self.handle.transfer_leadership(to, timeout).await?)
             }
-            AdminRequest::Join(new) => self.join(&new, timeout).await,
+            AdminRequest::Join { new, origin } => self.join(&new, &origin, timeout).await,
         }
     }
 
-    async fn join(&self, new: &NewMember, timeout: Duration) -> AdminOutcome {
+    /// Why `new` is not admitted, and how long a silent member of its name is waited for.
+    async fn admission(
+        &self,
+        configuration: &Configuration,
+        new: &NewMember,
+        origin: &JoinOrigin,
+    ) -> (Option<AdminError>, Duration) {
+        let Rules { election_timeout, replace_after, admitted, stateful_set } = &self.rules;
+        let admission = admitted.as_ref().map_or(Admission::Anyone, Admission::Names);
+        match stateful_set {
+            None => (admission.refuses(configuration, new), *replace_after),
+            Some(stateful_set) => match stateful_set.admits(new, origin).await {
+                Ok(IsLivePod) => (None, silent_before_replaced(*election_timeout)),
+                Err(error) => (admitted.is_some().then_some(error), *replace_after),
+            },
+        }
+    }
+
+    async fn join(&self, new: &NewMember, origin: &JoinOrigin, timeout: Duration) -> AdminOutcome {
         let deadline = Instant::now() + timeout;
         for _ in 0..JOIN_STEPS_MAX {
             let status = self.handle.status();
@@ -117,11 +148,14 @@ impl Parts {
             }
             let silent: BTreeMap<NodeId, Duration> =
                 status.peers.iter().map(|peer| (peer.id, peer.silent_for)).collect();
+            let (not_admitted, replace_after) = self.admission(&status.configuration, new, origin).await;
             let view = ClusterView {
                 own: status.node_id,
                 configuration: &status.configuration,
                 silent: &silent,
-                election_timeout: self.election_timeout,
+                election_timeout: self.rules.election_timeout,
+                replace_after,
+                not_admitted,
             };
             let change = match on_join(&view, new) {
                 JoinStep::Done => return Ok(status.configuration_index),

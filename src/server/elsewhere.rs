@@ -1,8 +1,10 @@
-//! A node that finds no leader looks whether it is in the right place: removed from its cluster, or with the data of
-//! another one than that of its peers. One whose addition was lost is added again.
+//! A node looks whether it is in the right place: removed from its cluster, or with the data of another one than that of
+//! the nodes on its list. One whose addition was lost is added again.
 
 use std::future::pending;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -10,11 +12,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::ServerError;
 use super::addresses::Addresses;
 use super::kubernetes::StatefulSet;
+use crate::api::Api;
 use crate::driver::Handle;
 use crate::membership::Local;
-use crate::transport::{self, Asked, Elsewhere};
+use crate::transport::{self, Asked, Elsewhere, Surroundings, Trouble, Watched};
 use crate::types::LogIndex;
 
+/// A node that finds a leader asks in one of so many rounds.
+const ROUNDS_LED: u32 = 5;
 /// Pause between looks at the latch. Without a leader at two of them in a row, it is more than an election.
 const LATCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -34,12 +39,14 @@ pub(super) struct Watch {
     pub(super) settings: transport::Settings,
     pub(super) stateful_set: Option<StatefulSet>,
     pub(super) data_dir: PathBuf,
+    /// Is told what is wrong, for those who ask whether this node is ready.
+    pub(super) api: Arc<Api<Handle>>,
     /// Whether it asks to be added again, if its addition was lost.
     pub(super) rejoins: bool,
 }
 
 impl Watch {
-    /// Returns when the latch or its peers show that this node, which finds no leader, is not one of theirs.
+    /// Returns when the latch or its peers show that this node is not one of theirs.
     pub(super) async fn run(&self) -> Found {
         tokio::select! {
             found = self.ask_peers() => found,
@@ -52,10 +59,17 @@ impl Watch {
     }
 
     async fn ask_peers(&self) -> Found {
-        let Self { local, addresses, settings, .. } = self;
+        let Self { local, addresses, settings, api, .. } = self;
         let own = self.handle.status().cluster_id;
+        let pod_uid = match &self.stateful_set {
+            Some(stateful_set) => stateful_set.pod_uid().await,
+            None => None,
+        };
         let resolver = addresses.resolver();
-        match transport::watch_elsewhere(local, own, || self.whom(), &resolver, settings).await {
+        let watched = Watched { local, own, resolver: &resolver, settings, pod_uid };
+        let rounds_led = AtomicU32::new(0);
+        let report = |Trouble { astray, lost }| api.report_trouble(astray, lost);
+        match watched.watch(|| self.whom(&rounds_led), report).await {
             Elsewhere::Removed(index) => Found::Removed(index),
             Elsewhere::OtherCluster(other) => {
                 let path = self.data_dir.clone();
@@ -64,21 +78,28 @@ impl Watch {
         }
     }
 
-    /// The pods that are wanted, where this is one: one that has received nothing yet knows no other member.
-    async fn whom(&self) -> Option<Asked> {
+    /// The pods that are wanted, where this is one: one that has received nothing yet knows no other member. A node that
+    /// finds a leader asks only if its cluster works without some of its list, and not in each round.
+    async fn whom(&self, rounds_led: &AtomicU32) -> Option<Asked> {
         let status = self.handle.status();
-        if status.leader.is_some() {
-            return None;
-        }
+        let is_lost = status.leader.is_none();
+        let round = if is_lost { 0 } else { rounds_led.load(Ordering::Relaxed) + 1 };
+        rounds_led.store(round % ROUNDS_LED, Ordering::Relaxed);
         let pods = match &self.stateful_set {
-            Some(stateful_set) => stateful_set.pods().await,
-            None => None,
+            Some(stateful_set) if round <= 1 => stateful_set.pods().await,
+            _ => None,
         };
         let expected = pods.unwrap_or_else(|| self.addresses.listed().clone());
+        let members = status.configuration.members();
+        let is_member = |name: &str| members.values().any(|member| member.name == name);
+        if !is_lost && expected.members().iter().all(|listed| is_member(&listed.name)) {
+            return None;
+        }
         let everyone = self.addresses.everyone(&expected);
         // A voter was a member before it became one.
         let rejoins = self.rejoins && !status.configuration.is_voter(status.node_id);
-        Some(Asked { expected, everyone, rejoins })
+        let known = Arc::clone(&status.configuration);
+        Some(Asked { expected, everyone, rejoins, known, is_lost })
     }
 
     /// The latch may have been empty, or out of reach, when this node started.

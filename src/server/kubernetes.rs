@@ -12,10 +12,12 @@ use super::ServerError;
 use super::announcements::{self, follow, waits};
 use super::stranded::advise;
 use crate::api::Api;
-use crate::driver::{Change, Handle, RoleName};
+use crate::driver::{Change, Handle, NewMember, RoleName};
 use crate::k8s::{Addresses, Announcer, Cluster, Controller, Kube, Led, Publisher, Settings};
 use crate::membership::latch::{self, Latch, Wake};
-use crate::membership::{Health, InitialCluster, InitialMember, Workload};
+use crate::membership::{
+    AdminError, AdminReason, Health, InitialCluster, InitialMember, JoinOrigin, Workload,
+};
 use crate::metrics::Metrics;
 use crate::storage::Place;
 use crate::transport::{Answer, Surroundings};
@@ -106,6 +108,9 @@ pub(super) async fn announce_end(settings: &Settings, error: &ServerError) {
     }
 }
 
+/// The node that asks is the live pod of its name.
+pub(super) struct IsLivePod;
+
 /// The pods of a StatefulSet are the expected members, and its latch says which cluster was formed.
 #[derive(Clone)]
 pub(super) struct StatefulSet {
@@ -147,7 +152,8 @@ fn member_pods(settings: &Settings, workload: &Workload) -> Vec<String> {
 
 fn listed(names: Vec<String>, addresses: &Addresses) -> Result<InitialCluster, String> {
     let member = |name: String| InitialMember { address: addresses.by_name(&name), name };
-    InitialCluster::new(names.into_iter().map(member).collect()).map_err(|error| error.to_string())
+    let listed = InitialCluster::new(names.into_iter().map(member).collect());
+    listed.map(InitialCluster::founded_by_first).map_err(|error| error.to_string())
 }
 
 impl StatefulSet {
@@ -166,6 +172,35 @@ impl StatefulSet {
     pub(super) async fn pods(&self) -> Option<InitialCluster> {
         let workload = self.kube.workload().await.ok()??;
         listed(member_pods(self.kube.settings(), &workload), &self.addresses).ok()
+    }
+
+    /// Why `new`, which asks to join from `origin`, is not admitted, and whether it is for sure the pod of its name.
+    pub(super) async fn admits(&self, new: &NewMember, origin: &JoinOrigin) -> Result<IsLivePod, AdminError> {
+        let unknown = |error: String| {
+            let why = format!("whether the StatefulSet wants {} cannot be read: {error}", new.name);
+            AdminError::new(AdminReason::NotReady, why)
+        };
+        let workload = self.kube.workload().await.map_err(|error| unknown(error.to_string()))?;
+        if !workload.is_some_and(|workload| workload.wants(&new.name)) {
+            let why =
+                format!("the StatefulSet {} wants no pod {}", self.kube.settings().stateful_set, new.name);
+            return Err(AdminError::new(AdminReason::NotAdmitted, why));
+        }
+        let pods = self.kube.pods_named(std::slice::from_ref(&new.name)).await;
+        let pods = pods.map_err(|error| unknown(error.to_string()))?;
+        let is_live = pods.iter().any(|pod| !pod.is_terminating && Some(&pod.uid) == origin.pod_uid.as_ref());
+        if !is_live {
+            let why = format!("the node that asks to join as {} is not the pod of that name", new.name);
+            return Err(AdminError::new(AdminReason::NotReady, why));
+        }
+        // A mesh's proxy connects from loopback.
+        let from = origin.asked_from.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback());
+        if let Some(from) = from.filter(|from| !self.addresses.has(&new.name, *from)) {
+            let why =
+                format!("{} asks to join from {from}, where no EndpointSlice says that it is", new.name);
+            return Err(AdminError::new(AdminReason::NotReady, why));
+        }
+        Ok(IsLivePod)
     }
 
     async fn latch_allows(&self, latch: Latch, intended: Option<ClusterId>) -> Result<(), String> {
@@ -219,6 +254,10 @@ impl Surroundings for StatefulSet {
                 )),
             }
         })
+    }
+
+    fn pod_uid(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
+        Box::pin(async { self.kube.own_pod_uid().await })
     }
 
     /// The latch is filled before anyone is told.

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::api::{self, Access, Api};
-use crate::config::{Config, Join};
+use crate::config::{Admit, Config, Join};
 use crate::driver::{self, Failure, Handle, Inbox, Running};
 use crate::membership::{Formed, JoinPolicy, Local, Standing, silent_before_replaced};
 use crate::metrics::Metrics;
@@ -60,7 +60,7 @@ pub use refounding::{
 };
 
 use addresses::{Addresses, initial_cluster, member_names};
-use administration::Administration;
+use administration::{Administration, Rules};
 use bootstrap_store::{BootstrapRecords, standing};
 use elsewhere::{Found, Watch};
 pub use error::ServerError;
@@ -207,7 +207,7 @@ impl Server {
             joined = self.join_cluster(&listeners) => joined?,
         };
         let mut joined = joined;
-        let elsewhere = joined.watch(self.config.join != Some(Join::Wait));
+        let elsewhere = joined.watch(self.config.join != Some(Join::Wait), &self.api);
         let removed = tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "stopping");
@@ -251,7 +251,7 @@ impl Server {
         hand_over(&handle, &config).await;
         let mut handing_over = pin!(keep_handing_over(&handle, &config));
         let removed = tokio::select! {
-            removed = joined.removed_before(until) => removed?,
+            removed = joined.removed_before(until, &self.api) => removed?,
             () = &mut handing_over => None,
         };
         drop(listeners);
@@ -356,8 +356,16 @@ impl Server {
         let raft = self.config.raft.clone();
         let (recovered, lock) =
             spawn_blocking(move || recovery::recover(data, raft)).await.map_err(io::Error::other)??;
-        let (running, handle) =
-            self.run_replica(local.clone(), &formed, recovered, &service, &addresses, settings.clone())?;
+        let rules = self.rules(&addresses, kubernetes.as_ref());
+        let (running, handle) = self.run_replica(
+            local.clone(),
+            &formed,
+            recovered,
+            &service,
+            &addresses,
+            settings.clone(),
+            rules,
+        )?;
         if let Some(kubernetes) = &mut kubernetes {
             kubernetes.control(&handle, &self.metrics, &self.api);
         }
@@ -368,7 +376,7 @@ impl Server {
 }
 
 impl Joined {
-    fn watch(&self, rejoins: bool) -> Watch {
+    fn watch(&self, rejoins: bool, api: &Arc<Api<Handle>>) -> Watch {
         Watch {
             handle: self.handle.clone(),
             local: self.local.clone(),
@@ -376,18 +384,23 @@ impl Joined {
             settings: self.settings.clone(),
             stateful_set: self.kubernetes.as_ref().map(Kubernetes::stateful_set),
             data_dir: self.data_dir.clone(),
+            api: Arc::clone(api),
             rejoins,
         }
     }
 
     /// Waits until `until`, and for as long as this pod is one of too many: as a member it is needed until those that
     /// stay have removed it. Returns the entry that did so.
-    async fn removed_before(&mut self, until: tokio::time::Instant) -> Result<Option<LogIndex>, ServerError> {
+    async fn removed_before(
+        &mut self,
+        until: tokio::time::Instant,
+        api: &Arc<Api<Handle>>,
+    ) -> Result<Option<LogIndex>, ServerError> {
         let Some(kubernetes) = &self.kubernetes else {
             tokio::time::sleep_until(until).await;
             return Ok(None);
         };
-        let elsewhere = self.watch(false);
+        let elsewhere = self.watch(false, api);
         let mut elsewhere = pin!(elsewhere.run());
         let mut reported = false;
         loop {
@@ -468,6 +481,17 @@ impl Server {
         }
     }
 
+    /// Who may join this node's cluster while it leads.
+    fn rules(&self, addresses: &Addresses, kubernetes: Option<&Kubernetes>) -> Rules {
+        let names = || addresses.listed().members().iter().map(|member| member.name.clone()).collect();
+        Rules {
+            election_timeout: self.config.raft.election_timeout,
+            replace_after: self.config.replace_after,
+            admitted: (self.config.admit == Admit::Names).then(names),
+            stateful_set: kubernetes.map(Kubernetes::stateful_set),
+        }
+    }
+
     /// Connects a recovered replica with its peers and its clients, and starts it.
     fn run_replica(
         &self,
@@ -477,6 +501,7 @@ impl Server {
         service: &PeerService,
         addresses: &Addresses,
         settings: transport::Settings,
+        rules: Rules,
     ) -> Result<(Running, Handle), ServerError> {
         let inbox: Arc<OnceLock<Inbox>> = Arc::default();
         let leads: Arc<OnceLock<Handle>> = Arc::default();
@@ -533,8 +558,7 @@ impl Server {
         let sink = started.clone();
         service.receive_snapshots_by(started.snapshots());
         let _ = inbox.set(started);
-        let election_timeout = self.config.raft.election_timeout;
-        let administration = Administration::new(handle.clone(), peers.clone(), election_timeout);
+        let administration = Administration::new(handle.clone(), peers.clone(), rules);
         service.administer_by(Arc::new(administration.clone()));
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
         self.api.administer_by(Arc::new(move |request, timeout| administration.anywhere(request, timeout)));

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::agenda::Event;
 use super::cluster::{Cluster, DIRECTORY, founding_record, options};
@@ -39,6 +40,8 @@ pub(super) struct Founding {
     former_falls: bool,
     /// It has: what it formed may be known to one disk alone, and be lost for ever with that.
     former_fell: bool,
+    /// A node that takes itself for the founder until then: its list is corrected late.
+    misled: Option<(usize, Instant)>,
 }
 
 impl Founding {
@@ -51,6 +54,7 @@ impl Founding {
             is_rough: true,
             former_falls: false,
             former_fell: false,
+            misled: None,
         }
     }
 }
@@ -131,6 +135,10 @@ impl Cluster {
 
     /// Lets all nodes start with empty directories, some of which are emptied again.
     pub(super) fn begin_founding(&mut self) {
+        if self.random.chance(500) {
+            let (node, until) = (self.random.index(self.machines.len()), self.random.below(3_000_000));
+            self.founding.misled = Some((node, Instant(self.now.0 + until)));
+        }
         self.founding.former_falls = self.random.chance(500);
         if self.founding.former_falls {
             return;
@@ -174,6 +182,17 @@ impl Cluster {
             client_addr: String::new(),
             peer_addr: None,
         }
+    }
+
+    /// The list that a node was started with.
+    fn list(&self, node: usize) -> InitialCluster {
+        let initial = &self.founding.initial;
+        if self.founding.misled.is_none_or(|(misled, until)| misled != node || until <= self.now) {
+            return initial.clone();
+        }
+        let mut members = initial.members().to_vec();
+        members.rotate_left(node);
+        InitialCluster::new(members).expect("the same names").founded_by_first()
     }
 
     fn tell_founding(&mut self, node: usize, what: impl FnOnce() -> String) {
@@ -246,7 +265,8 @@ impl Cluster {
         founder.round += 1;
         founder.answers.clear();
         let round = founder.round;
-        let forming = self.founding.initial.first() == name(node);
+        let standing = &self.machines[node].directory.standing;
+        let forming = self.list(node).founder() == name(node) || matches!(standing, Standing::Intent(_));
         for other in (0..self.machines.len()).filter(|other| *other != node) {
             self.send_rpc(node, other, Rpc::Hello { asker, incarnation, round, forming });
         }
@@ -312,7 +332,9 @@ impl Cluster {
             nonce = drawn;
             founder.newest_nonce = Some(nonce);
         }
-        let knows_asker = founders.map_or(standing.founded_with(asker), |founders| founders.is_voter(asker));
+        let is_intent = matches!(standing, Standing::Intent(_));
+        let counts = |founders: &Arc<Configuration>| founders.is_voter(asker);
+        let knows_asker = founders.as_ref().map_or(standing.founded_with(asker), counts);
         HelloAnswer {
             node_id,
             name,
@@ -322,6 +344,8 @@ impl Cluster {
             nonce,
             knows_asker,
             removed_asker: None,
+            is_intent,
+            listed: self.founding.initial.members().iter().map(|member| member.name.clone()).collect(),
         }
     }
 
@@ -334,9 +358,20 @@ impl Cluster {
         let standing = self.machines[node].directory.standing.clone();
         // Nobody joins here: this is about forming.
         let policy = JoinPolicy::Wait;
-        let decision = membership::decide(&local, &standing, policy, &self.founding.initial, &answers);
+        let decision = membership::decide(&local, &standing, policy, &self.list(node), &answers);
         self.tell_founding(node, || format!("n{} decides: {decision:?}", node + 1));
         match (decision, standing) {
+            (Decision::GiveWay { .. }, _) => {
+                // What is durable of the intent stays until a membership takes its place.
+                let machine = &mut self.machines[node];
+                let never = Instant(u64::MAX);
+                machine.directory.save(Standing::Empty, never, never);
+                if let Some(founder) = machine.founder.as_mut() {
+                    founder.newest_nonce = None;
+                }
+                self.founding.intents.remove(&local.node_id);
+                self.plan_step(node, 1000, Step::Ask);
+            }
             (Decision::Intend(configuration), _) => self.intend(node, configuration),
             (Decision::Formed, Standing::Intent(intent)) => self.accept(node, intent.into()),
             (Decision::Form(invitations), Standing::Intent(intent)) => {
@@ -398,10 +433,13 @@ impl Cluster {
     fn save(&mut self, node: usize, standing: Standing, begun: Instant) {
         let done_at = Instant(begun.0 + self.random.between(200, 20_000));
         let machine = &mut self.machines[node];
-        machine.directory.save(standing, begun, done_at);
         if let Some(founder) = machine.founder.as_mut() {
             founder.busy_until = done_at;
+            if matches!(standing, Standing::Intent(_)) {
+                founder.newest_nonce = None;
+            }
         }
+        machine.directory.save(standing, begun, done_at);
         self.plan_step(node, done_at.0 - self.now.0, Step::Saved);
     }
 

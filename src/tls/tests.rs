@@ -268,7 +268,9 @@ fn new_files_are_taken_over_and_broken_ones_are_not() {
 #[test]
 fn certificates_that_members_cannot_use_are_refused_at_the_start() {
     let authority = Authority::new();
-    let refused = |settings: PeerSettings| Port::peer(settings, &Metrics::new()).err().unwrap().to_string();
+    let refused = |settings: PeerSettings| {
+        Port::peer(PeerSource::Files(settings), "peer", &Metrics::new()).err().unwrap().to_string()
+    };
     let usages = [
         (vec![ExtendedKeyUsagePurpose::ServerAuth], Some("clientAuth")),
         (vec![ExtendedKeyUsagePurpose::ClientAuth], Some("serverAuth")),
@@ -289,7 +291,7 @@ fn certificates_that_members_cannot_use_are_refused_at_the_start() {
                 let why = refused(settings);
                 assert!(why.contains(&format!("lacks the extended key usage {missing}: ")), "{why}");
             }
-            None => drop(Port::peer(settings, &Metrics::new()).unwrap()),
+            None => drop(Port::peer(PeerSource::Files(settings), "peer", &Metrics::new()).unwrap()),
         }
     }
     // The authority's own certificate.

@@ -1,6 +1,7 @@
 //! Changes of members, transfers of leadership and joining, between nodes: asked of any member, which passes them on
 //! to the leader once.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,9 @@ use super::peers::Peers;
 use super::proto::{self, admin_response};
 use super::service::PeerService;
 use super::settings::Settings;
-use crate::membership::{AdminError, AdminReason, AdminRequest, Local, check_new_member};
+use crate::membership::{
+    AdminError, AdminReason, AdminRequest, JoinOrigin, Local, RemovedBy, check_new_member,
+};
 use crate::raft::{Change, NewMember};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
@@ -23,6 +26,8 @@ const NODES_MAX: usize = 64;
 const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 /// What the network may add.
 const GRACE: Duration = Duration::from_millis(500);
+/// A pod's uid is shorter.
+const POD_UID_BYTES_MAX: usize = 128;
 /// How long a joining node lets the cluster try.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,8 +45,8 @@ pub trait Administrator: Send + Sync + 'static {
     /// Wherever the leader is, until `timeout`.
     fn anywhere(&self, request: AdminRequest, timeout: Duration) -> AdminFuture;
 
-    /// The committed entry that removed `id` from the cluster.
-    fn removed_by(&self, id: NodeId) -> Option<LogIndex>;
+    /// The committed removal of `id` from the cluster.
+    fn removed_by(&self, id: NodeId) -> Option<RemovedBy>;
 }
 
 impl PeerService {
@@ -85,7 +90,7 @@ impl PeerService {
         is_forwarded: bool,
         connection: &Connection,
     ) -> Result<(), Status> {
-        if let (AdminRequest::Join(new), false) = (request, is_forwarded) {
+        if let (AdminRequest::Join { new, .. }, false) = (request, is_forwarded) {
             if new.id != from {
                 return Err(Status::permission_denied("a node asks only for itself to join"));
             }
@@ -117,8 +122,8 @@ fn outcome_from_wire(response: proto::AdminResponse) -> AdminOutcome {
     match response.outcome {
         Some(admin_response::Outcome::Index(index)) => Ok(LogIndex(index)),
         Some(admin_response::Outcome::Refused(proto::AdminRefusal { reason, detail })) => {
-            // A later version's reason: what it means for this one is not known, so it is not repeated.
-            let reason = AdminReason::from_code(&reason).unwrap_or(AdminReason::Invalid);
+            // A later version's reason: what it means for this one is not known, so it may have been done.
+            let reason = AdminReason::from_code(&reason).unwrap_or(AdminReason::Unknown);
             Err(AdminError { reason, detail })
         }
         None => Err(AdminError::new(AdminReason::LeadershipLost, "the answer has no outcome")),
@@ -130,9 +135,20 @@ fn member_to_wire(new: NewMember) -> proto::NewMember {
     proto::NewMember { node_id: id.0, name, peer_addr, stays_learner }
 }
 
-pub(super) fn join_from_wire(node: Option<proto::NewMember>) -> Result<AdminRequest, Status> {
+/// A request to join that came from the address `remote`. Only a member that passes it on tells of another one.
+pub(super) fn join_from_wire(
+    request: proto::JoinRequest,
+    remote: Option<IpAddr>,
+) -> Result<AdminRequest, Status> {
+    let proto::JoinRequest { call, node, pod_uid, asked_from } = request;
     let node = node.ok_or_else(|| Status::invalid_argument("a request to join without a node"))?;
-    Ok(AdminRequest::Join(member_from_wire(node)?))
+    let is_forwarded = call.is_some_and(|call| call.forwarded);
+    let asked_from = if is_forwarded { asked_from.parse().ok() } else { remote };
+    if pod_uid.len() > POD_UID_BYTES_MAX {
+        return Err(Status::invalid_argument("a pod's uid that is none"));
+    }
+    let origin = JoinOrigin { pod_uid: (!pod_uid.is_empty()).then_some(pod_uid), asked_from };
+    Ok(AdminRequest::Join { new: member_from_wire(node)?, origin })
 }
 
 fn member_from_wire(wire: proto::NewMember) -> Result<NewMember, Status> {
@@ -177,9 +193,11 @@ impl Asked<'_> {
         let call = Some(self.call);
         let answered = tokio::time::timeout(self.timeout + GRACE, async {
             match request {
-                AdminRequest::Join(new) => {
+                AdminRequest::Join { new, origin: JoinOrigin { pod_uid, asked_from } } => {
                     let node = Some(member_to_wire(new));
-                    client.join(proto::JoinRequest { call, node }).await
+                    let pod_uid = pod_uid.unwrap_or_default();
+                    let asked_from = asked_from.map_or_else(String::new, |ip| ip.to_string());
+                    client.join(proto::JoinRequest { call, node, pod_uid, asked_from }).await
                 }
                 AdminRequest::Change { change, expected } => {
                     let ids = |ids: Vec<NodeId>| ids.into_iter().map(|id| id.0).collect();
@@ -251,29 +269,54 @@ impl Peers {
     }
 }
 
-/// Asks the member called `name` to add this node to its cluster.
-pub(super) async fn ask_to_join(
-    local: &Local,
-    cluster_id: ClusterId,
-    name: &str,
-    resolver: &Resolver,
-    settings: &Settings,
-) -> AdminOutcome {
-    let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: 0 };
-    let call = proto::AdminCall {
-        route: Some(route),
-        forwarded: false,
-        again: false,
-        timeout_ms: millis(JOIN_TIMEOUT),
-    };
-    let new = NewMember {
-        id: local.node_id,
-        name: local.name.clone(),
-        peer_addr: local.peer_addr.clone(),
-        stays_learner: false,
-    };
-    let asked = Asked { name, call, timeout: JOIN_TIMEOUT, resolver, settings };
-    asked.send(AdminRequest::Join(new)).await
+/// A node that asks to be added to a cluster.
+pub(super) struct Joining<'a> {
+    pub(super) local: &'a Local,
+    pub(super) cluster_id: ClusterId,
+    /// In Kubernetes.
+    pub(super) pod_uid: Option<String>,
+    pub(super) resolver: &'a Resolver,
+    pub(super) settings: &'a Settings,
+}
+
+impl Joining<'_> {
+    /// Asks one of `peers` after the other to add this node; returns what to wait for then.
+    pub(super) async fn ask(&self, peers: &[String]) -> Result<String, AdminError> {
+        let cluster_id = self.cluster_id;
+        let mut refused = AdminError::new(AdminReason::NoLeader, "no member is known");
+        for peer in peers {
+            match self.ask_one(peer).await {
+                Ok(index) => {
+                    tracing::info!(%cluster_id, index = index.0, "added to the cluster");
+                    return Ok(format!("cluster {cluster_id} has added this node; waiting for its leader"));
+                }
+                // Another member may know more.
+                Err(error) if error.reason.is_retryable() => refused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
+    }
+
+    async fn ask_one(&self, name: &str) -> AdminOutcome {
+        let Self { local, cluster_id, pod_uid, resolver, settings } = self;
+        let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: 0 };
+        let call = proto::AdminCall {
+            route: Some(route),
+            forwarded: false,
+            again: false,
+            timeout_ms: millis(JOIN_TIMEOUT),
+        };
+        let new = NewMember {
+            id: local.node_id,
+            name: local.name.clone(),
+            peer_addr: local.peer_addr.clone(),
+            stays_learner: false,
+        };
+        let origin = JoinOrigin { pod_uid: pod_uid.clone(), asked_from: None };
+        let asked = Asked { name, call, timeout: JOIN_TIMEOUT, resolver, settings };
+        asked.send(AdminRequest::Join { new, origin }).await
+    }
 }
 
 /// Shared by all requests.
@@ -291,7 +334,8 @@ mod tests {
         };
         let joins = |new: proto::NewMember| {
             let change = proto::ChangeRequest { add: vec![new.clone()], ..proto::ChangeRequest::default() };
-            let outcomes = [join_from_wire(Some(new)), change_from_wire(change)];
+            let join = proto::JoinRequest { node: Some(new), ..proto::JoinRequest::default() };
+            let outcomes = [join_from_wire(join, None), change_from_wire(change)];
             let taken: Vec<_> =
                 outcomes.into_iter().map(|outcome| outcome.map_err(|status| status.code())).collect();
             assert_eq!(taken[0].as_ref().err(), taken[1].as_ref().err());

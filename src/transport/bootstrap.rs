@@ -10,20 +10,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::administration::ask_to_join;
-use super::dial::{self, DialError, Resolver, Silence};
+use super::administration::Joining;
+use super::dial::{self, DialError, Resolver};
 use super::proto;
+use super::question::{Question, Round, Silences, reasons};
 use super::service::{Outcome, PeerService};
 use super::settings::Settings;
 use crate::membership::{
     AdminError, AdminReason, Decision, Formed, HelloAnswer, InitialCluster, Intent, Invitation, JoinPolicy,
-    Local, Standing, decide, decide_anew, forgotten_by, majority_elsewhere,
+    Local, Standing, decide, decide_anew,
 };
 use crate::raft::Configuration;
-use crate::types::{ClusterId, LogIndex};
-
-/// Pause between two rounds of questions whether the members are in another cluster.
-const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(1);
+use crate::types::ClusterId;
 
 /// Pause before the surroundings are asked again that expect nobody.
 const SURROUNDINGS_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,6 +93,11 @@ pub trait Surroundings: Send + Sync {
 
     /// Whether nobody was told of the cluster that this node intends to form, for sure.
     fn is_untold(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+
+    /// In Kubernetes, the uid of this node's pod, by which a leader tells it from the pod before it.
+    fn pod_uid(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
+        Box::pin(async { None })
+    }
 }
 
 /// An answer of the surroundings, or what is waited for.
@@ -145,14 +148,15 @@ pub async fn bootstrap(
     let Entrance { surroundings, policy, name_in_use_max } = entrance;
     let mut outcome = service.outcome();
     let mut name_in_use = None;
+    let mut silences = Silences::default();
     loop {
         match &*outcome.borrow_and_update() {
             Outcome::Pending => {}
             Outcome::Member(formed) => return Ok(formed.clone()),
             Outcome::Failed(error) => return Err(BootstrapError::Store(error.clone())),
         }
-        let (cluster, answers) = tokio::select! {
-            round = ask_expected(service.local(), &**surroundings, resolver, settings) => match round {
+        let (cluster, Round { answers, silent }) = tokio::select! {
+            round = ask_expected(service, &**surroundings, resolver, settings) => match round {
                 Ok(round) => round,
                 Err(why) => {
                     service.set_reason(&why);
@@ -162,12 +166,18 @@ pub async fn bootstrap(
             },
             _ = outcome.changed() => continue,
         };
+        silences.warn_of(&silent);
         let standing = service.standing().await;
         let anew = anew(service, &**surroundings, &standing, *policy, &cluster, &answers).await;
         let decision =
             anew.unwrap_or_else(|| decide(service.local(), &standing, *policy, &cluster, &answers));
         let why = match decision {
-            Decision::Wait { why } | Decision::StayOut { why } => Some(why),
+            Decision::Wait { why } | Decision::StayOut { why } => Some(why + &reasons(&silent)),
+            Decision::GiveWay { why } => {
+                tracing::warn!("what this node began to form was accepted by nobody; it gives way: {why}");
+                service.give_up_intent().await;
+                None
+            }
             Decision::Intend(configuration) => intend(service, &**surroundings, configuration).await?,
             Decision::Form(invitations) => match may_form(&**surroundings, &standing).await {
                 Ok(()) => invite(service.local(), &standing, invitations, resolver, settings).await,
@@ -181,8 +191,15 @@ pub async fn bootstrap(
                 Err(why) => Some(why),
             },
             Decision::Join { cluster_id, peers } => {
+                let joining = Joining {
+                    local: service.local(),
+                    cluster_id,
+                    pod_uid: surroundings.pod_uid().await,
+                    resolver,
+                    settings,
+                };
                 let joined = tokio::select! {
-                    joined = join(service.local(), cluster_id, &peers, resolver, settings) => joined,
+                    joined = joining.ask(&peers) => joined,
                     _ = outcome.changed() => continue,
                 };
                 let error = match joined {
@@ -261,86 +278,6 @@ async fn wait(pause: Duration, outcome: &mut watch::Receiver<Outcome>) {
     }
 }
 
-/// Asks one of `peers` after the other to add this node; returns what to wait for then.
-async fn join(
-    local: &Local,
-    cluster_id: ClusterId,
-    peers: &[String],
-    resolver: &Resolver,
-    settings: &Settings,
-) -> Result<String, AdminError> {
-    let mut refused = AdminError::new(AdminReason::NoLeader, "no member is known");
-    for peer in peers {
-        match ask_to_join(local, cluster_id, peer, resolver, settings).await {
-            Ok(index) => {
-                tracing::info!(%cluster_id, index = index.0, "added to the cluster");
-                return Ok(format!("cluster {cluster_id} has added this node; waiting for its leader"));
-            }
-            // Another member may know more.
-            Err(error) if error.reason.is_retryable() => refused = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(refused)
-}
-
-/// What peers say to a node that finds no leader among them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Elsewhere {
-    /// A majority of the expected members belongs to this other cluster.
-    OtherCluster(ClusterId),
-    /// This node was removed by this committed entry.
-    Removed(LogIndex),
-}
-
-/// Whom a node asks that finds no leader.
-pub struct Asked {
-    /// The members that there should be: a majority of them decides which cluster is the right one.
-    pub expected: InitialCluster,
-    /// All that may know more.
-    pub everyone: InitialCluster,
-    /// Whether it asks to be added again if none of them counts it.
-    pub rejoins: bool,
-}
-
-/// Asks the members until they show that this node is not one of theirs. If its addition was lost, it asks to be added
-/// again. `whom` says before each round who is to be asked, or that it is not worth asking.
-pub async fn watch_elsewhere(
-    local: &Local,
-    own: ClusterId,
-    whom: impl AsyncFn() -> Option<Asked>,
-    resolver: &Resolver,
-    settings: &Settings,
-) -> Elsewhere {
-    let question = Question::new(local, false, resolver, settings);
-    // Each round asks at the next of each member's addresses: what a foreign directory's configuration says of them
-    // is not where the expected ones are.
-    let mut round = 0;
-    let mut refused = None;
-    loop {
-        tokio::time::sleep(ELSEWHERE_INTERVAL).await;
-        let Some(Asked { expected, everyone, rejoins }) = whom().await else { continue };
-        let mut answers = question.ask_all(&everyone, round).await;
-        round += 1;
-        let of_own = answers.values().filter(|answer| answer.cluster_id == Some(own));
-        if let Some(index) = of_own.filter_map(|answer| answer.removed_asker).max() {
-            return Elsewhere::Removed(index);
-        }
-        let peers = if rejoins { forgotten_by(own, &answers) } else { Vec::new() };
-        answers.retain(|name, _| expected.address(name).is_some());
-        if let Some(other) = majority_elsewhere(own, &expected, &answers) {
-            return Elsewhere::OtherCluster(other);
-        }
-        if !peers.is_empty()
-            && let Err(error) = join(local, own, &peers, resolver, settings).await
-            && refused.as_ref() != Some(&error)
-        {
-            tracing::info!(cluster_id = %own, %error, "counted by nobody that answers, and not added again");
-            refused = Some(error);
-        }
-    }
-}
-
 fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     loop {
         let id = getrandom::u64()?;
@@ -350,109 +287,22 @@ fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     }
 }
 
-/// What each of the other members says of itself, by name, or how it is silent at the first two of its addresses.
-pub async fn who_answers(
-    local: &Local,
-    cluster: &InitialCluster,
-    resolver: &Resolver,
-    settings: &Settings,
-) -> BTreeMap<String, Result<HelloAnswer, Silence>> {
-    let question = Question::new(local, false, resolver, settings);
-    let mut found: BTreeMap<String, Result<HelloAnswer, Silence>> = BTreeMap::new();
-    for attempt in 0..2 {
-        for (name, answer) in question.ask_each(cluster, attempt).await {
-            let answer = answer.map_err(|error| Silence::from(&error));
-            match (found.get_mut(&name), answer) {
-                (None, answer) => drop(found.insert(name, answer)),
-                (Some(before), Ok(answer)) => *before = Ok(answer),
-                (Some(Err(before)), Err(silence)) => *before = silence.max(*before),
-                (Some(Ok(_)), Err(_)) => {}
-            }
-        }
-    }
-    found
-}
-
 /// One round of questions: who is expected now, and what they answer.
 async fn ask_expected(
-    local: &Local,
+    service: &PeerService,
     surroundings: &dyn Surroundings,
     resolver: &Resolver,
     settings: &Settings,
-) -> Result<(InitialCluster, BTreeMap<String, HelloAnswer>), String> {
+) -> Result<(InitialCluster, Round), String> {
+    let local = service.local();
     let cluster = surroundings.expected().await?;
-    let is_former = cluster.first() == local.name;
-    let answers = Question::new(local, is_former, resolver, settings).ask_all(&cluster, 0).await;
-    Ok((cluster, answers))
-}
-
-/// What a node asks others of themselves.
-#[derive(Clone)]
-struct Question {
-    local: Local,
-    /// Whether it would be this node that forms the cluster.
-    forming: bool,
-    resolver: Resolver,
-    settings: Settings,
-}
-
-impl Question {
-    fn new(local: &Local, forming: bool, resolver: &Resolver, settings: &Settings) -> Self {
-        Self { local: local.clone(), forming, resolver: resolver.clone(), settings: settings.clone() }
-    }
-
-    /// Those other members that answer in time, by name.
-    async fn ask_all(&self, cluster: &InitialCluster, attempt: usize) -> BTreeMap<String, HelloAnswer> {
-        let answers = self.ask_each(cluster, attempt).await;
-        answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))).collect()
-    }
-
-    /// Asks every other member at the same time, beginning at its `attempt`th address.
-    async fn ask_each(
-        &self,
-        cluster: &InitialCluster,
-        attempt: usize,
-    ) -> Vec<(String, Result<HelloAnswer, DialError>)> {
-        let mut questions = JoinSet::new();
-        for member in cluster.others(&self.local.name) {
-            let (question, name) = (self.clone(), member.name.clone());
-            questions.spawn(async move {
-                let answer = question.ask(&name, attempt).await;
-                (name, answer)
-            });
-        }
-        let mut answers = Vec::new();
-        while let Some(joined) = questions.join_next().await {
-            match joined {
-                Ok((name, answer)) => {
-                    if let Err(error) = &answer {
-                        tracing::debug!(peer = name, "no answer: {error}");
-                    }
-                    answers.push((name, answer));
-                }
-                Err(error) => tracing::error!("a question failed: {error}"),
-            }
-        }
-        answers
-    }
-
-    async fn ask(&self, name: &str, attempt: usize) -> Result<HelloAnswer, DialError> {
-        let Self { local, forming, resolver, settings } = self;
-        let (mut client, address) = dial::connect(name, resolver, attempt, settings).await?;
-        let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
-        let question = proto::HelloRequest {
-            route: Some(route),
-            sender: Some(local.into()),
-            forming: *forming,
-            ..Default::default()
-        };
-        let answer = match dial::ask(&address, settings, client.hello(question)).await {
-            // It has taken the connection.
-            Err(DialError::Timeout(address)) => return Err(DialError::Unanswered(address)),
-            answer => answer?,
-        };
-        HelloAnswer::try_from(answer).map_err(|_| DialError::Incomplete)
-    }
+    let names = cluster.members().iter().map(|member| member.name.clone()).collect();
+    service.list(names);
+    // Questions of one that forms, or may have begun to, make void what it has sent before.
+    let is_former = cluster.founder() == local.name;
+    let forming = is_former || matches!(service.standing().await, Standing::Intent(_));
+    let round = Question::new(local, forming, resolver, settings).ask_all(&cluster, 0).await;
+    Ok((cluster, round))
 }
 
 /// Sends `Form` to all at the same time. None: all have accepted; else what went wrong, to be asked about again.

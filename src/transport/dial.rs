@@ -20,7 +20,7 @@ use super::peers::PeersContext;
 use super::proto::{self, peer_client::PeerClient};
 use super::settings::Settings;
 use crate::membership::Local;
-use crate::tls::{PeerTls, Wire};
+use crate::tls::{self, PeerTls, Wire};
 use crate::types::{ClusterId, NodeId};
 
 /// From a member's name to the addresses, `host:port`, that it may have now, the likeliest first; asked before each
@@ -94,6 +94,40 @@ impl From<&DialError> for Silence {
 }
 
 impl DialError {
+    /// The reason as a sentence that says what to do, where the cause is known.
+    pub(super) fn explain(&self) -> String {
+        match self {
+            Self::Connect { address, source } => {
+                let cause = innermost(source);
+                let refused = cause.downcast_ref::<io::Error>();
+                let explained = tls::explain(cause).or_else(|| match refused.map(io::Error::kind) {
+                    Some(io::ErrorKind::ConnectionRefused) => {
+                        Some("connection refused: nothing listens there, or a firewall refuses".to_owned())
+                    }
+                    Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Some(
+                        "it ended the connection at once: one of the two sides has TLS among members and the other has \
+                         not, or it is another program's port"
+                            .to_owned(),
+                    ),
+                    _ => None,
+                });
+                explained.map_or_else(|| self.to_string(), |why| format!("{address}: {why}"))
+            }
+            Self::Lookup { address, source } => format!("the host of {address} does not resolve ({source})"),
+            Self::Status(status) if is_of_no_member(status) => {
+                "what answers there is no member: it may be a client port; give the peer port (--peer-addr)"
+                    .to_owned()
+            }
+            Self::Status(status) => tls::explain(innermost(status)).unwrap_or_else(|| self.to_string()),
+            Self::Timeout(address) => {
+                format!(
+                    "{address} does not answer in time: the machine is away, or a firewall drops the packets"
+                )
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// Of the errors at two addresses of one member the one that leaves it more open whether the member runs; the later
     /// one of two alike.
     fn or_less_clear(self, later: Self) -> Self {
@@ -107,6 +141,13 @@ fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn s
         error = source;
     }
     error
+}
+
+/// Whether a status stands for an answer without gRPC in it.
+fn is_of_no_member(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::Unimplemented
+        || status.message().starts_with("grpc-status header missing")
+        || status.message().starts_with("protocol error: received message with invalid compression flag")
 }
 
 /// What the peer said, or what ended the connection: of a failed stream, tonic says only "transport error".
@@ -246,7 +287,7 @@ pub(super) async fn keep_connected(target: Target) {
     let log = LogLimit::default();
     loop {
         let started = Instant::now();
-        let error = stream(&target, &mut attempt).await.to_string();
+        let error = stream(&target, &mut attempt).await.explain();
         if log.allows(&error) {
             tracing::warn!(peer = target.name, node_id = %target.id, "no stream to peer: {error}");
         }

@@ -13,13 +13,16 @@ mod bootstrap;
 mod convert;
 mod dial;
 mod directory;
+mod elsewhere;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod hello;
 mod incoming;
 mod log_limit;
 mod outbox;
 mod peers;
 mod proto;
+mod question;
 mod senders;
 mod service;
 mod settings;
@@ -28,15 +31,14 @@ mod snapshot_sender;
 mod snapshot_service;
 
 pub use administration::{AdminFuture, AdminOutcome, Administrator};
-pub use bootstrap::{
-    Answer, Asked, BootstrapError, BootstrapStore, Elsewhere, Entrance, StoreError, Surroundings, bootstrap,
-    watch_elsewhere, who_answers,
-};
+pub use bootstrap::{Answer, BootstrapError, BootstrapStore, Entrance, StoreError, Surroundings, bootstrap};
 pub use convert::{ENTRY_BYTES_MAX, GRPC_BYTES_MAX, ITEMS_MAX, Malformed};
 pub use dial::{Resolver, Silence};
 pub use directory::{PeerDirectory, PeerInfo};
+pub use elsewhere::{Asked, Elsewhere, Trouble, Watched};
 pub use outbox::Dropped;
 pub use peers::{OnLost, Peers, PeersContext};
+pub use question::who_answers;
 pub use senders::Neighbours;
 pub use service::{PeerService, Sink, serve};
 pub use settings::Settings;

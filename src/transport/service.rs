@@ -1,7 +1,8 @@
 //! The peer port: answers questions, accepts membership, receives streams. Serves before this node belongs to a
 //! cluster and on, as peers ask at any time.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
@@ -18,10 +19,10 @@ use super::peers::{Contact, Peers};
 use super::proto::{self, peer_server};
 use super::senders::{Known, Neighbours, first_of, is_answered_to_removed};
 use super::settings::Settings;
-use crate::membership::{self, Formed, HelloAnswer, Intent, Local, Refused, Standing};
+use crate::membership::{self, Formed, Intent, Local, Refused, Standing};
 use crate::raft::{Configuration, Message};
 use crate::replica::snapshot::Receive;
-use crate::types::{ClusterId, LogIndex, Name, NodeId};
+use crate::types::{ClusterId, Name, NodeId};
 
 /// Takes checked messages; false: no room, the message is dropped. Called in the order of arrival from each
 /// peer, from several threads at once; must not block.
@@ -39,6 +40,8 @@ struct Shared {
     founding: Mutex<Founding>,
     /// Set once; wakes whoever waits for this node to belong to a cluster.
     outcome: watch::Sender<Outcome>,
+    /// The names of this node's list, in the latest round of questions.
+    listed: RwLock<BTreeSet<String>>,
     running: watch::Sender<Option<Running>>,
     snapshots: OnceLock<Arc<dyn Receive>>,
     administrator: OnceLock<SharedAdministrator>,
@@ -87,6 +90,7 @@ impl PeerService {
             directory,
             founding: Mutex::new(Founding { standing, newest_nonce: None }),
             outcome: watch::Sender::new(outcome),
+            listed: RwLock::default(),
             running: watch::Sender::new(None),
             snapshots: OnceLock::new(),
             administrator: OnceLock::new(),
@@ -171,6 +175,17 @@ impl PeerService {
         &self.0.local
     }
 
+    /// The names of this node's list from now on.
+    pub(super) fn list(&self, names: BTreeSet<String>) {
+        *self.0.listed.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Its list, if this node is on it: one that is not takes no part in forming a cluster.
+    pub(super) fn own_list(&self) -> Vec<String> {
+        let listed = self.0.listed.read().unwrap_or_else(PoisonError::into_inner);
+        if listed.contains(&self.0.local.name) { listed.iter().cloned().collect() } else { Vec::new() }
+    }
+
     pub(super) fn outcome(&self) -> watch::Receiver<Outcome> {
         self.0.outcome.subscribe()
     }
@@ -186,6 +201,7 @@ impl PeerService {
             let saved = self.save(intent.clone(), |store, intent| store.save_intent(intent)).await;
             if saved.is_ok() {
                 founding.standing = Standing::Intent(intent);
+                founding.newest_nonce = None;
             }
         }
     }
@@ -195,6 +211,8 @@ impl PeerService {
         let mut founding = self.0.founding.lock().await;
         if matches!(founding.standing, Standing::Intent(_)) {
             founding.standing = Standing::Empty;
+            // An invitation that depends on an answer from before is void.
+            founding.newest_nonce = None;
         }
     }
 
@@ -380,8 +398,14 @@ impl peer_server::Peer for PeerService {
             sender: Some((&self.0.local).into()),
             nonce,
             knows_asker,
-            removed_asker: removed_asker.map_or(0, |index| index.0),
+            removed_asker: removed_asker.as_ref().map_or(0, |removed| removed.index.0),
             knows_about,
+            configuration: removed_asker
+                .and_then(|removed| removed.configuration)
+                .map(|configuration| configuration.encode())
+                .unwrap_or_default(),
+            intent: matches!(founding.standing, Standing::Intent(_)),
+            listed: self.own_list(),
         }))
     }
 
@@ -453,8 +477,10 @@ impl peer_server::Peer for PeerService {
         request: Request<proto::JoinRequest>,
     ) -> Result<Response<proto::AdminResponse>, Status> {
         let connection = connection(&request);
-        let proto::JoinRequest { call, node } = request.into_inner();
-        self.on_admin_call(call, administration::join_from_wire(node), &connection).await.map(Response::new)
+        let request = request.into_inner();
+        let call = request.call;
+        let joining = administration::join_from_wire(request, connection.from.map(|from| from.ip()));
+        self.on_admin_call(call, joining, &connection).await.map(Response::new)
     }
 
     async fn change(
@@ -515,29 +541,6 @@ impl PeerService {
             Ok(Some(formed)) => self.accept(&mut founding, formed).await,
             Err(refused) => Err(refusal(&refused)),
         }
-    }
-}
-
-impl TryFrom<proto::HelloResponse> for HelloAnswer {
-    type Error = &'static str;
-
-    fn try_from(wire: proto::HelloResponse) -> Result<Self, Self::Error> {
-        let (Some(route), Some(sender)) = (wire.route, wire.sender) else {
-            return Err("an answer without route or sender");
-        };
-        if route.from == 0 {
-            return Err("an answer from node 0");
-        }
-        Ok(Self {
-            node_id: NodeId(route.from),
-            name: sender.name,
-            client_addr: sender.client_addr,
-            peer_addr: sender.peer_addr,
-            cluster_id: (route.cluster_id != 0).then_some(ClusterId(route.cluster_id)),
-            nonce: wire.nonce,
-            knows_asker: wire.knows_asker,
-            removed_asker: (wire.removed_asker != 0).then_some(LogIndex(wire.removed_asker)),
-        })
     }
 }
 

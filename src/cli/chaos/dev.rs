@@ -101,6 +101,9 @@ impl Folder {
     }
 }
 
+/// How long a wiped node's name is held, instead of a minute.
+const REPLACE_AFTER: &str = "--replace-after=10s";
+
 /// The cluster. Its nodes end with it.
 pub(super) struct DevCluster {
     members: Vec<Member>,
@@ -166,7 +169,11 @@ impl DevCluster {
         let members = ports.into_iter().map(member).collect();
         // A node that told others where it is would be reached past its relays.
         let secret = secret_flags(&directory, &flags)?;
-        let flags = std::iter::once("--hide-peer-addr".into()).chain(secret).chain(flags).collect();
+        // A wiped node joins again within the time that its fault has.
+        let is_given = |flag: &OsString| flag.to_string_lossy().starts_with("--replace-after");
+        let replace = (!flags.iter().any(is_given)).then(|| REPLACE_AFTER.into());
+        let own = std::iter::once("--hide-peer-addr".into()).chain(replace);
+        let flags = own.chain(secret).chain(flags).collect();
         let mut cluster = Self { members, relays, folder, reach, flags };
         cluster.start_those_down().map_err(|trouble| CliError::Failed(trouble.0))?;
         Ok(cluster)

@@ -106,7 +106,7 @@ fn an_emptied_first_node_forms_no_second_cluster_while_the_others_are_down() {
 #[test]
 fn each_of_three_is_emptied_in_turn_under_load_and_joins_again_without_a_lost_write() {
     let _alone = alone();
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start_with(3, &["--replace-after=3s"]);
     let (cluster_id, _) = identity(&cluster.nodes[0]);
     let load = Load::start(&Plan::new(&cluster));
     for emptied in 0..3 {

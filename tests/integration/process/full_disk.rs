@@ -174,7 +174,12 @@ fn a_node_without_room_for_a_snapshot_refuses_it_runs_on_and_takes_it_when_there
     if !can_mount() {
         return;
     }
-    let flags = ["--trailing-entries=50", "--log-segment-bytes=256KiB", "--checkpoint-interval=100ms"];
+    let flags = [
+        "--trailing-entries=50",
+        "--log-segment-bytes=256KiB",
+        "--checkpoint-interval=100ms",
+        "--admit=anyone",
+    ];
     let mut cluster = Cluster::start_with(1, &flags);
     for number in 0..300 {
         cluster.nodes[0].put(&format!("key-{number}"), vec![b'v'; 32 << 10]).unwrap();

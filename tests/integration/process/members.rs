@@ -35,9 +35,9 @@ fn id(node: &Node) -> String {
 #[test]
 fn a_cluster_grows_from_one_to_five_and_shrinks_to_one_under_load_and_kills() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(1, &[]);
-    for flags in [["--join=auto"], ["--join=auto"], ["--join=wait"], ["--join=wait"]] {
-        cluster.prepare_later(&[0], &flags);
+    let mut cluster = Cluster::prepare(1, &["--admit=anyone"]);
+    for join in ["--join=auto", "--join=auto", "--join=wait", "--join=wait"] {
+        cluster.prepare_later(&[0], &[join, "--admit=anyone"]);
     }
     cluster.nodes[0].start();
     cluster.ready();
@@ -120,7 +120,7 @@ fn a_removed_leader_sets_its_data_aside_and_comes_back_only_by_command() {
 fn a_node_whose_addition_was_lost_is_added_again() {
     let _alone = alone();
     // So the leader goes on as such when the others have fallen, and takes on a node that starts then.
-    let mut cluster = Cluster::start_with(3, &["--check-quorum=false"]);
+    let mut cluster = Cluster::start_with(3, &["--check-quorum=false", "--admit=anyone"]);
     let leader = cluster.leader();
     let later = cluster.prepare_later(&[0, 1, 2], &["--join=auto", "--check-quorum=false"]);
     let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
