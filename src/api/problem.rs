@@ -99,7 +99,7 @@ impl Problem {
     /// Only administrators may do this.
     pub(super) fn not_an_administrator() -> Self {
         let detail = "administration is for requests from this node's own machine (on Kubernetes: --kube, kubectl \
-            exec, kubectl port-forward) and for administrators with a client certificate or token; \
+            exec, kubectl port-forward) and for administrators with a client certificate or the members' secret (--peer-secret-file); \
             --admin-access network on the nodes opens it to all clients";
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }

@@ -159,7 +159,7 @@ impl Checked {
         request.extensions_mut().insert(caller);
         let mut response = match self.gate.admit(request.map(Body::new), has_fragment) {
             Ok(request) => self.router.call(request).await?,
-            Err(response) => response,
+            Err(response) => *response,
         };
         seal(&mut response);
         Ok(response)

@@ -316,6 +316,11 @@ impl Server {
         let waits = |why| self.api.set_waiting(Some(why));
         let pod_secret = PodSecret::wait(&self.config, kubernetes.as_ref(), &self.metrics, waits).await?;
         let tls = pod_secret.as_ref().map(PodSecret::tls).or_else(|| self.tls.peer.clone());
+        if let Some(tls) = tls.clone() {
+            let has_token =
+                move |token: &str| tls.administrators().is_some_and(|known| known.has_token(token));
+            self.api.verify_tokens_by(Arc::new(has_token));
+        }
         let settings = transport::Settings { tls, ..transport::Settings::default() };
         let listed = initial_cluster(&self.config)?;
         let surroundings: Arc<dyn Surroundings> = match &kubernetes {

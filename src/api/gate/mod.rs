@@ -44,7 +44,7 @@ impl Gate {
         &self,
         request: Request<Body>,
         has_fragment: bool,
-    ) -> Result<Request<Body>, Response<Body>> {
+    ) -> Result<Request<Body>, Box<Response<Body>>> {
         let checked = if has_fragment { Err(fragment()) } else { self.check(&request) };
         let Err(problem) = checked else { return Ok(request) };
         let mut response = problem.into_response();
@@ -55,7 +55,7 @@ impl Gate {
         } else {
             discard(request.into_body());
         }
-        Err(response)
+        Err(Box::new(response))
     }
 
     fn check(&self, request: &Request<Body>) -> Result<(), Problem> {
