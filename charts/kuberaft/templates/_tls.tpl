@@ -131,3 +131,28 @@ tls.peer.mode is auto, certificates that the other values name for this port are
 {{ include "kuberaft.tls.clientEnv" . | trim }}
 {{- end }}
 {{- end }}
+
+{{/* By what the release's jobs show that they administer the cluster: environment, mounts, volumes. */}}
+{{- define "kuberaft.admin.env" -}}
+{{- if eq (include "kuberaft.tls.peerMode" .) "auto" }}
+- name: KUBERAFT_PEER_SECRET_FILE
+  value: /etc/kuberaft/peer/secret
+{{- end }}
+{{- end }}
+
+{{- define "kuberaft.admin.mounts" -}}
+{{- if eq (include "kuberaft.tls.peerMode" .) "auto" }}
+- name: peer-secret
+  mountPath: /etc/kuberaft/peer
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "kuberaft.admin.volumes" -}}
+{{- if eq (include "kuberaft.tls.peerMode" .) "auto" }}
+- name: peer-secret
+  secret:
+    secretName: {{ include "kuberaft.peerSecret" . }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
