@@ -148,7 +148,7 @@ impl Port {
     fn load(files: Files, metrics: &Metrics) -> Result<Self, TlsError> {
         let contents = files.read()?;
         let material = Arc::new(files.make(&contents)?);
-        let expiry = metrics.tls_certificate_expiry_seconds.with_label_values(&[files.port()]);
+        let expiry = metrics.tls_certificate_expiry_seconds.with_label_values(&[files.expiry_use()]);
         expiry.set(material.not_after);
         tracing::info!(port = files.port(), certificate = material.described, "TLS is on");
         Ok(Self { files, current: RwLock::new(Current { contents, material }), expiry })
@@ -240,6 +240,15 @@ impl Files {
         match self {
             Self::Peer(_) | Self::Secret { .. } => "peer",
             Self::Client(_) => "client",
+        }
+    }
+
+    /// Who renews the certificate, as the metric of its end says it: those made of the secret last for hours and renew
+    /// themselves, so that an alert needs another bound for them.
+    fn expiry_use(&self) -> &'static str {
+        match self {
+            Self::Secret { .. } => "peer_secret",
+            Self::Peer(_) | Self::Client(_) => self.port(),
         }
     }
 

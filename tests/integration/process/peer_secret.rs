@@ -27,7 +27,7 @@ fn secret(folder: &Path, name: &str, lines: &[&str]) -> (PathBuf, String) {
 
 /// When the certificate ends that the node shows to its peers, in seconds since 1970.
 fn expiry(node: &Node) -> u64 {
-    let name = "kuberaft_tls_certificate_expiry_seconds{use=\"peer\"} ";
+    let name = "kuberaft_tls_certificate_expiry_seconds{use=\"peer_secret\"} ";
     let (_, metrics) = node.fetch("/metrics");
     let line = metrics.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
