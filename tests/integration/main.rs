@@ -7,6 +7,7 @@
 )]
 
 mod api_server;
+mod chart;
 mod events;
 mod parity;
 mod process;

@@ -2,9 +2,12 @@
 //! is replaced and certificates end.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use super::cluster::{Cluster, Node, directory};
+use super::cluster::{Cluster, Node, directory, program};
 use super::load::{Load, Plan};
 use super::{alone, until};
 
@@ -110,4 +113,60 @@ fn what_is_no_secret_and_a_port_that_others_reach_end_the_start() {
         let log = cluster.nodes[0].log();
         assert!(status.code() == Some(code) && log.contains(part), "{flags:?}: {status} {log}");
     }
+}
+
+/// A proxy in front of the address that says so in each request, as those on other machines do. Returns its own.
+fn proxy(node: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, node) = (client.unwrap(), node.clone());
+            thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    if client.read(&mut byte).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                head.truncate(head.len() - 2);
+                head.extend(b"Via: 1.1 elsewhere\r\nConnection: close\r\n\r\n");
+                let mut server = TcpStream::connect(node).unwrap();
+                server.write_all(&head).unwrap();
+                let _ = std::io::copy(&mut server, &mut client);
+            });
+        }
+    });
+    address
+}
+
+/// `snapshot save`, by way of the proxy; what it said if it failed.
+fn save(folder: &Path, endpoint: &str, flags: &[&str]) -> Result<(), String> {
+    let mut command = program(&[], folder);
+    command.args(["snapshot", "save", "backup", "--endpoints", endpoint]).args(flags);
+    let output = command.output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+#[test]
+fn a_backup_from_elsewhere_needs_the_secret_that_members_have_now() {
+    let _alone = alone();
+    let folder = directory();
+    let (path, flag) = secret(folder.path(), "secret", &[OLD]);
+    let (_, old) = secret(folder.path(), "old", &[OLD]);
+    let (_, new) = secret(folder.path(), "new", &[NEW]);
+    let cluster = Cluster::start_with(1, &[&flag, "--tls-reload-interval=100ms"]);
+    cluster.nodes[0].put("k", "v").unwrap();
+    let endpoint = proxy(cluster.nodes[0].client.address());
+    let refused = save(folder.path(), &endpoint, &[]).unwrap_err();
+    assert!(refused.contains("administrator"), "{refused}");
+    save(folder.path(), &endpoint, &[&new]).unwrap_err();
+    save(folder.path(), &endpoint, &[&old]).unwrap();
+    write(&path, &[NEW]);
+    until("the other secret", || save(folder.path(), &endpoint, &[&new]).ok());
+    save(folder.path(), &endpoint, &[&old]).unwrap_err();
+    // A node's own machine needs nothing.
+    save(folder.path(), &cluster.nodes[0].client.address(), &[]).unwrap();
 }
