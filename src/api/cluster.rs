@@ -37,7 +37,7 @@ const REPEAT_MAX: Duration = Duration::from_mins(5);
 pub struct Cluster {
     endpoints: Vec<Endpoint>,
     tls: Option<Connector>,
-    /// An administrator's, for endpoints without TLS.
+    /// An administrator's.
     token: Option<String>,
     /// The one in use.
     current: usize,
@@ -85,7 +85,7 @@ impl Cluster {
         Self { tls: Some(tls), ..self }
     }
 
-    /// Identifies itself as an administrator by this token, at those of the endpoints that speak no TLS.
+    /// Identifies itself as an administrator by this token, at the endpoints that were given.
     #[must_use]
     pub fn with_token(self, token: String) -> Self {
         Self { token: Some(token), ..self }
@@ -233,8 +233,7 @@ impl Cluster {
             }
             _ => None,
         };
-        let token = self.token.as_deref().filter(|_| tls.is_none());
-        Ok(Client::connect_with(address, tls).await?.with_token(token))
+        Ok(Client::connect_with(address, tls).await?.with_token(self.token.as_deref()))
     }
 
     /// A connection to another node, at `address`, that the one in use has told of.

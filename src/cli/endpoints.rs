@@ -162,7 +162,7 @@ impl Endpoints {
         is_needed.then(|| self.tls.connector()).transpose()
     }
 
-    /// What an administrator shows where there is no TLS; `None` if no secret is given.
+    /// What an administrator shows; `None` if no secret is given. A node with TLS may not ask for a certificate.
     pub(super) fn token(&self) -> Result<Option<String>, CliError> {
         let Some(path) = &self.tls.secret else { return Ok(None) };
         let identity = PeerSecrets::read(path).and_then(|secrets| secrets.administrator());

@@ -243,8 +243,7 @@ async fn ask(
 ) -> Result<hyper::body::Incoming, ClientError> {
     let tls = tls.filter(|_| endpoint.is_tls);
     let client = Client::connect_with(&endpoint.address.to_string(), tls).await?;
-    let mut client = client.with_token(token.filter(|_| !endpoint.is_tls));
-    Ok(client.snapshot().await?.into_body())
+    Ok(client.with_token(token).snapshot().await?.into_body())
 }
 
 async fn receive(
