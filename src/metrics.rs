@@ -67,6 +67,8 @@ metrics! {
     raft_snapshots_received_total: IntCounter = "kuberaft_raft_snapshots_received_total", "Snapshots that this node received whole";
     raft_snapshots_refused_total: IntCounter = "kuberaft_raft_snapshots_refused_total", "Snapshots refused, or let go half received, for want of disk space";
     raft_snapshot_bytes_total: IntCounterVec = "kuberaft_raft_snapshot_bytes_total", "Bytes of snapshots' content, sent or received", ["direction"];
+    raft_messages_ignored_total: IntCounterVec = "kuberaft_raft_messages_ignored_total", "Seconds in which peers' messages were ignored that no correct peer sends to this node, by reason", ["why"];
+    raft_messages_refused_total: IntCounterVec = "kuberaft_raft_messages_refused_total", "Streams of peers closed because of a malformed message", ["peer"];
     raft_proposals_pending: IntGauge = "kuberaft_raft_proposals_pending", "Writes that wait for their outcome here";
     raft_proposals_failed_total: IntCounterVec = "kuberaft_raft_proposals_failed_total", "Writes refused or of unknown outcome, by reason", ["reason"];
     raft_commit_duration_seconds: Histogram = "kuberaft_raft_commit_duration_seconds", "From append on the leader to commit";

@@ -5,6 +5,7 @@
 //! acknowledgement goes through the log's queue behind the append it rests on, a confirmed read through apply's
 //! queue behind the entries it must see.
 
+pub mod admission;
 mod apply;
 mod log;
 pub mod recovery;
@@ -12,7 +13,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Apply, ApplyOutput};
+pub use apply::{Apply, ApplyOutput, Unappliable};
 pub use log::{Log, LogOutput};
 
 use crate::plant::Plant;
@@ -161,6 +162,7 @@ impl Core {
             Event::Applied { index, .. } => self.applied = self.applied.max(*index),
             _ => {}
         }
+        let event = admission::without_unappliable(event, out);
         let mut effects = Vec::new();
         self.raft.step(now, event, &mut effects);
         for effect in effects {

@@ -207,6 +207,11 @@ impl From<Refusal> for Problem {
             RefusalReason::SpaceLow => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no_space", "the leader's disk is nearly full: no writes")
             }
+            RefusalReason::ClusterVersion => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "cluster_version",
+                "a member runs a version that does not know this command: upgrade all members first",
+            ),
             RefusalReason::Timeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout",

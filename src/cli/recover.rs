@@ -15,7 +15,7 @@ use super::{CliError, print};
 use crate::config::{InitialCluster, PeerTlsFlags};
 use crate::membership::InitialMember;
 use crate::server::{Majority, PeerPods, PeersToAsk, Presence, Recovery, Target, survey};
-use crate::types::{Name, NodeId};
+use crate::types::{LogIndex, Name, NodeId};
 use report::Report;
 
 const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \
@@ -48,6 +48,10 @@ pub(super) struct Recover {
     /// Where to ask for the other members, besides the addresses that the node knows
     #[arg(long, value_name = "NAME/HOST:PORT,…", visible_alias = "raft_cluster")]
     initial_cluster: Option<InitialCluster>,
+
+    /// Leave this entry out, as no program can apply it; may be given several times
+    #[arg(long, value_name = "INDEX")]
+    skip: Vec<u64>,
 
     /// Do it with a directory that is at home in another namespace or StatefulSet, or has another name
     #[arg(long, requires = "kube_namespace")]
@@ -120,6 +124,7 @@ fn look(args: &Recover) -> Result<Recovery, CliError> {
         place: args.place.place(),
         name: args.name.as_ref().map(ToString::to_string),
         adopt: args.adopt,
+        skip: args.skip.iter().map(|index| LogIndex(*index)).collect(),
     };
     let pods = args
         .kube_service
@@ -254,6 +259,9 @@ fn describe(recovery: &Recovery) -> String {
             survivor.commit_index
         ),
     };
+    for index in &recovery.skipped {
+        let _ = writeln!(text, "Entry {index} is left out: it cannot be applied.");
+    }
     let _ = writeln!(
         text,
         "\nWhat is lost: {MAY_BE_LOST}. If other nodes are left, go on with the one whose log ends at the highest term, \

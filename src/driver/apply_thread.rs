@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::checkpoint::{Changes, ViewWanted};
 use super::core_thread::Done;
+use super::shutdown::Failure;
 use super::snapshots::SendSnapshot;
 use crate::kv;
 use crate::metrics::Metrics;
@@ -30,21 +31,21 @@ pub(super) struct Queues {
     pub(super) changes: Sender<Changes>,
 }
 
-/// Runs until the core lets go of the queue.
+/// Runs until the core drops the queue, or until an entry cannot be applied.
 pub(super) fn run(
     mut apply: Apply,
     queues: &Queues,
     view_wanted: &ViewWanted,
     send_snapshot: &SendSnapshot,
     metrics: &Metrics,
-) {
+) -> Result<(), Failure> {
     metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
     let Queues { jobs, done, changes } = queues;
     let waiting = metrics.queue_length.with_label_values(&["checkpoint"]);
     while let Ok(job) = jobs.recv() {
         let started = Instant::now();
         let mut out = ApplyOutput::default();
-        apply.handle(job.inputs, &mut out);
+        apply.handle(job.inputs, &mut out)?;
         metrics.raft_apply_duration_seconds.observe(started.elapsed().as_secs_f64());
         metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
         let mut answers = out.answers.into_iter().peekable();
@@ -63,7 +64,7 @@ pub(super) fn run(
         let marks = std::mem::take(&mut out.marks);
         let event = Event::Applied { index: apply.applied(), digest: Some(out.digest), marks };
         if done.send(Done::Apply { jobs: 1, event }).is_err() {
-            return;
+            return Ok(());
         }
         out.cuts.into_iter().for_each(|cut| send_snapshot(cut));
         let change = Changes {
@@ -74,8 +75,9 @@ pub(super) fn run(
             view: view_wanted.take().then(|| apply.view()),
         };
         if changes.send(change).is_err() {
-            return;
+            return Ok(());
         }
         waiting.set(i64::try_from(changes.len()).unwrap_or(i64::MAX));
     }
+    Ok(())
 }

@@ -64,7 +64,12 @@ impl Default for Events {
 impl Events {
     /// Publishes what the core reports, but for measurements.
     pub(crate) fn publish(&self, observation: &Observation) {
-        if matches!(observation, Observation::PeerRoundTrip { .. } | Observation::Committed { .. }) {
+        if matches!(
+            observation,
+            Observation::PeerRoundTrip { .. }
+                | Observation::Committed { .. }
+                | Observation::MessageIgnored { .. }
+        ) {
             return;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -175,8 +175,7 @@ pub fn start<F: Files, S: StateStore + 'static>(
         let (done, metrics) = (done_in.clone(), metrics.clone());
         move || {
             let queues = apply_thread::Queues { jobs: apply_jobs, done, changes: changes_in };
-            apply_thread::run(apply, &queues, &view_wanted, &send_snapshot, &metrics);
-            Ok(())
+            apply_thread::run(apply, &queues, &view_wanted, &send_snapshot, &metrics)
         }
     })?;
     threads.spawn("log", {

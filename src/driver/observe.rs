@@ -13,7 +13,7 @@ use crate::types::{Instant, LogIndex, NodeId};
 
 /// Time between updates of what is shown of each peer.
 const PEERS_INTERVAL: Duration = Duration::from_millis(200);
-const REFUSAL_REASONS: [RefusalReason; 7] = [
+const REFUSAL_REASONS: [RefusalReason; 8] = [
     RefusalReason::NoLeader,
     RefusalReason::NoQuorum,
     RefusalReason::Overloaded,
@@ -21,7 +21,11 @@ const REFUSAL_REASONS: [RefusalReason; 7] = [
     RefusalReason::Timeout,
     RefusalReason::SpaceLow,
     RefusalReason::NotHeard,
+    RefusalReason::ClusterVersion,
 ];
+/// Why the core ignores messages; see [`Observation::MessageIgnored`].
+const IGNORED: [&str; 6] =
+    ["term_leap", "time_leap", "snapshot_leap", "committed_conflict", "falling_term", "falling_time"];
 const VOTE_ANSWERS: [VoteAnswer; 5] = [
     VoteAnswer::Granted,
     VoteAnswer::OldTerm,
@@ -194,6 +198,10 @@ impl Observer {
             Observation::TransferEnded { to, done } => {
                 tracing::info!(to = self.name(to), done, "handing over the lead has ended");
             }
+            Observation::MessageIgnored { from, why } => {
+                metrics.raft_messages_ignored_total.with_label_values(&[why]).inc();
+                tracing::warn!(peer = self.name(from), why, "ignored a message that no correct peer sends");
+            }
             Observation::LogCompacted { .. }
             | Observation::SnapshotStarted { .. }
             | Observation::SnapshotSent { .. }
@@ -324,6 +332,9 @@ fn show_counters_at_zero(metrics: &Metrics) {
         metrics.raft_votes_total.with_label_values(&[vote_outcome(answer)]);
         metrics.raft_prevotes_total.with_label_values(&[vote_outcome(answer)]);
     }
+    for why in IGNORED {
+        metrics.raft_messages_ignored_total.with_label_values(&[why]);
+    }
     for direction in ["sent", "received"] {
         metrics.raft_snapshot_bytes_total.with_label_values(&[direction]);
     }
@@ -338,6 +349,7 @@ fn refusal_reason(reason: RefusalReason) -> &'static str {
         RefusalReason::Timeout => "timeout",
         RefusalReason::SpaceLow => "space_low",
         RefusalReason::NotHeard => "not_heard",
+        RefusalReason::ClusterVersion => "cluster_version",
     }
 }
 

@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::mpsc;
 
 use super::core_thread::Request;
+use crate::replica::Unappliable;
 use crate::storage::StorageError;
 use crate::types::LogIndex;
 
@@ -26,6 +27,9 @@ pub enum Failure {
         "the state of this node differs from that of a majority of the members after the same entry. Start it again; if it stops again, remove this node from the cluster and let it join with an empty data directory, and keep the old one to find the cause"
     )]
     Diverged,
+    /// A committed entry that this program cannot apply.
+    #[error(transparent)]
+    Unappliable(#[from] Unappliable),
     /// A state that cannot be was met; the message was printed by the panic.
     #[error("the {0} thread stopped on a state that cannot be; see the message above")]
     Panicked(&'static str),
@@ -43,7 +47,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(error) => error.exit_code(),
-            Self::DataLost | Self::Diverged => EXIT_DAMAGED,
+            Self::DataLost | Self::Diverged | Self::Unappliable(_) => EXIT_DAMAGED,
             Self::Panicked(_) | Self::Removed { .. } => 1,
         }
     }

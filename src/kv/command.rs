@@ -152,9 +152,20 @@ pub enum Answer {
 }
 
 /// Bytes that are no command.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a command: {0}")]
 pub struct CommandError(pub &'static str);
+
+impl CommandError {
+    const UNKNOWN_VERSION: Self = Self("unknown version");
+    const UNKNOWN_KIND: Self = Self("unknown kind");
+
+    /// Whether a later version of this program may know the command.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::UNKNOWN_VERSION || *self == Self::UNKNOWN_KIND
+    }
+}
 
 impl From<Operation> for Command {
     /// Without idempotency key.
@@ -206,7 +217,7 @@ impl Command {
         let mut rest = data.clone();
         let [version, kind, condition] = take_array(&mut rest)?;
         if version != VERSION {
-            return Err(CommandError("unknown version"));
+            return Err(CommandError::UNKNOWN_VERSION);
         }
         let condition = match condition {
             CONDITION_ALWAYS => Condition::Always,
@@ -232,7 +243,7 @@ impl Command {
             KIND_PUT => Operation::Put { key, value: rest, condition },
             KIND_DELETE if rest.is_empty() => Operation::Delete { key, condition },
             KIND_DELETE => return Err(CommandError("a deletion with a value")),
-            _ => return Err(CommandError("unknown kind")),
+            _ => return Err(CommandError::UNKNOWN_KIND),
         };
         Ok(Self { operation, idempotency_key })
     }

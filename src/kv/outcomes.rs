@@ -78,6 +78,11 @@ impl Outcomes {
         self.by_index.clone().into_iter().map(|outcome| Remembered::clone(&outcome))
     }
 
+    /// When the last one was made.
+    pub(super) fn last_time(&self) -> LogTime {
+        self.by_index.last().map_or(LogTime(0), |last| last.time)
+    }
+
     /// How many are held.
     pub(super) fn len(&self) -> usize {
         self.by_index.len()

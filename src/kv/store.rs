@@ -19,7 +19,7 @@ impl Store {
     /// first time or, if it asks for something else, with [`Answer::IdempotencyConflict`].
     ///
     /// # Panics
-    /// Entries with idempotency keys whose indexes do not rise or whose times fall.
+    /// Entries with idempotency keys whose indexes do not rise.
     pub fn apply(
         &mut self,
         at: LogIndex,
@@ -30,6 +30,9 @@ impl Store {
         let Command { operation, idempotency_key } = command;
         let Some(idempotency_key) = idempotency_key else { return self.carry_out(operation, records) };
         let key = idempotency_key.as_bytes();
+        // A leader that errs may stamp an entry with an earlier time than the one before it. Every replica has the same
+        // entries, so that all correct it in the same way.
+        let time = time.max(self.now.outcomes.last_time());
         let request_hash = digest_request(&operation);
         if let Some(earlier) = self.now.outcomes.get(key, time) {
             return if earlier.request_hash == request_hash {

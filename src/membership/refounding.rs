@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use crate::raft::{AppendEntries, Configuration, Entry, HardState, Member, Payload};
 use crate::types::{IoId, LogIndex, LogPosition, LogTime, NodeId, Session, Term};
 
+/// The term of all that the new cluster takes over. Terms start again, as the new cluster shares no message with the old
+/// one: so a term that an error raised to its ceiling does not outlive a recovery.
+const FIRST_TERM: Term = Term(1);
+
 /// What a new cluster is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -20,8 +24,6 @@ pub struct Origin {
     pub configuration: Configuration,
     /// The last entry that is there.
     pub last: LogPosition,
-    /// The newest term that is known.
-    pub term: Term,
     /// The log's clock at the last entry.
     pub time: LogTime,
 }
@@ -50,11 +52,11 @@ pub struct WasRemoved(pub LogIndex);
 /// # Errors
 /// [`WasRemoved`]
 pub fn refound(origin: &Origin) -> Result<Refounding, WasRemoved> {
-    let Origin { node_id, name, configuration: old, last, term, time } = origin;
+    let Origin { node_id, name, configuration: old, last, time } = origin;
     if let Some(index) = old.removed.get(node_id) {
         return Err(WasRemoved(*index));
     }
-    let position = LogPosition { index: last.index.next(), term: last.term.max(*term).next() };
+    let position = LogPosition { index: last.index.next(), term: FIRST_TERM.next() };
     let session = Session(position.index.0);
     let peer_addr = old.member(*node_id).and_then(|member| member.peer_addr.clone());
     let member = Member { name: name.clone(), session, peer_addr, ..Member::default() };
@@ -72,6 +74,15 @@ pub fn refound(origin: &Origin) -> Result<Refounding, WasRemoved> {
 }
 
 impl Refounding {
+    /// The last entry that the new cluster takes over, as its log knows it.
+    #[must_use]
+    pub fn covered(&self) -> LogPosition {
+        match self.position.index.prev() {
+            LogIndex(0) => LogPosition::default(),
+            index => LogPosition { index, term: FIRST_TERM },
+        }
+    }
+
     /// What the new cluster's log begins with, as if a leader of a newer term had appended it.
     #[must_use]
     pub fn record(&self) -> AppendEntries {
@@ -109,7 +120,6 @@ mod tests {
                 removed: BTreeMap::from([(NodeId(6), LogIndex(3))]),
             },
             last: LogPosition { index: LogIndex(20), term: Term(4) },
-            term: Term(7),
             time: LogTime(500),
         }
     }
@@ -117,7 +127,8 @@ mod tests {
     #[test]
     fn one_voter_is_left_and_nobody_else_ever_comes_back() {
         let plan = refound(&origin()).unwrap();
-        assert_eq!(plan.position, LogPosition { index: LogIndex(21), term: Term(8) });
+        assert_eq!(plan.position, LogPosition { index: LogIndex(21), term: Term(2) });
+        assert_eq!(plan.covered(), LogPosition { index: LogIndex(20), term: Term(1) });
         let Configuration { voters, outgoing, learners, removed } = &plan.configuration;
         assert_eq!(*voters, BTreeMap::from([(NodeId(1), member("a", 21))]));
         assert!(outgoing.is_empty() && learners.is_empty());
@@ -127,11 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn terms_start_again_however_high_they_were() {
+        let last = LogPosition { index: LogIndex(20), term: Term((1 << 62) - 1) };
+        assert_eq!(refound(&Origin { last, ..origin() }), refound(&origin()));
+    }
+
+    #[test]
     fn the_record_follows_the_last_entry_in_a_new_term_without_a_vote() {
         let record = refound(&origin()).unwrap().record();
-        assert_eq!(record.hard_state, HardState { term: Term(8), voted_for: None });
+        assert_eq!(record.hard_state, HardState { term: Term(2), voted_for: None });
         let [entry] = &record.entries[..] else { panic!("{:?}", record.entries) };
-        assert_eq!((entry.index, entry.term, entry.time), (LogIndex(21), Term(8), LogTime(500)));
+        assert_eq!((entry.index, entry.term, entry.time), (LogIndex(21), Term(2), LogTime(500)));
     }
 
     #[test]

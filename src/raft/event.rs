@@ -290,6 +290,8 @@ pub enum RefusalReason {
     SpaceLow,
     /// The leader is heard, but says that it does not hear this node.
     NotHeard,
+    /// Not every member's program knows the command.
+    ClusterVersion,
 }
 
 /// Whether a refused write may still take effect.

@@ -51,7 +51,8 @@ impl Raft {
             out.push(Effect::Send { to: from, signal });
             return;
         }
-        let match_index = LogIndex(prev.index.0 + self.take_entries(entries, out));
+        let Some(taken) = self.take_entries(now, from, entries, out) else { return };
+        let match_index = LogIndex(prev.index.0 + taken);
         self.advance_follower_commit(match_index, commit_index);
         let stickiness_ms = self.stickiness_ms();
         self.answer_append(from, Promise::Appended { term, session, match_index, round, stickiness_ms }, out);
@@ -93,17 +94,32 @@ impl Raft {
     }
 
     /// Appends what the log does not hold yet; a conflicting tail is replaced (paper, 5.3). Returns how many of the
-    /// entries the log holds then: all, unless there is no room for new ones.
-    fn take_entries(&mut self, mut entries: Vec<Entry>, out: &mut Vec<Effect>) -> u64 {
+    /// entries the log holds then: all, unless there is no room for new ones. `None`: no correct leader sends them to this
+    /// node, so they are ignored.
+    fn take_entries(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        mut entries: Vec<Entry>,
+        out: &mut Vec<Effect>,
+    ) -> Option<u64> {
         let all = entries.len() as u64;
         let keep = self.settings.planted.is(Plant::KeepConflict);
         let last = self.log.last().index;
         let is_known = |entry: &&Entry| self.log.matches(entry.position()) || (keep && entry.index <= last);
         let known = entries.iter().take_while(is_known).count();
         let new = entries.split_off(known);
-        let Some(first) = new.first() else { return all };
+        let Some(first) = new.first() else { return Some(all) };
+        if let Some(why) = self.contradicts(first) {
+            out.extend(self.ignored(now, from, why).map(Effect::Observe));
+            return None;
+        }
         if self.is_space_low() {
-            return known as u64;
+            return Some(known as u64);
+        }
+        if self.time_leaps(now, from, &new) {
+            out.extend(self.ignored(now, from, "time_leap").map(Effect::Observe));
+            return None;
         }
         let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
         if let Some(from) = truncate_from {
@@ -116,7 +132,23 @@ impl Raft {
             self.log.push(entry.clone());
         }
         self.append(truncate_from, new, out);
-        all
+        self.leaps.on_taken(now);
+        Some(all)
+    }
+
+    /// Why the log cannot take this entry from any correct leader, if that is so. A leader that contradicts committed
+    /// entries breaks Raft's promise, and so does one whose terms or times fall; this node's own log is sound.
+    fn contradicts(&self, first: &Entry) -> Option<&'static str> {
+        let before = first.index.prev();
+        if first.index <= self.log.commit() {
+            Some("committed_conflict")
+        } else if self.log.term_at(before).is_none_or(|term| first.term < term) {
+            Some("falling_term")
+        } else if self.log.time_at(before).is_some_and(|time| first.time < time) {
+            Some("falling_time")
+        } else {
+            None
+        }
     }
 
     /// Adopts the leader's commit index up to the last entry that is known to equal the leader's.
@@ -179,6 +211,26 @@ impl Raft {
     pub(super) fn fail_proposal(&mut self, id: ProposalId, refusal: Refusal, out: &mut Vec<Effect>) {
         self.proposals.finish(id);
         out.push(Effect::ProposalFailed { id, refusal });
+    }
+
+    /// Followers' writes that this leader did not append before it lost leadership.
+    pub(super) fn refuse_remote_proposals(&mut self, out: &mut Vec<Effect>) {
+        let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
+        for (to, ids) in self.proposals.take_remote() {
+            let answers = ids.into_iter().map(|id| (id, Err(refusal))).collect();
+            out.push(Effect::Send { to, signal: Signal::Forwarded { answers } });
+        }
+    }
+
+    /// Another leader leads: whether the one before appended what was sent to it will not be told any more.
+    pub(super) fn give_up_forwarded(&mut self, out: &mut Vec<Effect>) {
+        if self.settings.planted.is(Plant::ForwardTwice) {
+            self.proposals.requeue_forwarded();
+        }
+        let refusal = Refusal::unknown(RefusalReason::LeadershipLost);
+        for id in self.proposals.take_forwarded() {
+            out.push(Effect::ProposalFailed { id, refusal });
+        }
     }
 
     /// Asks the leader for a read index for all reads that wait, unless an answer is to be expected.

@@ -71,6 +71,11 @@ impl Raft {
             out.push(Effect::DropSnapshot { staged });
             return;
         }
+        if self.term_leaps(now, from, term) || self.snapshot_time_leaps(from, &snapshot) {
+            out.extend(self.ignored(now, from, "snapshot_leap").map(Effect::Observe));
+            out.push(Effect::DropSnapshot { staged });
+            return;
+        }
         if term > self.hard_state.term {
             self.become_follower(now, term, None, "saw a higher term", out);
         }
@@ -106,6 +111,12 @@ impl Raft {
         let stale =
             self.settings.planted.is(Plant::StaleEntryAtSnapshot) && position.index <= self.log.last().index;
         let keep_log = self.log.matches(position) || stale;
+        if let Role::Follower(follower) = &mut self.role
+            && !keep_log
+        {
+            // Nothing behind the snapshot is left.
+            follower.verified = follower.verified.min(position.index);
+        }
         self.log.install(&snapshot, keep_log, self.settings.planted.is(Plant::SnapshotDropsConfiguration));
         self.covered = self.covered.max(position.index);
         // They went by unseen.

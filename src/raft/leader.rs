@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::check::TIME_MAX;
 use super::lease::Echo;
 use super::progress::{Flow, Progress, Recent};
 use super::proposals::{Origin, Queued};
@@ -100,7 +101,7 @@ impl Raft {
     fn log_time(&self, now: Instant) -> LogTime {
         let Role::Leader(leader) = &self.role else { return self.log.time() };
         let since = u64::try_from(now.since(leader.elected_at).as_micros()).unwrap_or(u64::MAX);
-        LogTime(leader.elected_time.0.saturating_add(since)).max(self.log.time())
+        LogTime(leader.elected_time.0.saturating_add(since)).max(self.log.time()).min(TIME_MAX)
     }
 
     /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.

@@ -171,6 +171,12 @@ impl Log {
         Some(self.run_of(index).term)
     }
 
+    /// When the entry at `index` was made, if it is in memory.
+    pub(super) fn time_at(&self, index: LogIndex) -> Option<LogTime> {
+        let place = index.0.checked_sub(self.window.front()?.index.0)?;
+        self.window.get(usize::try_from(place).ok()?).map(|entry| entry.time)
+    }
+
     /// Whether the log is known to hold the entry at this position, or begins right behind it.
     pub(super) fn matches(&self, position: LogPosition) -> bool {
         self.term_at(position.index) == Some(position.term)

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
-use super::{Entry, Refusal};
-use crate::types::{LogIndex, LogPosition, ProposalId, ReadId, Session, StateDigest, Term};
+use super::{Entry, Raft, Refusal};
+use crate::types::{LogIndex, LogPosition, NodeId, ProposalId, ReadId, Session, StateDigest, Term};
 
 /// Anything that arrives from a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +210,23 @@ impl Message {
                 | Signal::StateDigests { .. } => None,
             },
             Self::Promise(Promise::VoteGranted { term } | Promise::Appended { term, .. }) => Some(*term),
+        }
+    }
+}
+
+impl Raft {
+    /// Whether another node sent what only a leader sends: that of the message's term or, of answers, the last one known,
+    /// since questions go to no other. A late message of an earlier leader is no fault.
+    pub(super) fn is_out_of_place(&self, from: NodeId, message: &Message) -> bool {
+        let Message::Signal(signal) = message else { return false };
+        match signal {
+            Signal::TimeoutNow { term } | Signal::LostData { term, .. } => {
+                self.last_leader != Some((from, *term))
+            }
+            Signal::Forwarded { .. } | Signal::ReadIndexAt { .. } | Signal::ReadIndexRefused { .. } => {
+                self.last_leader.is_none_or(|(leader, _)| leader != from)
+            }
+            _ => false,
         }
     }
 }

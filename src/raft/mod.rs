@@ -2,6 +2,7 @@
 //! give the same outputs. It does no I/O, reads no clock and draws no random numbers but from its seed.
 
 mod change;
+mod check;
 mod compaction;
 mod configuration;
 mod divergence;
@@ -11,6 +12,7 @@ mod event;
 mod follower;
 mod install;
 mod leader;
+mod leap;
 mod lease;
 mod log;
 mod members;
@@ -37,6 +39,7 @@ mod transfer;
 mod trouble;
 
 pub use change::{AdminRefusal, Change, NewMember};
+pub use check::{NUMBER_MAX, Unfit};
 pub use configuration::{Configuration, MEMBERS_MAX, Member};
 pub use divergence::STATE_DIGESTS_MAX;
 pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::divergence::Divergence;
 use super::election::ignored_vote;
 use super::install::Received;
+use super::leap::Leaps;
 use super::lease::Echo;
 use super::log::{Log, Recovered};
 use super::members::ChangeRequest;
@@ -52,7 +53,7 @@ pub struct Raft {
     pub(super) told: Told,
     pub(super) divergence: Divergence,
     /// The latest leader known, and its term.
-    last_leader: Option<(NodeId, Term)>,
+    pub(super) last_leader: Option<(NodeId, Term)>,
     /// Role and term last reported.
     reported: (RoleName, Term),
     /// The last entry that the state covers durably: the log up to it is not needed for a restart.
@@ -61,6 +62,9 @@ pub struct Raft {
     pub(super) timing: Timing,
     /// Until when this node votes for nobody: it promised so to a leader, or may have before it started.
     pub(super) no_vote_until: Instant,
+    /// The term as it was when this node started.
+    pub(super) started_in: Term,
+    pub(super) leaps: Leaps,
 }
 
 /// A node's consensus state, for those who look at it.
@@ -167,6 +171,8 @@ impl Raft {
             trouble: Trouble::default(),
             timing,
             no_vote_until,
+            started_in: hard_state.term,
+            leaps: Leaps::new(now),
         };
         // A sole voter has nobody to wait for.
         let alone = raft.is_voter() && raft.other_voters().is_empty();
@@ -361,6 +367,10 @@ impl Raft {
             out.push(Effect::Send { to: from, signal: Signal::Removed { index } });
             return;
         }
+        if message.term().is_some_and(|term| self.term_leaps(now, from, term)) {
+            out.extend(self.ignored(now, from, "term_leap").map(Effect::Observe));
+            return;
+        }
         if message.term().is_some_and(|term| term > self.hard_state.term) {
             if let Message::Signal(Signal::RequestVote(request)) = &message
                 && !request.transfer
@@ -371,6 +381,9 @@ impl Raft {
             }
             let term = message.term().unwrap_or_default();
             self.become_follower(now, term, None, "saw a higher term", out);
+        }
+        if self.is_out_of_place(from, &message) {
+            return;
         }
         match message {
             Message::Signal(Signal::PreVote(request)) => self.on_pre_vote(now, from, &request, out),
@@ -573,26 +586,6 @@ impl Raft {
             && self.last_leader.replace((leader, term)) != Some((leader, term))
         {
             self.give_up_forwarded(out);
-        }
-    }
-
-    /// Followers' writes that this leader did not append before it lost the lead.
-    fn refuse_remote_proposals(&mut self, out: &mut Vec<Effect>) {
-        let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
-        for (to, ids) in self.proposals.take_remote() {
-            let answers = ids.into_iter().map(|id| (id, Err(refusal))).collect();
-            out.push(Effect::Send { to, signal: Signal::Forwarded { answers } });
-        }
-    }
-
-    /// Another leader leads: whether the one before appended what was sent to it will not be told any more.
-    fn give_up_forwarded(&mut self, out: &mut Vec<Effect>) {
-        if self.settings.planted.is(Plant::ForwardTwice) {
-            self.proposals.requeue_forwarded();
-        }
-        let refusal = Refusal::unknown(RefusalReason::LeadershipLost);
-        for id in self.proposals.take_forwarded() {
-            out.push(Effect::ProposalFailed { id, refusal });
         }
     }
 }

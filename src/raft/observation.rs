@@ -140,6 +140,13 @@ pub enum Observation {
     SpaceLow,
     /// There is room again.
     SpaceFreed,
+    /// A message of a peer was ignored: no correct one sends it to this node now. At most one is reported a second.
+    MessageIgnored {
+        /// Who sent it.
+        from: NodeId,
+        /// Why, as a stable name.
+        why: &'static str,
+    },
     /// The own log lacks entries that were acknowledged.
     DataLost {
         /// The last one acknowledged.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use super::progress::Progress;
 use super::proposals::{Origin, Queued};
 use super::role::Role;
-use super::{Effect, ForwardAnswer, HaltReason, Observation, Raft, Refusal, RefusalReason, Signal};
+use super::{
+    Effect, ForwardAnswer, HaltReason, NUMBER_MAX, Observation, Raft, Refusal, RefusalReason, Signal,
+};
 use crate::plant::Plant;
 use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Session};
 
@@ -81,7 +83,9 @@ impl Raft {
     /// nobody else can serve reads.
     pub(super) fn may_campaign(&self, now: Instant) -> bool {
         let alone = self.other_voters().is_empty();
-        !self.disk_stalls(now) && (alone || !self.trouble.is_space_low)
+        // Peers refuse a term at the ceiling: only `recover` starts terms again.
+        let has_term_left = self.hard_state.term.next().0 < NUMBER_MAX;
+        has_term_left && !self.disk_stalls(now) && (alone || !self.trouble.is_space_low)
     }
 
     /// Stays out of an election that is due.
@@ -192,10 +196,14 @@ impl Raft {
 
     /// The leader of `term` says that this node acknowledged entries and rejects appends behind them. In one term no
     /// entry is removed that was acknowledged to its leader, so a log that ends before it has lost its end. A late or
-    /// doubled message finds the log whole, or another term.
+    /// doubled message finds the log whole, or another term. In a term that began after this node started, the log in
+    /// memory still has all that was acknowledged: then the leader errs.
     pub(super) fn on_lost_data(&mut self, session: Session, match_index: LogIndex, out: &mut Vec<Effect>) {
         let own = self.log.configuration().and_then(|configuration| configuration.member(self.id));
         if own.is_some_and(|member| member.session != session) || self.log.last().index >= match_index {
+            return;
+        }
+        if self.started_in != self.hard_state.term {
             return;
         }
         let last_index = self.log.last().index;

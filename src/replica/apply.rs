@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::ApplyInput;
 use super::snapshot::{Cut, StagedStores};
-use crate::kv::{self, Command, Record};
+use crate::kv::{self, Command, CommandError, Record};
 use crate::raft::{Committed, Configuration, Payload, Snapshot};
 use crate::storage::Checkpoint;
 use crate::types::{
@@ -23,6 +23,20 @@ pub struct Apply {
     /// The log's clock at that entry.
     time: LogTime,
     configuration: (LogIndex, Arc<Configuration>),
+}
+
+/// A committed entry that this program cannot apply. Without it, the state would differ from the other replicas'.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "entry {position} cannot be applied: {source}. Nothing was overwritten, and a restart meets it again. If a newer \
+     version of this program wrote the entry, run that version. The last resort, on one stopped node, is `kuberaft \
+     recover --data-dir DIR --skip {}`: it makes a new cluster of all other entries", position.index
+)]
+pub struct Unappliable {
+    /// The entry.
+    pub position: LogPosition,
+    /// What is wrong with its command.
+    pub source: CommandError,
 }
 
 /// What the apply part did.
@@ -101,9 +115,13 @@ impl Apply {
 
     /// Applies a batch.
     ///
+    /// # Errors
+    /// A committed command that does not parse. What came before it is applied, and in `out`. Replicas would diverge
+    /// if this one continued, so the process must stop.
+    ///
     /// # Panics
-    /// A committed command that does not parse, or a gap: replicas would diverge, so the process stops.
-    pub fn handle(&mut self, inputs: Vec<ApplyInput>, out: &mut ApplyOutput) {
+    /// A gap between entries.
+    pub fn handle(&mut self, inputs: Vec<ApplyInput>, out: &mut ApplyOutput) -> Result<(), Unappliable> {
         let store = Arc::clone(&self.store);
         let mut replaced = Vec::new();
         let mut store = store.write().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +129,7 @@ impl Apply {
             match input {
                 ApplyInput::Entries(entries) => {
                     for committed in entries {
-                        self.apply(&mut store, committed, out);
+                        self.apply(&mut store, committed, out)?;
                     }
                 }
                 ApplyInput::Reads(ids) => out.ready_reads.extend(ids),
@@ -126,6 +144,7 @@ impl Apply {
         out.digest = store.digest();
         // Readers need not wait while a whole state is let go.
         drop(store);
+        Ok(())
     }
 
     /// Replaces the state, and returns the old one.
@@ -157,7 +176,12 @@ impl Apply {
         Snapshot { position: self.applied, time: self.time, configuration, configuration_index }
     }
 
-    fn apply(&mut self, store: &mut kv::Store, committed: Committed, out: &mut ApplyOutput) {
+    fn apply(
+        &mut self,
+        store: &mut kv::Store,
+        committed: Committed,
+        out: &mut ApplyOutput,
+    ) -> Result<(), Unappliable> {
         let Committed { entry, proposal } = committed;
         assert!(
             entry.index == self.applied.index.next(),
@@ -165,24 +189,28 @@ impl Apply {
             entry.position(),
             self.applied
         );
-        self.applied = entry.position();
-        let sets_mark = entry.time.0 / MARK_MICROS != self.time.0 / MARK_MICROS;
-        self.time = entry.time;
-        match entry.payload {
-            Payload::Noop => {}
-            Payload::Configuration(configuration) => self.configuration = (entry.index, configuration),
+        let position = entry.position();
+        let command = match &entry.payload {
             Payload::Command(data) => {
-                let command = Command::decode(&data).unwrap_or_else(|error| {
-                    panic!("committed entry {} cannot be applied: {error}", self.applied)
-                });
-                let answer = store.apply(entry.index, entry.time, command, &mut out.records);
-                if let Some(id) = proposal {
-                    out.answers.push((id, answer));
-                }
+                Some(Command::decode(data).map_err(|source| Unappliable { position, source })?)
+            }
+            Payload::Noop | Payload::Configuration(_) => None,
+        };
+        let sets_mark = entry.time.0 / MARK_MICROS != self.time.0 / MARK_MICROS;
+        (self.applied, self.time) = (position, entry.time);
+        match entry.payload {
+            Payload::Noop | Payload::Command(_) => {}
+            Payload::Configuration(configuration) => self.configuration = (entry.index, configuration),
+        }
+        if let Some(command) = command {
+            let answer = store.apply(entry.index, entry.time, command, &mut out.records);
+            if let Some(id) = proposal {
+                out.answers.push((id, answer));
             }
         }
         if sets_mark {
             out.marks.push((self.applied.index, store.digest()));
         }
+        Ok(())
     }
 }

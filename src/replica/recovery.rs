@@ -5,7 +5,7 @@ mod survivor;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::snapshot::Shelf;
-use super::{Apply, ApplyInput, ApplyOutput, Core, Log};
+use super::{Apply, ApplyInput, ApplyOutput, Core, Log, Unappliable};
 use crate::kv::{Record, Store};
 use crate::plant::Plant;
 use crate::raft::{self, Committed, Configuration, Entry, HardState, Raft, SettingsError};
@@ -16,7 +16,7 @@ use crate::types::{Instant, LogIndex, LogPosition, NodeId};
 
 type Configurations = Vec<(LogIndex, Arc<Configuration>)>;
 
-pub use survivor::{Survivor, survivor};
+pub use survivor::{Survivor, SurvivorError, survivor};
 
 /// Entries are read from the log in pieces of this size.
 const PIECE_BYTES: usize = 4 << 20;
@@ -27,6 +27,9 @@ pub enum RecoveryError {
     /// The data directory.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// An entry that this program cannot apply.
+    #[error(transparent)]
+    Unappliable(#[from] Unappliable),
     /// The core's settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -159,12 +162,12 @@ fn replay<F: Files, S: StateStore>(
     apply: &mut Apply,
     through: LogIndex,
     state: &mut S,
-) -> Result<(), StorageError> {
+) -> Result<(), RecoveryError> {
     while apply.applied() < through {
         let entries = wal.read(apply.applied().next(), through, PIECE_BYTES)?;
         let committed = entries.into_iter().map(|entry| Committed { entry, proposal: None });
         let mut out = ApplyOutput::default();
-        apply.handle(vec![ApplyInput::Entries(committed.collect())], &mut out);
+        apply.handle(vec![ApplyInput::Entries(committed.collect())], &mut out)?;
         state.write(&out.records)?;
         state.commit(apply.checkpoint())?;
     }

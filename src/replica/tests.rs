@@ -11,7 +11,7 @@ use super::snapshot::{Chunk, Cut, Incoming, Shelf};
 use super::*;
 use crate::kv::{Command, Condition, Operation, Store};
 use crate::plant::Planted;
-use crate::raft::{self, Append, Configuration, Entry, Member, Payload, Signal};
+use crate::raft::{self, Append, Configuration, Entry, Member, Payload, Proposal, RefusalReason, Signal};
 use crate::storage::files::OsFiles;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
@@ -144,7 +144,7 @@ fn settle(replica: &mut Replica, out: &mut CoreOutput) -> Vec<(NodeId, Message)>
 /// Applies what waits, and tells the core.
 fn apply(replica: &mut Replica, out: &mut CoreOutput) -> ApplyOutput {
     let mut applied = ApplyOutput::default();
-    replica.apply.handle(std::mem::take(&mut out.apply), &mut applied);
+    replica.apply.handle(std::mem::take(&mut out.apply), &mut applied).unwrap();
     let index = replica.apply.applied();
     let (digest, marks) = (Some(applied.digest), std::mem::take(&mut applied.marks));
     replica.core.handle(Instant(0), Event::Applied { index, digest, marks }, out);
@@ -258,10 +258,13 @@ fn a_cut_is_of_what_is_applied_when_its_turn_comes() {
     let committed = |index| Committed { entry: entry(index, 3, put(index, "old")), proposal: None };
     let mut out = ApplyOutput::default();
     let send = ApplyInput::SendSnapshot { to: NodeId(3), session: Session(2), term: TERM };
-    replica.apply.handle(
-        vec![ApplyInput::Entries(vec![committed(5)]), send, ApplyInput::Entries(vec![committed(6)])],
-        &mut out,
-    );
+    replica
+        .apply
+        .handle(
+            vec![ApplyInput::Entries(vec![committed(5)]), send, ApplyInput::Entries(vec![committed(6)])],
+            &mut out,
+        )
+        .unwrap();
     let [cut] = &out.cuts[..] else { panic!("{:?} instead of one cut", out.cuts) };
     assert_eq!((cut.to, cut.session, cut.term), (NodeId(3), Session(2), TERM));
     let Snapshot { position, time, configuration: members, configuration_index } = cut.snapshot.clone();
@@ -298,4 +301,41 @@ fn what_is_to_be_read_is_read_before_it_is_dropped() {
     replica.log.wal().take_removal().expect("there are segments to remove").run().unwrap();
     assert!(files() < before);
     assert!(replica.log.wal().take_removal().is_none());
+}
+
+#[test]
+fn an_entry_that_cannot_be_applied_ends_apply_behind_the_one_before() {
+    let root = tempfile::tempdir().unwrap();
+    new_member(root.path());
+    let mut replica = start(root.path());
+    let good = Committed { entry: entry(5, 3, put(5, "value")), proposal: None };
+    let poison = Payload::Command(bytes::Bytes::from_static(b"\xff"));
+    let poison = Committed { entry: entry(6, 3, poison), proposal: None };
+    let mut out = ApplyOutput::default();
+    let error = replica.apply.handle(vec![ApplyInput::Entries(vec![good, poison])], &mut out).unwrap_err();
+    assert_eq!(error.position, LogPosition { index: LogIndex(6), term: Term(3) });
+    assert!(error.to_string().contains("--skip 6"), "{error}");
+    assert_eq!((replica.apply.applied(), out.records.len()), (LogIndex(5), 1));
+}
+
+#[test]
+fn a_write_that_not_every_replica_could_apply_is_refused_and_not_appended() {
+    let root = tempfile::tempdir().unwrap();
+    new_member(root.path());
+    let mut replica = start(root.path());
+    let mut out = CoreOutput::default();
+    let newer = bytes::Bytes::from_static(b"\xff from a later version");
+    let Payload::Command(good) = put(1, "value") else { unreachable!("a put is a command") };
+    let refusal = Refusal::not_applied(RefusalReason::ClusterVersion);
+    let proposals = vec![(ProposalId(1), newer.clone()), (ProposalId(2), good)];
+    let message = Signal::Forward { proposals }.into();
+    replica.core.handle(Instant(1), Event::Message { from: LEADER, message }, &mut out);
+    let answers = vec![(ProposalId(1), Err(refusal))];
+    assert_eq!(out.sends.first(), Some(&(LEADER, Signal::Forwarded { answers }.into())));
+    let not_led = Err(Refusal::not_applied(RefusalReason::NoLeader));
+    let answers = vec![(ProposalId(2), not_led)];
+    assert_eq!(out.sends.get(1), Some(&(LEADER, Signal::Forwarded { answers }.into())));
+    let own = Proposal { id: ProposalId(3), command: newer, deadline: Instant(9) };
+    replica.core.handle(Instant(2), Event::Propose { proposals: vec![own] }, &mut out);
+    assert_eq!(out.failed_writes, [(ProposalId(3), refusal)]);
 }

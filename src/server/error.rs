@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::driver::Failure;
 use crate::k8s::KubeError;
 use crate::membership::InitialClusterError;
+use crate::replica::Unappliable;
 use crate::storage::StorageError;
 use crate::tls::TlsError;
 use crate::transport::BootstrapError;
@@ -41,6 +42,9 @@ pub enum ServerError {
     /// The way into a cluster.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// An entry of the log that this program cannot apply.
+    #[error(transparent)]
+    Unappliable(#[from] Unappliable),
     /// The replica.
     #[error(transparent)]
     Replica(#[from] Failure),
@@ -85,6 +89,7 @@ impl ServerError {
         match self {
             Self::Storage(error) => error.exit_code(),
             Self::Replica(failure) => failure.exit_code(),
+            Self::Unappliable(_) => 3,
             Self::Bootstrap(BootstrapError::Store(_)) => 4,
             Self::OtherCluster { .. }
             | Self::Latch { .. }

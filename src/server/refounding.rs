@@ -2,7 +2,7 @@
 //! `kuberaft snapshot restore`. What that means is decided in [`membership`](crate::membership); how it survives a crash,
 //! in [`NewData`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use super::peer_secret::kept_secret;
 use crate::k8s;
 use crate::membership::{InitialClusterError, Origin, Refounding, WasRemoved, refound};
 use crate::raft::Snapshot;
-use crate::replica::recovery::{Disk, Survivor, survivor};
+use crate::replica::Unappliable;
+use crate::replica::recovery::{Disk, Survivor, SurvivorError, survivor};
 use crate::replica::snapshot::file::{About, FileError, Reader, Totals};
 use crate::storage::wal::Options;
 use crate::storage::{
@@ -23,7 +24,7 @@ use crate::storage::{
     Staging, StorageError, claim_empty,
 };
 use crate::tls::TlsError;
-use crate::types::{ClusterId, LogPosition, NodeId, Revision};
+use crate::types::{ClusterId, LogIndex, LogPosition, NodeId, Revision};
 
 /// Records are written to the new state so many at a time.
 const RECORDS_AT_ONCE: usize = 1024;
@@ -34,6 +35,12 @@ pub enum RefoundError {
     /// The data directory.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// An entry that this program cannot apply.
+    #[error(transparent)]
+    Unappliable(#[from] Unappliable),
+    /// An entry that is to be skipped, and need not be.
+    #[error("{0}")]
+    NotSkipped(String),
     /// The backup.
     #[error("snapshot {} {error}", path.display())]
     File {
@@ -70,8 +77,24 @@ impl RefoundError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(error) | Self::File { error: FileError::Storage(error), .. } => error.exit_code(),
+            Self::Unappliable(_) => 3,
             Self::WasRemoved(_) => 5,
-            Self::File { .. } | Self::Nothing { .. } | Self::Members(_) | Self::Tls(_) | Self::System(_) => 1,
+            Self::NotSkipped(_)
+            | Self::File { .. }
+            | Self::Nothing { .. }
+            | Self::Members(_)
+            | Self::Tls(_)
+            | Self::System(_) => 1,
+        }
+    }
+}
+
+impl From<SurvivorError> for RefoundError {
+    fn from(error: SurvivorError) -> Self {
+        match error {
+            SurvivorError::Storage(error) => Self::Storage(error),
+            SurvivorError::Unappliable(error) => Self::Unappliable(error),
+            SurvivorError::NotSkipped { .. } => Self::NotSkipped(error.to_string()),
         }
     }
 }
@@ -85,6 +108,8 @@ pub struct Target {
     pub name: Option<String>,
     /// It may be at home elsewhere, and have another name: it is a copy, or was moved.
     pub adopt: bool,
+    /// Entries to leave out, since no program can apply them.
+    pub skip: BTreeSet<LogIndex>,
 }
 
 /// What `recover` would do: everything is known, nothing is changed yet. Holds the directory's lock.
@@ -104,6 +129,8 @@ pub struct Recovery {
     pub cluster_id: ClusterId,
     /// What it holds.
     pub survivor: Survivor,
+    /// The entries that are left out.
+    pub skipped: BTreeSet<LogIndex>,
     /// What becomes of the members.
     pub plan: Refounding,
     /// The other members of the old cluster, by id.
@@ -141,7 +168,7 @@ pub fn survey(root: &Path, target: Target, mut peers: Peers) -> Result<Recovery,
     peers.tls = peers.tls.or_else(|| kept_secret(root));
     let data = DataDir::open_existing(root, Options::default())?;
     let nothing = |what| RefoundError::Nothing { path: root.to_owned(), what };
-    let Target { place, name, adopt } = target;
+    let Target { place, name, adopt, skip } = target;
     if !adopt {
         check_home(root, data.identity(), place.as_ref(), name.as_deref())?;
     }
@@ -152,7 +179,7 @@ pub fn survey(root: &Path, target: Target, mut peers: Peers) -> Result<Recovery,
         data.identity().cluster_id.ok_or_else(|| nothing("its node belongs to no cluster yet"))?;
     let audit = data.audit()?;
     let Opened { lock, identity, wal, recovered: found, state } = data.into_parts()?;
-    let survivor = survivor(Disk { node_id: identity.node_id, wal, found, state })?;
+    let survivor = survivor(Disk { node_id: identity.node_id, wal, found, state }, &skip)?;
     let Snapshot { position, time, configuration, .. } = &survivor.snapshot;
     if position.index.0 == 0 || configuration.members().is_empty() {
         return Err(nothing("its node was added to a cluster, and nothing of it has arrived yet"));
@@ -162,7 +189,6 @@ pub fn survey(root: &Path, target: Target, mut peers: Peers) -> Result<Recovery,
         name: name.clone(),
         configuration: (**configuration).clone(),
         last: *position,
-        term: survivor.hard_state.term,
         time: *time,
     })?;
     let pod = peers.pods.as_ref().zip(place.as_ref()).map(|(pods, place)| as_pod(&name, place, pods));
@@ -186,6 +212,7 @@ pub fn survey(root: &Path, target: Target, mut peers: Peers) -> Result<Recovery,
         old_cluster_id,
         cluster_id,
         survivor,
+        skipped: skip,
         plan,
         others,
         majority,
@@ -259,7 +286,7 @@ impl Recovery {
         }
         staging.write(&batch)?;
         staging.seal()?;
-        let checkpoint = checkpoint(survivor.snapshot, survivor.view.revision());
+        let checkpoint = checkpoint(survivor.snapshot, survivor.view.revision(), &plan);
         let before = new.install(staging, checkpoint, &plan.record())?;
         Ok(Recovered { before })
     }
@@ -319,7 +346,6 @@ fn restore_from(
         name: name.to_owned(),
         configuration: about.configuration.clone(),
         last: about.position,
-        term: about.position.term,
         time: about.time,
     })?;
     let lock = claim_empty(root)?;
@@ -328,14 +354,21 @@ fn restore_from(
     let remake = Remake { node_id, name: name.to_owned(), cluster_id, place, audit };
     let new = NewData::begin(root, &lock, remake, Options::default())?;
     let content = reader.restore(new.stage()?).map_err(failed)?;
-    let checkpoint = checkpoint(content.snapshot, content.store.revision());
+    let checkpoint = checkpoint(content.snapshot, content.store.revision(), &plan);
     new.install(content.staging, checkpoint, &plan.record())?;
     Ok(Restored { about, totals: reader.totals(), cluster_id, node_id })
 }
 
-fn checkpoint(snapshot: Snapshot, revision: Revision) -> Checkpoint {
-    let Snapshot { position, time, configuration, configuration_index } = snapshot;
-    Checkpoint { applied: position, time, revision, configuration, configuration_index, installed: true }
+fn checkpoint(snapshot: Snapshot, revision: Revision, plan: &Refounding) -> Checkpoint {
+    let Snapshot { position: _, time, configuration, configuration_index } = snapshot;
+    Checkpoint {
+        applied: plan.covered(),
+        time,
+        revision,
+        configuration,
+        configuration_index,
+        installed: true,
+    }
 }
 
 fn record(

@@ -62,6 +62,8 @@ pub struct Cluster {
     pub(super) churn: Churn,
     /// A member that lies, if there is one.
     pub(super) liar: Option<Liar>,
+    /// There was one: what nodes think implausible is no fault of theirs.
+    pub(super) had_liar: bool,
     /// Nothing goes wrong by itself any more.
     pub(super) is_calm: bool,
     events: u64,
@@ -96,6 +98,7 @@ impl Cluster {
             founding: Founding::new(setup.nodes),
             churn,
             liar: None,
+            had_liar: false,
             is_calm: false,
             events: 0,
             clients_run: true,

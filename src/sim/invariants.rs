@@ -170,8 +170,13 @@ impl Invariants {
     /// A core told something of itself.
     ///
     /// # Errors
-    /// Two winners of one term; one that voted for another, or whose own vote is not on its disk.
+    /// Two winners of one term; one that voted for another, or whose own vote is not on its disk; a message that no
+    /// correct node sends.
     pub fn observed(&mut self, node: usize, observation: &Observation) -> Checked {
+        if let Observation::MessageIgnored { from, why } = observation {
+            let what = format!("n{} ignores a message of n{}: {why}", node + 1, from.0);
+            return broken("plausible messages", what);
+        }
         let Observation::ElectionWon { term } = observation else { return Ok(()) };
         let this = (node, self.ids[node]);
         if let Some((other, id)) = self.winners.insert(*term, this)

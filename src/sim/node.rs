@@ -393,7 +393,8 @@ impl Process {
     pub(super) fn finish_apply_job(&mut self) -> AppliedJob {
         let job = self.apply_job.take().expect("a job is under way");
         let mut out = ApplyOutput::default();
-        self.apply.handle(job.inputs, &mut out);
+        let applied = self.apply.handle(job.inputs, &mut out);
+        applied.unwrap_or_else(|error| panic!("{error}"));
         let mut answers = Vec::new();
         let mut given = out.answers.into_iter().peekable();
         for (id, token) in job.writers {

@@ -105,6 +105,7 @@ pub(super) fn run_as(plan: &Plan, setup: Setup, keep: bool) -> Outcome {
     if plan.mix() == Mix::Liar {
         let nodes = runner.cluster.setup().nodes;
         runner.cluster.liar = Some(Liar::of(plan.seed, nodes, plan.wire));
+        runner.cluster.had_liar = true;
     }
     if keep {
         runner.cluster.trace.keep();

@@ -298,6 +298,9 @@ impl fmt::Display for Seen<'_> {
             Observation::DiskWorks => write!(f, "is no longer held up by its disk"),
             Observation::SpaceLow => write!(f, "has no room for more entries"),
             Observation::SpaceFreed => write!(f, "has room for entries again"),
+            Observation::MessageIgnored { from, why } => {
+                write!(f, "ignores a message of n{}: {why}", from.0)
+            }
             Observation::DataLost { match_index, last_index } => {
                 write!(f, "acknowledged entries up to {match_index} and holds them up to {last_index}")
             }

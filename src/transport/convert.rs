@@ -1,12 +1,12 @@
-//! Raft messages to and from the wire. What comes in is checked here, completely: a message that this module
-//! lets through cannot break an assumption of the core.
+//! Raft messages to and from the wire. This module checks the form of what comes in and [`Message::check`] its content:
+//! a message that passes cannot break an assumption of the core.
 
 use bytes::Bytes;
 
 use super::proto::{self, forwarded_answer, message::Body, refusal};
 use crate::raft::{
-    Append, Entry, Message, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason,
-    STATE_DIGESTS_MAX, Signal, VoteRequest,
+    Append, Entry, Message, NUMBER_MAX, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason,
+    STATE_DIGESTS_MAX, Signal, Unfit, VoteRequest,
 };
 use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, Session, StateDigest, Term};
 
@@ -18,8 +18,6 @@ pub const ENTRY_BYTES_MAX: usize = 3 << 20;
 /// Entries of one append, and items of one forwarded batch. Small items reach it before any limit in bytes.
 pub const ITEMS_MAX: usize = 1 << 16;
 
-/// Terms and indexes lie below this, so that arithmetic on them cannot overflow.
-const NUMBER_MAX: u64 = 1 << 62;
 /// What an item of a batch costs on the wire beside its content, at most, in bytes.
 const ITEM_OVERHEAD_BYTES: usize = 32;
 
@@ -29,44 +27,16 @@ pub enum Malformed {
     /// A part that must be there is not, or is of a kind unknown to this version.
     #[error("{0} is missing or unknown")]
     Missing(&'static str),
-    /// A term of zero where an elected term is meant, or a number out of range.
+    /// No correct peer sends it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// A number out of range.
     #[error("{name} {value} is out of range")]
     Number {
         /// Which number.
         name: &'static str,
         /// As received.
         value: u64,
-    },
-    /// Index 0 goes with term 0, and no other.
-    #[error("position {0} mixes zero and non-zero")]
-    Position(LogPosition),
-    /// A log cannot hold an entry of a later term than the message's.
-    #[error("term {found} of {name} is above the message's term {term}")]
-    LaterTerm {
-        /// Of what.
-        name: &'static str,
-        /// As received.
-        found: Term,
-        /// The message's term.
-        term: Term,
-    },
-    /// Indexes must follow each other.
-    #[error("entry {found} where {expected} should follow")]
-    Gap {
-        /// The index that follows the one before.
-        expected: LogIndex,
-        /// As received.
-        found: LogIndex,
-    },
-    /// Terms never fall along a log.
-    #[error("entry {index} of term {found} follows one of term {before}")]
-    FallingTerm {
-        /// The entry.
-        index: LogIndex,
-        /// Its term.
-        found: Term,
-        /// The term of the entry before it.
-        before: Term,
     },
     /// An entry's bytes do not fit its kind.
     #[error("entry {index}: {source}")]
@@ -91,14 +61,6 @@ pub enum Malformed {
         size: usize,
         /// The most allowed.
         limit: usize,
-    },
-    /// The hint of a rejection lies at or below what was rejected.
-    #[error("hint {hint} lies after the rejected position {prev}")]
-    Hint {
-        /// As received.
-        hint: LogPosition,
-        /// As received.
-        prev: LogPosition,
     },
 }
 
@@ -231,6 +193,7 @@ fn answer_to_wire(id: ProposalId, answer: Result<LogPosition, Refusal>) -> proto
                 RefusalReason::LeadershipLost => refusal::Reason::LeadershipLost,
                 RefusalReason::Timeout => refusal::Reason::Timeout,
                 RefusalReason::SpaceLow => refusal::Reason::SpaceLow,
+                RefusalReason::ClusterVersion => refusal::Reason::ClusterVersion,
             };
             let outcome = match outcome {
                 Outcome::NotApplied => refusal::Outcome::NotApplied,
@@ -250,17 +213,30 @@ fn answer_to_wire(id: ProposalId, answer: Result<LogPosition, Refusal>) -> proto
 /// # Errors
 /// The first rule that the message breaks.
 pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
+    let message = decoded(message)?;
+    message.check()?;
+    Ok(message)
+}
+
+fn decoded(message: proto::Message) -> Result<Message, Malformed> {
     let signal = match message.body.ok_or(Malformed::Missing("message"))? {
         Body::PreVote(request) => Signal::PreVote(vote_from_wire(&request)?),
         Body::RequestVote(request) => Signal::RequestVote(vote_from_wire(&request)?),
-        Body::PreVoteGranted(m) => Signal::PreVoteGranted { term: elected_term(m.term)? },
-        Body::VoteRefused(m) => Signal::VoteRefused { term: term(m.term)?, pre_vote: m.pre_vote },
+        Body::PreVoteGranted(m) => Signal::PreVoteGranted { term: Term(m.term) },
+        Body::VoteRefused(m) => Signal::VoteRefused { term: Term(m.term), pre_vote: m.pre_vote },
         Body::Append(append) => Signal::Append(append_from_wire(append)?),
-        Body::AppendRejected(rejected) => rejected_from_wire(&rejected)?,
-        Body::RoundEcho(m) => {
-            let (term, session) = (elected_term(m.term)?, session(m.session)?);
-            Signal::RoundEcho { term, session, round: m.round, stickiness_ms: m.stickiness_ms }
-        }
+        Body::AppendRejected(m) => Signal::AppendRejected {
+            term: Term(m.term),
+            session: Session(m.session),
+            prev: position("prev", m.prev.as_ref())?,
+            hint: position("hint", m.hint.as_ref())?,
+        },
+        Body::RoundEcho(m) => Signal::RoundEcho {
+            term: Term(m.term),
+            session: Session(m.session),
+            round: m.round,
+            stickiness_ms: m.stickiness_ms,
+        },
         Body::Forward(forward) => forward_from_wire(forward)?,
         Body::Forwarded(forwarded) => {
             check_size("forwarded answers", forwarded.answers.len(), ITEMS_MAX)?;
@@ -269,30 +245,30 @@ pub(super) fn from_wire(message: proto::Message) -> Result<Message, Malformed> {
         }
         Body::ReadIndex(m) => Signal::ReadIndex { id: ReadId(m.id) },
         Body::ReadIndexAt(m) => {
-            Signal::ReadIndexAt { id: ReadId(m.id), term: elected_term(m.term)?, index: index(m.index)? }
+            Signal::ReadIndexAt { id: ReadId(m.id), term: Term(m.term), index: LogIndex(m.index) }
         }
         Body::ReadIndexRefused(m) => Signal::ReadIndexRefused { id: ReadId(m.id) },
-        Body::TimeoutNow(m) => Signal::TimeoutNow { term: elected_term(m.term)? },
-        Body::Removed(m) => Signal::Removed { index: index(m.index)? },
+        Body::TimeoutNow(m) => Signal::TimeoutNow { term: Term(m.term) },
+        Body::Removed(m) => Signal::Removed { index: LogIndex(m.index) },
         Body::LostData(m) => Signal::LostData {
-            term: elected_term(m.term)?,
-            session: session(m.session)?,
-            match_index: index(m.match_index)?,
+            term: Term(m.term),
+            session: Session(m.session),
+            match_index: LogIndex(m.match_index),
         },
         Body::StateDigests(m) => {
             check_size("state digests", m.digests.len(), STATE_DIGESTS_MAX)?;
             let digests = m.digests.into_iter().map(|wire| {
                 let digest = StateDigest { scheme: wire.scheme, value: wire.digest };
-                Ok((index(wire.index)?, digest))
+                (LogIndex(wire.index), digest)
             });
-            Signal::StateDigests { digests: digests.collect::<Result<_, Malformed>>()? }
+            Signal::StateDigests { digests: digests.collect() }
         }
-        Body::VoteGranted(m) => return Ok(Promise::VoteGranted { term: elected_term(m.term)? }.into()),
+        Body::VoteGranted(m) => return Ok(Promise::VoteGranted { term: Term(m.term) }.into()),
         Body::Appended(m) => {
             return Ok(Promise::Appended {
-                term: elected_term(m.term)?,
-                session: session(m.session)?,
-                match_index: index(m.match_index)?,
+                term: Term(m.term),
+                session: Session(m.session),
+                match_index: LogIndex(m.match_index),
                 round: m.round,
                 stickiness_ms: m.stickiness_ms,
             }
@@ -306,94 +282,42 @@ pub(super) fn number(name: &'static str, value: u64) -> Result<u64, Malformed> {
     if value < NUMBER_MAX { Ok(value) } else { Err(Malformed::Number { name, value }) }
 }
 
-fn term(value: u64) -> Result<Term, Malformed> {
-    number("term", value).map(Term)
-}
-
-/// A term that someone stood for election in: not zero.
-pub(super) fn elected_term(value: u64) -> Result<Term, Malformed> {
-    if value == 0 { Err(Malformed::Number { name: "term", value }) } else { term(value) }
-}
-
-pub(super) fn index(value: u64) -> Result<LogIndex, Malformed> {
-    number("index", value).map(LogIndex)
-}
-
-pub(super) fn session(value: u64) -> Result<Session, Malformed> {
-    number("session", value).map(Session)
-}
-
 pub(super) fn check_size(name: &'static str, size: usize, limit: usize) -> Result<(), Malformed> {
     if size > limit { Err(Malformed::TooLarge { name, size, limit }) } else { Ok(()) }
 }
 
-pub(super) fn check_term(name: &'static str, found: Term, term: Term) -> Result<(), Malformed> {
-    if found > term { Err(Malformed::LaterTerm { name, found, term }) } else { Ok(()) }
-}
-
 pub(super) fn position(name: &'static str, wire: Option<&proto::Position>) -> Result<LogPosition, Malformed> {
     let wire = wire.ok_or(Malformed::Missing(name))?;
-    let position = LogPosition { index: index(wire.index)?, term: term(wire.term)? };
-    if (wire.index == 0) == (wire.term == 0) { Ok(position) } else { Err(Malformed::Position(position)) }
+    Ok(LogPosition { index: LogIndex(wire.index), term: Term(wire.term) })
 }
 
 fn vote_from_wire(wire: &proto::VoteRequest) -> Result<VoteRequest, Malformed> {
-    let term = elected_term(wire.term)?;
     let last = position("last", wire.last.as_ref())?;
-    check_term("last", last.term, term)?;
-    Ok(VoteRequest { term, last, transfer: wire.transfer, election_timeout_ms: wire.election_timeout_ms })
+    let (term, election_timeout_ms) = (Term(wire.term), wire.election_timeout_ms);
+    Ok(VoteRequest { term, last, transfer: wire.transfer, election_timeout_ms })
 }
 
 fn append_from_wire(wire: proto::Append) -> Result<Append, Malformed> {
-    let term = elected_term(wire.term)?;
-    let prev = position("prev", wire.prev.as_ref())?;
-    check_term("prev", prev.term, term)?;
     check_size("append in entries", wire.entries.len(), ITEMS_MAX)?;
-    let mut before = prev;
-    let mut entries = Vec::with_capacity(wire.entries.len());
-    for wire_entry in wire.entries {
-        let entry = entry_from_wire(wire_entry, before)?;
-        check_term("an entry", entry.term, term)?;
-        before = entry.position();
-        entries.push(entry);
-    }
     Ok(Append {
-        term,
-        session: session(wire.session)?,
-        prev,
-        entries,
-        commit_index: index(wire.commit_index)?,
+        term: Term(wire.term),
+        session: Session(wire.session),
+        prev: position("prev", wire.prev.as_ref())?,
+        entries: wire.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        commit_index: LogIndex(wire.commit_index),
         round: wire.round,
         unheard: wire.unheard,
         election_timeout_ms: wire.election_timeout_ms,
     })
 }
 
-fn entry_from_wire(wire: proto::Entry, before: LogPosition) -> Result<Entry, Malformed> {
-    let (index, term) = (index(wire.index)?, elected_term(wire.term)?);
-    if index != before.index.next() {
-        return Err(Malformed::Gap { expected: before.index.next(), found: index });
-    }
-    if term < before.term {
-        return Err(Malformed::FallingTerm { index, found: term, before: before.term });
-    }
+fn entry_from_wire(wire: proto::Entry) -> Result<Entry, Malformed> {
+    let index = LogIndex(wire.index);
     check_size("entry in bytes", wire.data.len(), ENTRY_BYTES_MAX)?;
     let kind = u8::try_from(wire.kind).map_err(|_| Malformed::Missing("entry kind"))?;
     let payload =
         Payload::from_parts(kind, wire.data).map_err(|source| Malformed::Payload { index, source })?;
-    Ok(Entry { term, index, time: LogTime(number("time", wire.time)?), payload })
-}
-
-fn rejected_from_wire(wire: &proto::AppendRejected) -> Result<Signal, Malformed> {
-    let term = elected_term(wire.term)?;
-    let prev = position("prev", wire.prev.as_ref())?;
-    let hint = position("hint", wire.hint.as_ref())?;
-    check_term("prev", prev.term, term)?;
-    check_term("hint", hint.term, term)?;
-    if hint.index > prev.index {
-        return Err(Malformed::Hint { hint, prev });
-    }
-    Ok(Signal::AppendRejected { term, session: session(wire.session)?, prev, hint })
+    Ok(Entry { term: Term(wire.term), index, time: LogTime(wire.time), payload })
 }
 
 fn forward_from_wire(wire: proto::Forward) -> Result<Signal, Malformed> {
@@ -410,13 +334,7 @@ fn answer_from_wire(
     wire: proto::ForwardedAnswer,
 ) -> Result<(ProposalId, Result<LogPosition, Refusal>), Malformed> {
     let answer = match wire.outcome.ok_or(Malformed::Missing("outcome"))? {
-        forwarded_answer::Outcome::Appended(at) => {
-            let at = position("appended", Some(&at))?;
-            if at.index.0 == 0 {
-                return Err(Malformed::Position(at));
-            }
-            Ok(at)
-        }
+        forwarded_answer::Outcome::Appended(at) => Ok(position("appended", Some(&at))?),
         forwarded_answer::Outcome::Refused(refused) => Err(refusal_from_wire(refused)?),
     };
     Ok((ProposalId(wire.id), answer))
@@ -431,6 +349,7 @@ fn refusal_from_wire(wire: proto::Refusal) -> Result<Refusal, Malformed> {
         refusal::Reason::LeadershipLost => RefusalReason::LeadershipLost,
         refusal::Reason::Timeout => RefusalReason::Timeout,
         refusal::Reason::SpaceLow => RefusalReason::SpaceLow,
+        refusal::Reason::ClusterVersion => RefusalReason::ClusterVersion,
     };
     let outcome = match wire.outcome() {
         refusal::Outcome::Unspecified => return Err(Malformed::Missing("outcome")),

@@ -36,11 +36,11 @@ fn append() -> Append {
         prev: at(10, 3),
         entries: vec![
             command(11, 3, b"set"),
-            Entry { term: Term(5), index: LogIndex(12), time: LogTime(7), payload: Payload::Noop },
+            Entry { term: Term(5), index: LogIndex(12), time: LogTime(11), payload: Payload::Noop },
             Entry {
                 term: Term(5),
                 index: LogIndex(13),
-                time: LogTime(8),
+                time: LogTime(12),
                 payload: Payload::Configuration(Arc::new(configuration)),
             },
         ],
@@ -63,6 +63,7 @@ fn every_message() -> Vec<Message> {
         (RefusalReason::LeadershipLost, Outcome::Unknown),
         (RefusalReason::Timeout, Outcome::Unknown),
         (RefusalReason::SpaceLow, Outcome::NotApplied),
+        (RefusalReason::ClusterVersion, Outcome::NotApplied),
     ];
     let mut answers: Vec<_> =
         refusals.iter().map(|&(reason, outcome)| (ProposalId(1), Err(Refusal { reason, outcome }))).collect();

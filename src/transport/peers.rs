@@ -199,7 +199,9 @@ impl Peers {
         link.seen.notify_one();
         let link_gone = Some(link.contacts.subscribe());
         let drops = self.0.context.metrics.raft_peer_receive_drops_total.with_label_values(&[&link.name]);
-        Contact { peers: self.clone(), id, drops, link_gone }
+        let metrics = &self.0.context.metrics;
+        let refusals = metrics.raft_messages_refused_total.with_label_values(&[&link.name]);
+        Contact { peers: self.clone(), id, drops, refusals, link_gone }
     }
 }
 
@@ -231,6 +233,7 @@ impl Inner {
         // Each fails only if there is no such series.
         let _ = metrics.raft_peer_send_failures_total.remove_label_values(&[name]);
         let _ = metrics.raft_peer_receive_drops_total.remove_label_values(&[name]);
+        let _ = metrics.raft_messages_refused_total.remove_label_values(&[name]);
         let _ = metrics.queue_length.remove_label_values(&[format!("peer {name}").as_str()]);
     }
 }
@@ -258,6 +261,7 @@ pub(super) struct Contact {
     peers: Peers,
     id: NodeId,
     drops: IntCounter,
+    refusals: IntCounter,
     /// Taken only when dropped.
     link_gone: Option<watch::Receiver<()>>,
 }
@@ -266,6 +270,11 @@ impl Contact {
     /// Counts a message that there was no room for.
     pub(super) fn count_drop(&self) {
         self.drops.inc();
+    }
+
+    /// Counts a stream that a malformed message ended.
+    pub(super) fn count_refused(&self) {
+        self.refusals.inc();
     }
 
     /// Completes when this node has no more to do with the peer.

@@ -21,6 +21,7 @@ use super::senders::{Known, Neighbours, first_of, is_answered_to_removed};
 use super::settings::Settings;
 use crate::membership::{self, Formed, Intent, Local, Refused, Standing};
 use crate::raft::{Configuration, Message};
+use crate::replica::admission;
 use crate::replica::snapshot::Receive;
 use crate::types::{ClusterId, Name, NodeId};
 
@@ -341,14 +342,25 @@ fn deliver(
     if frame.messages.len() > FRAME_MESSAGES_MAX {
         return Err(Status::invalid_argument("too many messages in one frame"));
     }
-    let messages = frame.messages.into_iter().map(convert::from_wire).collect::<Result<Vec<_>, _>>();
-    let messages = messages.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let messages = checked(frame.messages).inspect_err(|_| contact.count_refused())?;
     for message in messages.into_iter().filter(|message| !is_gone || is_answered_to_removed(message)) {
         if !sink(NodeId(route.from), message) {
             contact.count_drop();
         }
     }
     Ok(())
+}
+
+/// All messages of a frame, if a correct peer could have sent each of them and this node could apply what they carry.
+pub(super) fn checked(messages: Vec<proto::Message>) -> Result<Vec<Message>, Status> {
+    let check = |wire| {
+        let message =
+            convert::from_wire(wire).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        admission::check_commands(&message)
+            .map_err(|refused| Status::invalid_argument(refused.to_string()))?;
+        Ok(message)
+    };
+    messages.into_iter().map(check).collect()
 }
 
 pub(super) fn refusal(refused: &Refused) -> Status {

@@ -1,10 +1,10 @@
 //! What is said of snapshots, to and from the wire, checked as all that comes in is.
 
-use super::convert::{Malformed, check_size, check_term, elected_term, index, number, position, session};
+use super::convert::{Malformed, check_size, number, position};
 use super::proto;
 use crate::raft::{Configuration, Snapshot};
 use crate::replica::snapshot::{CHUNK_BYTES_MAX, Chunk, Header, SNAPSHOT_BYTES_MAX};
-use crate::types::{LogTime, Revision};
+use crate::types::{LogIndex, LogTime, Revision, Session, Term};
 
 /// Largest configuration, encoded, in bytes: as large as an entry's content may be.
 const CONFIGURATION_BYTES_MAX: usize = super::ENTRY_BYTES_MAX;
@@ -29,17 +29,18 @@ pub(super) fn header_to_wire(header: Header, route: proto::Route) -> proto::Snap
 }
 
 pub(super) fn header_from_wire(wire: &proto::SnapshotHeader) -> Result<Header, Malformed> {
-    let term = elected_term(wire.term)?;
+    let term = Term(wire.term);
     let position = position("position", wire.position.as_ref())?;
-    check_term("position", position.term, term)?;
-    if position.index.0 == 0 {
-        return Err(Malformed::Position(position));
-    }
     check_size("configuration in bytes", wire.configuration.len(), CONFIGURATION_BYTES_MAX)?;
-    let configuration_index = index(wire.configuration_index)?;
-    if configuration_index > position.index {
-        return Err(Malformed::Number { name: "configuration index", value: wire.configuration_index });
-    }
+    let configuration =
+        Configuration::decode(&wire.configuration).map_err(|source| Malformed::Configuration { source })?;
+    let snapshot = Snapshot {
+        position,
+        time: LogTime(wire.time),
+        configuration: configuration.into(),
+        configuration_index: LogIndex(wire.configuration_index),
+    };
+    snapshot.check(term)?;
     let revision = Revision(number("revision", wire.revision)?);
     if revision.0 > position.index.0 || wire.keys > revision.0 {
         // One write, one entry; one key, one write.
@@ -51,18 +52,11 @@ pub(super) fn header_from_wire(wire: &proto::SnapshotHeader) -> Result<Header, M
     if wire.bytes_max > SNAPSHOT_BYTES_MAX {
         return Err(Malformed::Number { name: "bytes of a snapshot", value: wire.bytes_max });
     }
-    let configuration =
-        Configuration::decode(&wire.configuration).map_err(|source| Malformed::Configuration { source })?;
     Ok(Header {
         id: wire.id,
         term,
-        session: session(wire.session)?,
-        snapshot: Snapshot {
-            position,
-            time: LogTime(number("time", wire.time)?),
-            configuration: configuration.into(),
-            configuration_index,
-        },
+        session: Session(number("session", wire.session)?),
+        snapshot,
         revision,
         keys: wire.keys,
         hash: wire.hash,
@@ -89,7 +83,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::types::{LogIndex, LogPosition, Session, Term};
+    use crate::raft::Member;
+    use crate::types::{LogPosition, NodeId};
 
     fn header() -> Header {
         Header {
@@ -99,7 +94,10 @@ mod tests {
             snapshot: Snapshot {
                 position: LogPosition { index: LogIndex(9), term: Term(4) },
                 time: LogTime(1_000),
-                configuration: Arc::new(Configuration::default()),
+                configuration: Arc::new(Configuration {
+                    voters: [(NodeId(1), Member { session: Session(1), ..Member::default() })].into(),
+                    ..Configuration::default()
+                }),
                 configuration_index: LogIndex(1),
             },
             revision: Revision(7),
@@ -134,6 +132,7 @@ mod tests {
         refused(&|wire| wire.position = Some(proto::Position { index: 9, term: 0 }));
         refused(&|wire| wire.time = u64::MAX);
         refused(&|wire| wire.configuration = Bytes::from_static(b"{"));
+        refused(&|wire| wire.configuration = Configuration::default().encode());
         refused(&|wire| wire.configuration_index = 10);
         refused(&|wire| wire.revision = 10);
         refused(&|wire| wire.keys = 8);

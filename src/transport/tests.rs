@@ -19,9 +19,9 @@ use super::proto::peer_client::PeerClient;
 use super::*;
 use crate::membership::{Formed, InitialCluster, InitialMember, Intent, JoinPolicy, Local, Standing};
 use crate::metrics::Metrics;
-use crate::raft::{Configuration, Member, Message, Signal};
+use crate::raft::{Append, Configuration, Entry, Member, Message, Payload, Signal};
 use crate::replica::snapshot::Outcome;
-use crate::types::{ClusterId, NodeId, ReadId, Session};
+use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, Term};
 
 const X: ClusterId = ClusterId(0x10);
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -477,6 +477,46 @@ async fn strangers_and_malformed_frames_are_refused_by_name() {
     let forward = proto::message::Body::Forward(proto::Forward { proposals: vec![huge] });
     let huge = proto::Frame { messages: vec![proto::Message { body: Some(forward) }], ..frame(0x10, 2, 1) };
     check(vec![huge], Code::OutOfRange, "message length too large").await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_a_command_that_no_replica_can_apply() {
+    let addresses = Addresses::default();
+    let a = start(&addresses, "a", 1, member_of(X)).await;
+    let mut traffic = a.run(X, &[(2, "b")]);
+    let poison = bytes::Bytes::from_static(b"\x01\x01");
+    let forward = Signal::Forward { proposals: vec![(ProposalId(1), poison.clone())] };
+    let (term, index) = (Term(1), LogIndex(1));
+    let entry = Entry { term, index, time: LogTime(0), payload: Payload::Command(poison) };
+    let nobody = Payload::Configuration(Arc::default());
+    let unled = Entry { payload: nobody, ..entry.clone() };
+    let append = |entry| {
+        let (prev, commit_index) = (LogPosition::default(), LogIndex(0));
+        let session = Session(1);
+        Signal::Append(Append {
+            term,
+            session,
+            prev,
+            entries: vec![entry],
+            commit_index,
+            round: 1,
+            unheard: false,
+            election_timeout_ms: 0,
+        })
+    };
+    let cases = [
+        (forward, "a forwarded write: not a command: cut short"),
+        (append(entry), "entry 1: not a command: cut short"),
+        (append(unled), "bad configuration in entry 1: it has no voters"),
+    ];
+    for (signal, text) in cases {
+        let messages = vec![convert::to_wire(signal.into())];
+        let frames = vec![proto::Frame { messages, ..frame(0x10, 2, 1) }];
+        let status = stranger(&a).await.stream(tokio_stream::iter(frames)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, text));
+    }
+    assert!(traffic.inbox.try_recv().is_err(), "nothing of all this reached the core");
+    assert_eq!(traffic.metrics.raft_messages_refused_total.with_label_values(&["b"]).get(), 3);
 }
 
 #[tokio::test]

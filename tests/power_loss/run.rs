@@ -363,7 +363,9 @@ impl Node {
         for entry in entries {
             let mut out = ApplyOutput::default();
             let committed = vec![Committed { entry, proposal: None }];
-            self.apply.handle(vec![ApplyInput::Entries(committed)], &mut out);
+            self.apply
+                .handle(vec![ApplyInput::Entries(committed)], &mut out)
+                .expect("only commands are committed");
             self.records.extend(out.records);
             self.hashes.push(self.store.read().unwrap().hash());
         }

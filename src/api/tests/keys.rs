@@ -248,6 +248,7 @@ async fn refusals_have_their_codes() {
         (LeadershipLost, Unknown, 503, "no_leader"),
         (Overloaded, NotApplied, 429, "overloaded"),
         (SpaceLow, NotApplied, 503, "no_space"),
+        (ClusterVersion, NotApplied, 503, "cluster_version"),
         (Timeout, Unknown, 504, "timeout"),
     ];
     for (reason, outcome, status, code) in cases {

@@ -1,5 +1,6 @@
 //! What `recover -o json` prints.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -36,6 +37,9 @@ pub(super) struct Report {
     commit_index: LogIndex,
     /// Entries above, which count as committed from now on.
     uncommitted_entries: u64,
+    /// Entries that are left out.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    skipped_entries: BTreeSet<LogIndex>,
     revision: Revision,
     keys: usize,
     may_be_lost: &'static str,
@@ -90,6 +94,7 @@ impl Report {
             last: survivor.snapshot.position,
             commit_index: survivor.commit_index,
             uncommitted_entries: survivor.uncommitted(),
+            skipped_entries: recovery.skipped.clone(),
             revision: survivor.view.revision(),
             keys: survivor.view.len(),
             may_be_lost: MAY_BE_LOST,

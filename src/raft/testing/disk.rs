@@ -158,6 +158,9 @@ impl Disk {
             Recovered { before, last: before, applied: applied_index, ..Recovered::default() };
         recovered.configurations.extend(configuration_at(first, applied, before.index));
         let mut term = None;
+        for entry in applied.iter().chain(&self.durable.entries) {
+            recovered.time = recovered.time.max(entry.time);
+        }
         for entry in &self.durable.entries {
             if term.replace(entry.term) != Some(entry.term) {
                 recovered.runs.push(entry.position());

@@ -257,6 +257,7 @@ pub(super) fn refusal_text(refusal: Refusal) -> String {
         RefusalReason::Timeout => "timeout",
         RefusalReason::SpaceLow => "space is low",
         RefusalReason::NotHeard => "the leader does not hear this node",
+        RefusalReason::ClusterVersion => "cluster version",
     };
     match refusal.outcome {
         Outcome::NotApplied => format!("refused: {reason}, not applied"),
@@ -300,6 +301,9 @@ pub(super) fn observation_text(id: NodeId, observation: &Observation) -> Option<
         }
         Observation::StateDiverged { index, .. } => {
             Some(format!("has another state than a majority after {index}"))
+        }
+        Observation::MessageIgnored { from, why } => {
+            Some(format!("ignores a message of {}: {why}", name(*from)))
         }
         Observation::PeerLost { peer } => Some(format!("has lost {}", name(*peer))),
         Observation::MemberPromoted { member } => {

@@ -103,7 +103,10 @@ impl Cut {
         let snapshot = Snapshot {
             position,
             time: LogTime(1_000),
-            configuration: std::sync::Arc::default(),
+            configuration: std::sync::Arc::new(crate::raft::Configuration {
+                voters: [(NodeId(1), crate::raft::Member::default())].into(),
+                ..crate::raft::Configuration::default()
+            }),
             configuration_index: LogIndex(1),
         };
         Self { to: NodeId(2), session: Session(1), term, snapshot, view: store.view() }

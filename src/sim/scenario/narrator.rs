@@ -333,6 +333,7 @@ impl Narrator {
             | Observation::DiskWorks
             | Observation::SpaceLow
             | Observation::SpaceFreed
+            | Observation::MessageIgnored { .. }
             | Observation::DataLost { .. }
             | Observation::StateDiffers { .. }
             | Observation::StateAgrees { .. }

@@ -144,6 +144,7 @@ pub(super) fn refused(refusal: Refusal) -> String {
         RefusalReason::Timeout => "its time is up",
         RefusalReason::SpaceLow => "the leader's disk is nearly full",
         RefusalReason::NotHeard => "the leader does not hear this node",
+        RefusalReason::ClusterVersion => "a member's program does not know the command",
     };
     let outcome = match refusal.outcome {
         Outcome::NotApplied => "it certainly has no effect, now or later",

@@ -1,5 +1,6 @@
 //! A replica whose state is another one than that of a majority stops, and the others continue.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -18,7 +19,8 @@ use super::{alone, until};
 fn change_state(root: &Path) {
     let data = DataDir::open_existing(root, Options::default()).unwrap();
     let Opened { lock, identity, wal, recovered: found, state } = data.into_parts().unwrap();
-    let found = survivor(Disk { node_id: identity.node_id, wal, found, state }).unwrap();
+    let disk = Disk { node_id: identity.node_id, wal, found, state };
+    let found = survivor(disk, &BTreeSet::new()).unwrap();
     let cluster_id = identity.cluster_id.unwrap();
     let remake =
         Remake { node_id: identity.node_id, name: identity.name, cluster_id, place: None, audit: Vec::new() };

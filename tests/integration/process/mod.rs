@@ -25,6 +25,7 @@ mod pause;
 mod peer_secret;
 mod pods;
 mod pods_astray;
+mod poison;
 mod proof;
 mod quorum;
 mod recover;
