@@ -131,7 +131,7 @@ fn an_empty_node_is_not_bound_by_a_contact_that_it_does_not_expect() {
         local: local(&cluster.nodes[1], NodeId(0xbad)),
         cluster_id: ClusterId(0xbad),
         resolver: Arc::new(move |_| vec![address.clone()]),
-        on_lost: Arc::new(move |_| {
+        on_lost: Arc::new(move |_, _| {
             lost.fetch_add(1, Ordering::SeqCst);
         }),
         on_snapshot_end: Arc::new(|_| ()),
