@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::StorageError;
 use super::data_dir::{exists, sync};
+use super::descriptors::wait_for;
 use super::space::{enough_bytes, free_bytes};
 
 const NAME: &str = "ballast";
@@ -86,7 +87,7 @@ impl Ballast {
         if !is_room || is_there || bytes == 0 {
             return Ok(free_bytes);
         }
-        if let Err(error) = File::create(&path).and_then(|file| allocate(&file, bytes)) {
+        if let Err(error) = wait_for(&path, || File::create(&path)).and_then(|file| allocate(&file, bytes)) {
             // Half a ballast would only be in the way.
             let _ = fs::remove_file(&path);
             return Err(StorageError::disk("allocate", &path)(error));

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::descriptors::wait_for;
 use super::files::OsFiles;
 use super::fit::check_fit;
 use super::state::{Database, SledState, StateStore};
@@ -373,7 +374,9 @@ pub(super) fn exists(path: &Path) -> Result<bool, StorageError> {
 
 /// Makes a file's content, or a directory's names, durable.
 pub(super) fn sync(path: &Path) -> Result<(), StorageError> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(StorageError::disk("fsync", path))
+    wait_for(path, || fs::File::open(path))
+        .and_then(|file| file.sync_all())
+        .map_err(StorageError::disk("fsync", path))
 }
 
 #[cfg(test)]

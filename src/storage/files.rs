@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::descriptors::wait_for;
+
 /// A directory tree on one disk.
 pub trait Files: Clone + Send + Sync + 'static {
     /// An open file.
@@ -100,7 +102,9 @@ impl Files for OsFiles {
     type File = fs::File;
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        wait_for(directory, || fs::read_dir(directory))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
     }
 
     fn create_directory(&self, directory: &Path) -> io::Result<()> {
@@ -108,15 +112,17 @@ impl Files for OsFiles {
     }
 
     fn create(&self, path: &Path) -> io::Result<fs::File> {
-        fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        wait_for(path, || options.open(path))
     }
 
     fn open(&self, path: &Path) -> io::Result<fs::File> {
-        fs::OpenOptions::new().read(true).write(true).open(path)
+        wait_for(path, || fs::OpenOptions::new().read(true).write(true).open(path))
     }
 
     fn open_read_only(&self, path: &Path) -> io::Result<fs::File> {
-        fs::File::open(path)
+        wait_for(path, || fs::File::open(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -128,7 +134,7 @@ impl Files for OsFiles {
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        fs::File::open(directory)?.sync_all()
+        wait_for(directory, || fs::File::open(directory))?.sync_all()
     }
 }
 

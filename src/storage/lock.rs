@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::StorageError;
+use super::descriptors::wait_for;
 
 const NAME: &str = "lock";
 
@@ -23,13 +24,9 @@ impl Lock {
     /// [`StorageError::Locked`] if `wait` broke, [`StorageError::Disk`].
     pub fn acquire(root: &Path, wait: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Self, StorageError> {
         let path = root.join(NAME);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StorageError::disk("open", &path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = wait_for(&path, || options.open(&path)).map_err(StorageError::disk("open", &path))?;
         while !try_lock(file.try_lock(), &path)? {
             let holder = holder(&mut file);
             if wait(&holder).is_break() {
@@ -49,7 +46,7 @@ impl Lock {
     /// [`StorageError::Locked`] if a node runs on the directory, [`StorageError::Disk`].
     pub(super) fn acquire_to_read(root: &Path) -> Result<Option<Self>, StorageError> {
         let path: PathBuf = root.join(NAME);
-        let mut file = match File::open(&path) {
+        let mut file = match wait_for(&path, || File::open(&path)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StorageError::disk("open", &path)(error)),

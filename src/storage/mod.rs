@@ -17,6 +17,7 @@
 
 mod ballast;
 pub mod data_dir;
+pub mod descriptors;
 mod error;
 pub mod files;
 mod fit;

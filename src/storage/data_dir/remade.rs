@@ -13,6 +13,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::super::descriptors::wait_for;
 use super::super::files::OsFiles;
 use super::super::state::{Checkpoint, Database, SledStaging, SledState, StateStore};
 use super::super::wal::{Options, Owner, Wal};
@@ -57,7 +58,7 @@ pub fn claim_empty(root: &Path) -> Result<Lock, StorageError> {
     /// What an empty directory may hold: the lock, a ballast, an attempt that failed, what file systems put there.
     const NOTHING: [&str; 4] = ["lock", "ballast", "data.new", "lost+found"];
     fs::create_dir_all(root).map_err(StorageError::disk("create", root))?;
-    for entry in fs::read_dir(root).map_err(StorageError::disk("list", root))? {
+    for entry in wait_for(root, || fs::read_dir(root)).map_err(StorageError::disk("list", root))? {
         let name = entry.map_err(StorageError::disk("list", root))?.file_name();
         if !NOTHING.iter().any(|nothing| *nothing == name) {
             let what = format!("it is not empty: there is {:?} in it", name.display().to_string());

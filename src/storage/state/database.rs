@@ -12,6 +12,7 @@ use rustix::io::retry_on_intr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::storage::descriptors::{are_used_up, wait_for};
 use crate::storage::{StorageError, sync_file_range};
 
 /// Larger values than a quarter of this would go to files that sled never flushes.
@@ -63,7 +64,9 @@ impl Database {
 
     /// What sled's files take on disk, in bytes.
     pub(super) fn size_bytes(&self) -> Result<u64, StorageError> {
-        guarded(self.path(), || self.db.size_on_disk())
+        // sled's own measure opens a directory, and there may be no descriptors left.
+        let path = self.path.join("db");
+        Ok(std::fs::metadata(&path).map_err(StorageError::disk("stat", &path))?.len())
     }
 
     /// Takes the disk space of the next `bytes` that sled appends to its file, so that writing them cannot fail for
@@ -118,7 +121,7 @@ impl Database {
 
 /// Gives the file `path` blocks for the next `bytes` behind its end, which stays where it is.
 fn allocate_behind(path: &Path, bytes: u64) -> io::Result<()> {
-    let file = File::options().write(true).open(path)?;
+    let file = wait_for(path, || File::options().write(true).open(path))?;
     let end = file.metadata()?.len();
     Ok(retry_on_intr(|| fallocate(&file, FallocateFlags::KEEP_SIZE, end, bytes))?)
 }
@@ -126,7 +129,7 @@ fn allocate_behind(path: &Path, bytes: u64) -> io::Result<()> {
 /// Removes snapshots that sled began and a crash cut short. sled would take the newest for a finished one and call it
 /// damaged; without it, it goes on from the one before or reads its whole log.
 fn remove_unfinished(path: &Path) -> Result<(), StorageError> {
-    let entries = match std::fs::read_dir(path) {
+    let entries = match wait_for(path, || std::fs::read_dir(path)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StorageError::disk("list", path)(error)),
@@ -152,7 +155,7 @@ fn open_free(path: &Path, config: &sled::Config) -> Result<sled::Db, StorageErro
             sled::Error::Io(error) => error.to_string().starts_with("could not acquire lock"),
             _ => false,
         };
-        match guarded(path, || match config.open() {
+        match guarded(path, || match open_waiting(path, config) {
             Err(error) if is_held(&error) => Ok(None),
             opened => opened.map(Some),
         })? {
@@ -161,6 +164,15 @@ fn open_free(path: &Path, config: &sled::Config) -> Result<sled::Db, StorageErro
         }
     }
     Err(StorageError::Locked { path: path.to_owned(), holder: "another process".into() })
+}
+
+/// Opens, once there are file descriptors for it.
+fn open_waiting(path: &Path, config: &sled::Config) -> sled::Result<sled::Db> {
+    let open = || match config.open() {
+        Err(sled::Error::Io(error)) if are_used_up(&error) => Err(error),
+        opened => Ok(opened),
+    };
+    wait_for(path, open).unwrap_or_else(|error| Err(sled::Error::Io(error)))
 }
 
 /// Whether sled stored a value in a file of its own, which it does not flush.

@@ -16,6 +16,7 @@ use super::{Contents, Recorded};
 use crate::kv::Record;
 use crate::storage::StorageError;
 use crate::storage::data_dir::sync;
+use crate::storage::descriptors::wait_for;
 
 const PREFIX: &str = "state-";
 const BLOCKS: &str = "blocks";
@@ -181,7 +182,7 @@ impl Generation {
 fn wait_until_closed(path: &Path) {
     const PAUSE: Duration = Duration::from_millis(2);
     const PAUSES_MAX: usize = 500;
-    let Ok(file) = File::open(path.join("db")) else { return };
+    let Ok(file) = wait_for(&path.join("db"), || File::open(path.join("db"))) else { return };
     for _ in 0..PAUSES_MAX {
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
@@ -192,7 +193,7 @@ fn wait_until_closed(path: &Path) {
 
 fn remove(path: &Path) -> Result<(), StorageError> {
     use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
-    match fs::remove_dir_all(path) {
+    match wait_for(path, || fs::remove_dir_all(path)) {
         Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty) => {
             Err(StorageError::disk("remove", path)(error))
         }
@@ -212,7 +213,7 @@ pub(in crate::storage) fn path(data: &Path, number: u64) -> PathBuf {
 /// Numbers of the generations that are there, whole or not.
 pub(in crate::storage) fn list(data: &Path) -> Result<Vec<u64>, StorageError> {
     let mut numbers = Vec::new();
-    for entry in fs::read_dir(data).map_err(StorageError::disk("list", data))? {
+    for entry in wait_for(data, || fs::read_dir(data)).map_err(StorageError::disk("list", data))? {
         let name = entry.map_err(StorageError::disk("list", data))?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
         numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
