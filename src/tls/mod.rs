@@ -15,6 +15,7 @@ mod peer;
 mod port;
 mod secret;
 mod settings;
+mod slots;
 mod wire;
 
 pub use accept::{Acceptor, HANDSHAKE_TIMEOUT};
@@ -31,6 +32,7 @@ pub use settings::{
     ClientPortSettings, ConnectorSettings, IdentitySettings, PeerSettings, PeerSource, SecretSettings,
     SecretSource, Settings,
 };
+pub use slots::{Idle, Slot, Slots};
 pub use wire::{PeerCertificate, Wire};
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,7 +19,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::tls::{Acceptor, PeerCertificate, PeerTls, Wire};
+use crate::tls::{Acceptor, Idle, PeerCertificate, PeerTls, Slot, Slots, Wire};
 
 /// Connections at one time that have not shown a member yet, those in their handshake included.
 const UNPROVEN_MAX: usize = 32;
@@ -27,6 +27,8 @@ const UNPROVEN_MAX: usize = 32;
 const UNPROVEN_TIME: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Shortest time between two warnings that connections cannot be accepted.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connections, one after the other, ready for HTTP/2.
 pub(super) type Incoming = Pin<Box<dyn Stream<Item = io::Result<Guarded>> + Send>>;
@@ -71,11 +73,38 @@ impl Unproven {
     }
 }
 
-/// A connection that ends by itself if it does not show a member in time.
+/// A connection that ends by itself if it does not show a member in time, or if it is idle and there are too many.
 pub(super) struct Guarded {
     wire: Wire,
     connection: Connection,
     limit: Limit,
+    moved: Arc<Moved>,
+    /// Completes when it must make room for another one.
+    must_close: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _slot: Slot,
+}
+
+/// When something came last, in milliseconds behind `since`.
+struct Moved {
+    since: Instant,
+    millis: AtomicU64,
+}
+
+impl Moved {
+    fn new() -> Self {
+        Self { since: Instant::now(), millis: AtomicU64::new(0) }
+    }
+
+    fn now(&self) {
+        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+}
+
+impl Idle for Moved {
+    fn idle_since(&self) -> Option<Instant> {
+        Some(self.since + Duration::from_millis(self.millis.load(Ordering::Relaxed)))
+    }
 }
 
 /// How long an unproven connection lasts.
@@ -116,7 +145,16 @@ impl AsyncRead for Guarded {
         if !self.connection.is_proven() && self.limit.poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.wire).poll_read(cx, buffer)
+        if self.must_close.as_mut().poll(cx).is_ready() {
+            self.must_close = Box::pin(std::future::ready(()));
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.wire).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.moved.now();
+        }
+        read
     }
 }
 
@@ -146,29 +184,42 @@ impl AsyncWrite for Guarded {
     }
 }
 
-/// What `listener` accepts. Ends when it is dropped.
-pub(super) fn incoming(listener: TcpListener, tls: Option<&PeerTls>) -> Incoming {
+/// What `listener` accepts, at most `connections_max` at one time. Ends when it is dropped.
+pub(super) fn incoming(listener: TcpListener, tls: Option<&PeerTls>, connections_max: u32) -> Incoming {
     let (ready, incoming) = mpsc::channel(1);
-    tokio::spawn(accept_all(listener, tls.map(|tls| tls.acceptor().clone()), ready));
+    tokio::spawn(accept_all(listener, tls.map(|tls| tls.acceptor().clone()), Slots::new(connections_max), ready));
     ReceiverStream::new(incoming).map(Ok).boxed()
 }
 
 /// Does handshakes side by side: a slow one holds up nobody. Until nobody takes the results any more.
-async fn accept_all(listener: TcpListener, acceptor: Option<Acceptor>, ready: mpsc::Sender<Guarded>) {
+async fn accept_all(
+    listener: TcpListener,
+    acceptor: Option<Acceptor>,
+    slots: Slots,
+    ready: mpsc::Sender<Guarded>,
+) {
+    let mut warned: Option<Instant> = None;
     let unproven = Arc::new(Unproven::default());
     loop {
+        let accepted = async {
+            let (tcp, from) = listener.accept().await?;
+            Ok::<_, io::Error>((tcp, from, slots.take().await))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
             () = ready.closed() => return,
         };
         match accepted {
-            Ok((tcp, from)) => {
+            Ok((tcp, from, slot)) => {
                 let connection = Connection { from: Some(from), ..Connection::default() };
                 let evicted = unproven.enter(connection.clone());
-                tokio::spawn(prepare(tcp, from, acceptor.clone(), connection, evicted, ready.clone()));
+                tokio::spawn(prepare(tcp, from, acceptor.clone(), (connection, slot), evicted, ready.clone()));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection of a peer");
+                if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections of peers; trying again");
+                }
                 sleep(ACCEPT_RETRY).await;
             }
         }
@@ -180,7 +231,7 @@ async fn prepare(
     tcp: TcpStream,
     from: SocketAddr,
     acceptor: Option<Acceptor>,
-    mut connection: Connection,
+    (mut connection, slot): (Connection, Slot),
     mut evicted: oneshot::Receiver<()>,
     ready: mpsc::Sender<Guarded>,
 ) {
@@ -192,6 +243,7 @@ async fn prepare(
             let accepted = tokio::select! {
                 accepted = acceptor.accept(tcp, from) => accepted,
                 _ = &mut evicted => None,
+                () = slot.must_close() => None,
             };
             let Some(wire) = accepted else { return };
             // Only holders of the authority's certificates come so far.
@@ -201,8 +253,10 @@ async fn prepare(
     };
     connection.certificate = wire.certificate();
     let limit = Limit { evicted: Some(evicted), deadline: Box::pin(sleep(UNPROVEN_TIME)) };
+    let (moved, must_close) = (Arc::new(Moved::new()), Box::pin(slot.must_close()));
+    slot.watch(Arc::clone(&moved) as Arc<dyn Idle>);
     // Nobody takes it any more at shutdown.
-    let _ = ready.send(Guarded { wire, connection, limit }).await;
+    let _ = ready.send(Guarded { wire, connection, limit, moved, must_close, _slot: slot }).await;
 }
 
 #[cfg(test)]

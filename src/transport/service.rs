@@ -570,7 +570,7 @@ pub async fn serve(
     let peer = peer_server::PeerServer::new(service.clone())
         .max_decoding_message_size(GRPC_BYTES_MAX)
         .max_encoding_message_size(GRPC_BYTES_MAX);
-    let incoming = incoming(listener, settings.tls.as_ref());
+    let incoming = incoming(listener, settings.tls.as_ref(), settings.connections_max);
     let mut stopping = service.0.stopping.subscribe();
     let signal = async {
         shutdown.await;

@@ -29,6 +29,8 @@ pub struct Settings {
     pub farewell: Duration,
     /// How long open connections may take to close at shutdown.
     pub shutdown_timeout: Duration,
+    /// Connections to the peer port at one time; at the limit the one that was idle longest is closed.
+    pub connections_max: u32,
     /// What connections run under, dialling and dialled; `None`: plain text.
     pub tls: Option<PeerTls>,
 }
@@ -47,6 +49,7 @@ impl Default for Settings {
             bootstrap_interval: Duration::from_millis(100),
             farewell: Duration::from_secs(2),
             shutdown_timeout: Duration::from_secs(1),
+            connections_max: 1_024,
             tls: None,
         }
     }
