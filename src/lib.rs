@@ -12,7 +12,7 @@
 //! 8. [`transport`]: peers over gRPC
 //! 9. [`api`]: clients over HTTP
 //! 10. [`k8s`]: the API server, which nothing of the above needs
-//! 11. [`metrics`], [`config`], [`server`], [`cli`]: the process
+//! 11. [`metrics`], [`logging`], [`supervision`], [`config`], [`server`], [`cli`]: the process
 //! 12. [`sim`]: histories and clusters that never were, to find faults
 //! 13. [`chaos`]: load on real clusters, judged, while faults are injected
 //! 14. `fuzzing`: what fuzz targets run; in tests and with the feature of that name only
@@ -26,6 +26,7 @@ pub mod driver;
 pub mod fuzzing;
 pub mod k8s;
 pub mod kv;
+pub mod logging;
 pub mod membership;
 pub mod metrics;
 pub mod plant;
@@ -34,6 +35,7 @@ pub mod replica;
 pub mod server;
 pub mod sim;
 pub mod storage;
+pub mod supervision;
 pub mod tls;
 pub mod transport;
 pub mod types;

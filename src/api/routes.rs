@@ -66,7 +66,7 @@ fn about<R: Replica>() -> Router<Arc<Api<R>>> {
             "/v1/events",
             route(GET, Route::Events, |api, request, _| ready(events::events(&api, &request))),
         )
-        .route("/livez", route(GET, Route::Livez, |_, _, _| ready(Ok("ok\n".into_response()))))
+        .route("/livez", route(GET, Route::Livez, |api, _, _| ready(Ok(status::livez(&api)))))
         .route("/readyz", route(GET, Route::Readyz, |api, _, _| ready(Ok(status::readyz(&api)))))
         .route("/metrics", route(GET, Route::Metrics, |api, _, _| ready(metrics(&api))))
         .route("/ui", page("text/html; charset=utf-8", PAGE))

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -12,6 +12,7 @@ use super::snapshot_slots::SnapshotSlots;
 use super::{Problem, Replica, Settings, VerifyToken};
 use crate::membership::{AdminError, AdminRequest};
 use crate::metrics::Metrics;
+use crate::supervision::Pulse;
 use crate::types::{LogIndex, NodeId};
 
 /// Streams of events at one time: each keeps what its client does not take yet.
@@ -55,6 +56,7 @@ pub struct Api<R> {
     node_id: OnceLock<NodeId>,
     replica: OnceLock<R>,
     administer: OnceLock<Administer>,
+    threads: RwLock<Vec<Pulse>>,
     waiting: RwLock<Option<String>>,
     advice: RwLock<Option<String>>,
     /// Why this node must not serve whether it finds a leader or not, and why it finds none.
@@ -91,6 +93,7 @@ impl<R: Replica> Api<R> {
             node_id,
             replica,
             administer,
+            threads: RwLock::default(),
             waiting,
             advice: RwLock::default(),
             trouble: RwLock::default(),
@@ -113,6 +116,17 @@ impl<R: Replica> Api<R> {
     pub fn start(&self, replica: R) {
         let _ = self.replica.set(replica);
         self.set_waiting(None);
+    }
+
+    /// Has the liveness probe fail when one of these threads, too, stands still.
+    pub fn watch_threads(&self, threads: Pulse) {
+        self.threads.write().unwrap_or_else(PoisonError::into_inner).push(threads);
+    }
+
+    /// Why the process is not alive.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let (threads, now) = (self.threads.read().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        threads.iter().flat_map(|threads| threads.troubles(now)).collect()
     }
 
     /// Hands requests of administrators to `administer` from now on. The first call counts.

@@ -82,8 +82,16 @@ pub(super) fn status<R: Replica>(api: &Api<R>, request: &Request) -> Result<Resp
 
 /// `GET /readyz`: whether requests should be sent here. Query parameters of probes are not looked at.
 pub(super) fn readyz<R: Replica>(api: &Api<R>) -> Response<Body> {
-    let reasons = reasons(api, api.running().map(Replica::status).as_ref());
-    let mut response = Response::new(Body::from(match &reasons[..] {
+    probe(&reasons(api, api.running().map(Replica::status).as_ref()))
+}
+
+/// `GET /livez`: whether every thread of the process turns. A restart helps against what it names.
+pub(super) fn livez<R: Replica>(api: &Api<R>) -> Response<Body> {
+    probe(&api.troubles())
+}
+
+fn probe(reasons: &[String]) -> Response<Body> {
+    let mut response = Response::new(Body::from(match reasons {
         [] => "ok\n".to_owned(),
         reasons => reasons.join("\n") + "\n",
     }));

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::raft::{Event, Refusal};
 use crate::replica::snapshot::Cut;
 use crate::replica::{Apply, ApplyInput, ApplyOutput};
+use crate::supervision::Beat;
 use crate::types::{ProposalId, ReadId};
 
 /// What to apply, and who waits for it, in the same order.
@@ -38,12 +39,14 @@ pub(super) fn run(
     view_wanted: &ViewWanted,
     send_snapshot: &SendSnapshot,
     metrics: &Metrics,
+    beat: &Beat,
 ) -> Result<(), Failure> {
     metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
     let Queues { jobs, done, changes } = queues;
     let waiting = metrics.queue_length.with_label_values(&["checkpoint"]);
     while let Ok(job) = jobs.recv() {
         let started = Instant::now();
+        beat.works(started);
         let mut out = ApplyOutput::default();
         apply.handle(job.inputs, &mut out)?;
         metrics.raft_apply_duration_seconds.observe(started.elapsed().as_secs_f64());
@@ -74,6 +77,8 @@ pub(super) fn run(
             keys: apply.keys(),
             view: view_wanted.take().then(|| apply.view()),
         };
+        // The checkpoint may be waiting for the disk.
+        beat.waits();
         if changes.send(change).is_err() {
             return Ok(());
         }

@@ -19,6 +19,7 @@ use crate::raft::{
 };
 use crate::replica::snapshot::Cut;
 use crate::replica::{ApplyInput, Core, CoreOutput, LogInput};
+use crate::supervision::Beat;
 use crate::types::{ClusterId, Instant, LogIndex, NodeId, ProposalId, ReadId, RequestId, StagedId};
 
 /// Taken from one queue in one turn, so that no queue starves the others.
@@ -165,9 +166,11 @@ impl CoreThread {
     }
 
     /// Runs until told to stop, or until the core halts.
-    pub(super) fn run(mut self) -> Result<(), Failure> {
+    pub(super) fn run(mut self, beat: &Beat) -> Result<(), Failure> {
         loop {
+            beat.waits();
             self.wait();
+            beat.works(std::time::Instant::now());
             self.turn();
             match self.out.halt {
                 // The log's thread has told why.

@@ -15,6 +15,7 @@ use crate::raft::Event;
 use crate::replica::{Log, LogInput, LogOutput};
 use crate::storage::StateStore;
 use crate::storage::files::Files;
+use crate::supervision::Beat;
 
 /// Runs until the core lets go of the queue, or until the disk fails.
 pub(super) fn run<F: Files, S: StateStore>(
@@ -24,6 +25,7 @@ pub(super) fn run<F: Files, S: StateStore>(
     segments: &Sender<SegmentJob<F>>,
     send: &Send,
     metrics: &Metrics,
+    beat: &Beat,
 ) -> Result<(), Failure> {
     let send = Arc::clone(send);
     let waiting = metrics.queue_length.with_label_values(&["segments"]);
@@ -38,6 +40,8 @@ pub(super) fn run<F: Files, S: StateStore>(
         }
         let started = Instant::now();
         let mut out = LogOutput::default();
+        // A disk that does not answer is found out by the core, and no restart helps against it.
+        beat.waits();
         if let Err(error) = log.handle(inputs, &mut out) {
             let _ = done.send(Done::LogFailed);
             return Err(error.into());
@@ -49,6 +53,7 @@ pub(super) fn run<F: Files, S: StateStore>(
                 .storage_flush_entries
                 .observe(f64::from(u32::try_from(flush.entries).unwrap_or(u32::MAX)));
         }
+        beat.works(Instant::now());
         let mut events = out.events;
         for (to, message) in out.sends {
             if !send(to, message) {
@@ -60,6 +65,7 @@ pub(super) fn run<F: Files, S: StateStore>(
         }
         size_bytes.set(log.wal().size_bytes());
         hand_out(&mut log, segments, &waiting);
+        beat.waits();
     }
     Ok(())
 }

@@ -162,27 +162,29 @@ pub fn start<F: Files, S: StateStore + 'static>(
         let view_wanted = view_wanted.clone();
         let (interval, done, metrics) = (settings.checkpoint_interval, done_in.clone(), metrics.clone());
         let every_round = move || snapshots.expire();
-        move || checkpoint::run(&state, &changes, view_wanted, interval, &done, every_round, &metrics)
+        // All of its work is the disk's.
+        move |_| checkpoint::run(&state, &changes, view_wanted, interval, &done, every_round, &metrics)
     })?;
     threads.spawn("segments", {
         let (space, gauge) = (Space::new(settings.disk_reserve_bytes), metrics.storage_free_bytes.clone());
         let waiting = metrics.queue_length.with_label_values(&["segments"]);
         let watch = segments_thread::Watch { space, free_bytes, gauge, waiting, is_blind: false };
         let done = done_in.clone();
-        move || segments_thread::run(&segments, watch, &done)
+        // As of the checkpoint.
+        move |_| segments_thread::run(&segments, watch, &done)
     })?;
     threads.spawn("apply", {
         let (done, metrics) = (done_in.clone(), metrics.clone());
-        move || {
+        move |beat| {
             let queues = apply_thread::Queues { jobs: apply_jobs, done, changes: changes_in };
-            apply_thread::run(apply, &queues, &view_wanted, &send_snapshot, &metrics)
+            apply_thread::run(apply, &queues, &view_wanted, &send_snapshot, &metrics, beat)
         }
     })?;
     threads.spawn("log", {
         let (send, metrics) = (Arc::clone(&send), metrics.clone());
-        move || {
+        move |beat| {
             let _ends_scrub = scrub_lives;
-            log_thread::run(log, &log_jobs, &done_in, &segments_in, &send, &metrics)
+            log_thread::run(log, &log_jobs, &done_in, &segments_in, &send, &metrics, beat)
         }
     })?;
     threads.spawn("core", {
@@ -190,7 +192,9 @@ pub fn start<F: Files, S: StateStore + 'static>(
         let observer = observe::Observer::new(node_id, metrics.clone(), on_configuration, events.clone());
         let status = Arc::clone(&status);
         let drop_snapshot = snapshots::dropper(shelf);
-        move || core_thread::CoreThread::new(core, queues, send, drop_snapshot, observer, status).run()
+        move |beat| {
+            core_thread::CoreThread::new(core, queues, send, drop_snapshot, observer, status).run(beat)
+        }
     })?;
     let handle = Handle::new(requests_in.clone(), store, status, events, &metrics);
     Ok((handle, inbox, threads.running(requests_in)))

@@ -31,7 +31,7 @@ pub(super) fn start<F: Files, S: StateStore + 'static>(
 ) -> io::Result<Sender<()>> {
     let (lives, stop) = bounded(0);
     let (state, metrics) = (Arc::clone(state), metrics.clone());
-    threads.spawn("scrub", move || run(&scrub, &state, interval, &stop, &metrics))?;
+    threads.spawn("scrub", move |_| run(&scrub, &state, interval, &stop, &metrics))?;
     Ok(lives)
 }
 

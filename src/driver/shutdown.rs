@@ -1,7 +1,9 @@
 //! The threads of a replica: how they fail, and how they stop.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use tokio::sync::mpsc;
@@ -9,6 +11,7 @@ use tokio::sync::mpsc;
 use super::core_thread::Request;
 use crate::replica::Unappliable;
 use crate::storage::StorageError;
+use crate::supervision::{Beat, Pulse};
 use crate::types::LogIndex;
 
 /// Why a replica stopped by itself.
@@ -33,6 +36,9 @@ pub enum Failure {
     /// A state that cannot be was met; the message was printed by the panic.
     #[error("the {0} thread stopped on a state that cannot be; see the message above")]
     Panicked(&'static str),
+    /// A thread ended in order although nothing asked it to.
+    #[error("the {0} thread ended unexpectedly")]
+    Ended(&'static str),
     /// Not a failure of anything: the cluster goes on without this node, for ever.
     #[error("this node was removed from its cluster by entry {index}")]
     Removed {
@@ -48,7 +54,7 @@ impl Failure {
         match self {
             Self::Storage(error) => error.exit_code(),
             Self::DataLost | Self::Diverged | Self::Unappliable(_) => EXIT_DAMAGED,
-            Self::Panicked(_) | Self::Removed { .. } => 1,
+            Self::Panicked(_) | Self::Ended(_) | Self::Removed { .. } => 1,
         }
     }
 }
@@ -56,43 +62,49 @@ impl Failure {
 /// As of a damaged data directory: starting again does not help.
 const EXIT_DAMAGED: u8 = 3;
 
+/// A thread that ended because of another one reports this much before it, at most.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 type Outcome = Result<(), Failure>;
 
 /// Threads being started; later ones feed earlier ones.
 pub(super) struct Threads {
+    pub(super) pulse: Pulse,
     started: Vec<(&'static str, JoinHandle<()>)>,
-    outcomes_in: mpsc::UnboundedSender<Outcome>,
-    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    outcomes_in: mpsc::UnboundedSender<(&'static str, Outcome)>,
+    outcomes: mpsc::UnboundedReceiver<(&'static str, Outcome)>,
 }
 
 impl Default for Threads {
     fn default() -> Self {
         let (outcomes_in, outcomes) = mpsc::unbounded_channel();
-        Self { started: Vec::new(), outcomes_in, outcomes }
+        Self { pulse: Pulse::default(), started: Vec::new(), outcomes_in, outcomes }
     }
 }
 
 /// Reports what must end the process although no thread of the replica met it.
-pub(super) struct Reporter(mpsc::UnboundedSender<Outcome>);
+pub(super) struct Reporter(mpsc::UnboundedSender<(&'static str, Outcome)>);
 
 impl Reporter {
     pub(super) fn report(&self, failure: Failure) {
         // Fails only if the replica was stopped already.
-        let _ = self.0.send(Err(failure));
+        let _ = self.0.send(("replica", Err(failure)));
     }
 }
 
 /// Reports a thread's end even if it panics.
 struct Report {
     name: &'static str,
+    beat: Arc<Beat>,
     outcome: Option<Outcome>,
-    outcomes: mpsc::UnboundedSender<Outcome>,
+    outcomes: mpsc::UnboundedSender<(&'static str, Outcome)>,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
+        self.beat.ends();
         let outcome = self.outcome.take().unwrap_or(Err(Failure::Panicked(self.name)));
-        let _ = self.outcomes.send(outcome);
+        let _ = self.outcomes.send((self.name, outcome));
     }
 }
 
@@ -100,12 +112,13 @@ impl Threads {
     pub(super) fn spawn(
         &mut self,
         name: &'static str,
-        run: impl FnOnce() -> Outcome + std::marker::Send + 'static,
+        run: impl FnOnce(&Beat) -> Outcome + std::marker::Send + 'static,
     ) -> io::Result<()> {
-        let outcomes = self.outcomes_in.clone();
+        let (outcomes, beat) = (self.outcomes_in.clone(), self.pulse.thread(name));
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut report = Report { name, outcome: None, outcomes };
-            report.outcome = Some(run());
+            let mut report = Report { name, beat, outcome: None, outcomes };
+            let outcome = run(&report.beat);
+            report.outcome = Some(outcome);
         })?;
         self.started.push((name, thread));
         Ok(())
@@ -119,7 +132,7 @@ impl Threads {
     pub(super) fn running(self, requests: Sender<Request>) -> Running {
         let mut threads = self.started;
         threads.reverse();
-        Running { threads, outcomes: self.outcomes, requests }
+        Running { threads, pulse: self.pulse, outcomes: self.outcomes, requests }
     }
 }
 
@@ -127,20 +140,35 @@ impl Threads {
 pub struct Running {
     /// The core first, the checkpoint last: each ends when the one before it has let go of its queue.
     threads: Vec<(&'static str, JoinHandle<()>)>,
-    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    pulse: Pulse,
+    outcomes: mpsc::UnboundedReceiver<(&'static str, Outcome)>,
     requests: Sender<Request>,
 }
 
 impl Running {
-    /// Waits until threads end that were not told to, and says why. Those that end with another one in order may report
+    /// What the threads are at.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Waits until a thread ends that was not told to, and says why. Those that end because of another one may report
     /// before it does.
-    pub async fn failed(&mut self) -> Option<Failure> {
-        while let Some(outcome) = self.outcomes.recv().await {
-            if let Err(failure) = outcome {
-                return Some(failure);
+    pub async fn failed(&mut self) -> Failure {
+        let first = match self.outcomes.recv().await {
+            Some((_, Err(failure))) => return failure,
+            Some((name, Ok(()))) => name,
+            None => "replica",
+        };
+        let cause = async {
+            while let Some((_, outcome)) = self.outcomes.recv().await {
+                if let Err(failure) = outcome {
+                    return failure;
+                }
             }
-        }
-        None
+            Failure::Ended(first)
+        };
+        tokio::time::timeout(CAUSE_TIMEOUT, cause).await.unwrap_or(Failure::Ended(first))
     }
 
     /// Finishes what is in flight, flushes log and checkpoint, and ends the threads. Blocks.
@@ -157,7 +185,7 @@ impl Running {
             }
         }
         let mut result = Ok(());
-        while let Ok(outcome) = self.outcomes.try_recv() {
+        while let Ok((_, outcome)) = self.outcomes.try_recv() {
             result = result.and(outcome);
         }
         result

@@ -8,6 +8,7 @@ use crate::k8s::KubeError;
 use crate::membership::InitialClusterError;
 use crate::replica::Unappliable;
 use crate::storage::StorageError;
+use crate::supervision;
 use crate::tls::TlsError;
 use crate::transport::BootstrapError;
 use crate::types::{Address, ClusterId};
@@ -80,6 +81,9 @@ pub enum ServerError {
     /// A part of the server ended by itself.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
+    /// A task that must not end did.
+    #[error(transparent)]
+    Task(#[from] supervision::Ended),
 }
 
 impl ServerError {
@@ -100,7 +104,8 @@ impl ServerError {
             | Self::InitialCluster(_)
             | Self::Bootstrap(_)
             | Self::Kubernetes(_)
-            | Self::Ended(_) => 1,
+            | Self::Ended(_)
+            | Self::Task(_) => 1,
         }
     }
 }

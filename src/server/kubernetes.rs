@@ -20,6 +20,7 @@ use crate::membership::{
 };
 use crate::metrics::Metrics;
 use crate::storage::Place;
+use crate::supervision::Tasks;
 use crate::transport::{Answer, Surroundings};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
@@ -32,16 +33,17 @@ pub(super) struct Kubernetes {
     addresses: Addresses,
     announcer: Announcer,
     tasks: Vec<JoinHandle<()>>,
+    watched: Tasks,
 }
 
 impl Kubernetes {
     /// Begins to follow the peers' addresses. Whether the API server answers is not waited for.
-    pub(super) async fn connect(settings: &Settings) -> Result<Self, ServerError> {
+    pub(super) async fn connect(settings: &Settings, watched: &Tasks) -> Result<Self, ServerError> {
         let kube = Kube::connect(settings.clone()).await?;
         let addresses = Addresses::new(settings.clone());
-        let tasks = vec![tokio::spawn(addresses.clone().follow(kube.clone()))];
+        let tasks = vec![watched.spawn("pods' addresses", addresses.clone().follow(kube.clone()))];
         let announcer = Announcer::new(&kube);
-        Ok(Self { kube, addresses, announcer, tasks })
+        Ok(Self { kube, addresses, announcer, tasks, watched: watched.clone() })
     }
 
     /// As [`Kube::peer_secret`].
@@ -76,9 +78,11 @@ impl Kubernetes {
         let majority_on_one_node = metrics.kube_majority_on_one_node.clone();
         let replica = Replica { handle: handle.clone(), api: Arc::clone(api) };
         let controller = Controller::new(self.kube.clone(), replica, announcer.clone(), majority_on_one_node);
-        self.tasks.push(tokio::spawn(controller.run(Arc::clone(&wake))));
-        self.tasks.push(tokio::spawn(follow(handle.clone(), wake, announcer.clone())));
-        self.tasks.push(tokio::spawn(advise(self.kube.clone(), handle.clone(), Arc::clone(api), announcer)));
+        let following = follow(handle.clone(), Arc::clone(&wake), announcer.clone());
+        let advising = advise(self.kube.clone(), handle.clone(), Arc::clone(api), announcer);
+        self.tasks.push(self.watched.spawn("controller", controller.run(wake)));
+        self.tasks.push(self.watched.spawn("announcements", following));
+        self.tasks.push(self.watched.spawn("advice", advising));
     }
 
     /// Whether the pod stops since its StatefulSet was scaled down, by a fresh look.

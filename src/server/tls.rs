@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::supervision::Tasks;
 use crate::tls::{
     Acceptor, HeldSecret, HostOf, PeerSource, PeerTls, Port, SecretSettings, SecretSource, TlsError, watch,
 };
@@ -21,7 +22,7 @@ pub(super) struct Tls {
 
 impl Tls {
     /// Reads the files, and looks at them from now on.
-    pub(super) fn load(config: &Config, metrics: &Metrics) -> Result<Self, TlsError> {
+    pub(super) fn load(config: &Config, metrics: &Metrics, tasks: &Tasks) -> Result<Self, TlsError> {
         let settings = &config.tls;
         let mut tls = Self::default();
         let mut ports = Vec::new();
@@ -43,7 +44,7 @@ impl Tls {
             ports.push(port);
         }
         if !ports.is_empty() {
-            tls.watch = Some(tokio::spawn(watch(ports, interval)));
+            tls.watch = Some(tasks.spawn("certificates", watch(ports, interval)));
         }
         Ok(tls)
     }

@@ -15,6 +15,7 @@ use crate::membership::Local;
 use crate::metrics::{IntCounter, Metrics};
 use crate::raft::Message;
 use crate::replica::snapshot::Cut;
+use crate::supervision::Tasks;
 use crate::types::{ClusterId, NodeId, ProposalId};
 
 /// Names kept of nodes that were members once.
@@ -26,6 +27,8 @@ pub type OnLost = Arc<dyn Fn(NodeId, Vec<ProposalId>) + Send + Sync>;
 
 /// What [`Peers`] needs.
 pub struct PeersContext {
+    /// What watches the tasks that dial.
+    pub tasks: Tasks,
     /// This node.
     pub local: Local,
     /// Its cluster.
@@ -219,7 +222,8 @@ impl Inner {
             outbox: Arc::clone(&outbox),
             seen: Arc::clone(&seen),
         };
-        let task = self.runtime.spawn(dial::keep_connected(target)).abort_handle();
+        let dialling = self.context.tasks.watched("stream to a peer", dial::keep_connected(target));
+        let task = self.runtime.spawn(dialling).abort_handle();
         let contacts = watch::Sender::new(());
         Link { name: name.to_owned(), outbox, seen, task, snapshot: None, member: false, contacts }
     }

@@ -21,6 +21,7 @@ use crate::membership::{Formed, InitialCluster, InitialMember, Intent, JoinPolic
 use crate::metrics::Metrics;
 use crate::raft::{Append, Configuration, Entry, Member, Message, Payload, Signal};
 use crate::replica::snapshot::Outcome;
+use crate::supervision::Tasks;
 use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId, ProposalId, ReadId, Session, Term};
 
 const X: ClusterId = ClusterId(0x10);
@@ -168,6 +169,7 @@ impl Node {
         let still_leads = leads.clone();
         let metrics = Metrics::new();
         let context = PeersContext {
+            tasks: Tasks::default(),
             local: self.local.clone(),
             cluster_id,
             resolver: self.addresses.resolver(),

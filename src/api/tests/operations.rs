@@ -1,7 +1,10 @@
 //! Status, health, metrics, the page, and paths that do not exist.
 
+use std::time::Instant;
+
 use super::*;
 use crate::driver::RoleName;
+use crate::supervision::Pulse;
 use crate::types::LogIndex;
 
 #[tokio::test]
@@ -33,6 +36,23 @@ async fn status_has_the_documented_fields() {
         "reasons": [],
     });
     assert_eq!(reply.json(), expected);
+}
+
+#[tokio::test]
+async fn a_thread_that_stands_still_or_ended_fails_the_liveness_probe_by_name() {
+    let server = Server::start().await;
+    let threads = Pulse::default();
+    server.api.watch_threads(threads.clone());
+    let (core, log) = (threads.thread("core"), threads.thread("log"));
+    core.works(Instant::now());
+    assert_eq!(server.get("/livez").await.status, 200);
+    log.ends();
+    let live = server.get("/livez").await;
+    assert_eq!((live.status, live.text()), (503, "thread `log` has ended\n"));
+    // Idle, or waiting for its disk.
+    log.waits();
+    assert_eq!(server.get("/livez").await.status, 200);
+    assert_eq!(server.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
