@@ -65,14 +65,14 @@ fn log(directory: &Directory) -> Result<(), CliError> {
         out: BufWriter::new(io::stdout().lock()),
         format: directory.output,
         known: None,
-        gone: false,
+        printed: Ok(()),
     };
     let inspected = inspect::log(&directory.path, &mut |record| printer.record(record));
     // What was read before damage is printed before the damage is told.
     let summary = inspected.as_ref().ok().map(Summary::new);
-    printer.finish(summary);
+    let written = printer.finish(summary);
     inspected?;
-    Ok(())
+    print::reader_may_go(written)
 }
 
 fn verify(directory: &Directory) -> Result<(), CliError> {
@@ -82,7 +82,6 @@ fn verify(directory: &Directory) -> Result<(), CliError> {
         Format::Text => print::text(&verified.text()),
         Format::Json => print::json(&verified),
     }
-    Ok(())
 }
 
 /// Prints records as they come: a log may be larger than memory.
@@ -91,20 +90,19 @@ struct Printer<W: Write> {
     format: Format,
     /// The hard state printed last.
     known: Option<HardState>,
-    /// Nobody reads any more.
-    gone: bool,
+    /// Nothing is printed after a failure.
+    printed: io::Result<()>,
 }
 
 impl<W: Write> Printer<W> {
     fn record(&mut self, record: &LogRecord) {
-        if self.gone {
+        if self.printed.is_err() {
             return;
         }
-        let printed = match self.format {
+        self.printed = match self.format {
             Format::Text => self.text(record),
             Format::Json => self.json(&Record::new(record)),
         };
-        self.gone = printed.is_err();
     }
 
     fn text(&mut self, record: &LogRecord) -> io::Result<()> {
@@ -133,15 +131,14 @@ impl<W: Write> Printer<W> {
         self.out.write_all(b"\n")
     }
 
-    fn finish(&mut self, summary: Option<Summary>) {
+    fn finish(&mut self, summary: Option<Summary>) -> io::Result<()> {
+        std::mem::replace(&mut self.printed, Ok(()))?;
         let printed = match (summary, self.format) {
-            _ if self.gone => return,
             (None, _) => Ok(()),
             (Some(summary), Format::Text) => writeln!(self.out, "-- {}", summary.text()),
             (Some(summary), Format::Json) => self.json(&serde_json::json!({ "summary": summary })),
         };
-        // A reader that has gone wants no more, and there is nobody to tell.
-        let _ = printed.and_then(|()| self.out.flush());
+        printed.and_then(|()| self.out.flush())
     }
 }
 
@@ -187,10 +184,10 @@ mod tests {
     }
 
     fn printed(format: Format) -> String {
-        let mut printer = Printer { out: Vec::new(), format, known: None, gone: false };
+        let mut printer = Printer { out: Vec::new(), format, known: None, printed: Ok(()) };
         printer.record(&record());
         printer.record(&LogRecord { truncate_from: None, entries: Vec::new(), ..record() });
-        printer.finish(None);
+        printer.finish(None).unwrap();
         String::from_utf8(printer.out).unwrap()
     }
 
@@ -258,7 +255,7 @@ mod tests {
         );
         assert!(verified.ends_with("No damage found.\n"), "{verified}");
 
-        let mut printer = Printer { out: Vec::new(), format: Format::Text, known: None, gone: false };
+        let mut printer = Printer { out: Vec::new(), format: Format::Text, known: None, printed: Ok(()) };
         inspect::log(dir.path(), &mut |record| printer.record(record)).unwrap();
         let text = String::from_utf8(printer.out).unwrap();
         assert!(text.contains("command        delete gone if present, idempotency key once"), "{text}");

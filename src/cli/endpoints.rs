@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
+use super::list::{List, list};
 use crate::tls::{Connector, ConnectorSettings, IdentitySettings, PeerSecrets};
 use crate::types::Address;
 
@@ -22,11 +23,10 @@ pub(super) struct Endpoints {
         value_name = "HOST:PORT,…",
         env = "KUBERAFT_ENDPOINTS",
         hide_env_values = true,
-        value_delimiter = ',',
-        value_parser = parse,
+        value_parser = list(parse),
         default_value = DEFAULT
     )]
-    addresses: Vec<Given>,
+    addresses: Vec<List<Given>>,
 
     #[command(flatten)]
     tls: TlsFlags,
@@ -148,7 +148,7 @@ impl Endpoints {
     pub(super) fn all(&self) -> Vec<Endpoint> {
         let endpoint =
             |given: &Given| Endpoint { address: given.address.clone(), is_tls: given.is_tls(&self.tls) };
-        self.addresses.iter().map(endpoint).collect()
+        self.addresses.iter().flat_map(|list| &list.0).map(endpoint).collect()
     }
 
     /// As people read them.

@@ -139,7 +139,6 @@ pub(super) fn put(args: Put) -> Result<(), CliError> {
         Format::Text => print::text(&format!("revision {}\n", written.revision)),
         Format::Json => print::json(&written),
     }
-    Ok(())
 }
 
 /// Prints what a key holds.
@@ -164,14 +163,14 @@ pub(super) fn get(args: Get) -> Result<(), CliError> {
     match args.answer.output {
         Format::Json => print::json(&Shown::new(&key, &found)),
         Format::Text => {
-            print::bytes(&found.content.value);
+            print::bytes(&found.content.value)?;
             // Only a person needs the line ended; a program gets the value as it is.
             if std::io::stdout().is_terminal() && !found.content.value.ends_with(b"\n") {
-                print::text("\n");
+                print::text("\n")?;
             }
+            Ok(())
         }
     }
-    Ok(())
 }
 
 /// Deletes a key.
@@ -186,7 +185,6 @@ pub(super) fn del(args: Del) -> Result<(), CliError> {
         Format::Text => print::text(&format!("revision {revision}\n")),
         Format::Json => print::json(&serde_json::json!({ "revision": revision })),
     }
-    Ok(())
 }
 
 fn key(key: OsString) -> Result<Vec<u8>, CliError> {

@@ -136,8 +136,7 @@ pub(super) fn transfer(args: &TransferLeader) -> Result<(), CliError> {
         Some(to) => format!("{to} leads now"),
         None => "another member leads now".to_owned(),
     };
-    show(*output, done, &text);
-    Ok(())
+    show(*output, done, &text)
 }
 
 fn change(order: &Order, change: &MemberChange, text: &str) -> Result<(), CliError> {
@@ -147,11 +146,10 @@ fn change(order: &Order, change: &MemberChange, text: &str) -> Result<(), CliErr
         let changed = cluster.change_members(change, expected.map(LogIndex)).await;
         changed.map_err(|error| explain(client, &error))
     })?;
-    show(*output, done, text);
-    Ok(())
+    show(*output, done, text)
 }
 
-fn show(output: Output, done: Done, text: &str) {
+fn show(output: Output, done: Done, text: &str) -> Result<(), CliError> {
     match output.layout() {
         Layout::Table => print::text(&format!("{text} (entry {})\n", done.index)),
         Layout::Json => print::json(&done),
@@ -175,7 +173,6 @@ fn list(args: &List) -> Result<(), CliError> {
         Layout::Table => print::text(&table(&report)),
         Layout::Json => print::json(&report),
     }
-    Ok(())
 }
 
 fn table(report: &MembersReport) -> String {

@@ -1,6 +1,7 @@
 //! The command line: one file a command. The only part of the crate that prints.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // standard output is this module's purpose
+#[macro_use]
+mod print;
 
 mod bench;
 mod chaos;
@@ -8,12 +9,13 @@ mod client;
 mod debug;
 mod dev;
 mod endpoints;
+mod file;
 mod keys;
+mod list;
 mod member;
 mod output;
 mod place;
 mod plant;
-mod print;
 mod recover;
 mod scenario;
 mod serve;
@@ -21,9 +23,11 @@ mod sim;
 mod snapshot;
 mod status;
 
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{ConfigError, Flags};
 use crate::server::{RefoundError, ServerError};
@@ -101,12 +105,19 @@ enum CliError {
     /// A node ended with an error.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A node ended with this exit code, and its log says why.
+    #[error("a node ended with exit code {0}")]
+    Reported(u8),
+    /// The result could not be printed.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
 }
 
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::Output(_) => 1,
+            Self::Reported(code) => *code,
             Self::Usage(_) | Self::Config(_) => 2,
             Self::Refused(_) => 5,
             Self::Storage(error) => error.exit_code(),
@@ -119,7 +130,9 @@ impl CliError {
 /// Does what the process's arguments ask for and returns its exit code. Prints errors to standard error.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let command = without_empty_variables(Cli::command(), &|name| std::env::var_os(name));
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),
     };
@@ -144,23 +157,41 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError::Config(ConfigError::Flags(error))) => report_usage(&error),
         Err(error) => {
-            eprintln!("error: {error}");
+            if !matches!(error, CliError::Reported(_)) {
+                note!("error: {error}");
+            }
             ExitCode::from(error.exit_code())
         }
     }
 }
 
+/// An empty variable of the environment counts as one that is not set, for every flag of every command.
+fn without_empty_variables(
+    command: clap::Command,
+    value: &dyn Fn(&OsStr) -> Option<OsString>,
+) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let is_empty =
+            argument.get_env().is_some_and(|name| value(name).is_some_and(|value| value.is_empty()));
+        if is_empty { argument.env(None) } else { argument }
+    });
+    command.mut_subcommands(|command| without_empty_variables(command, value))
+}
+
 /// Prints what clap says, be it an error or the help that was asked for.
 fn report_usage(error: &clap::Error) -> ExitCode {
-    // Nothing is left to be done if even this cannot be printed.
-    let _ = error.print();
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    // The text of a mistake is lost if it cannot be printed, and its exit code is not.
+    match print::reader_may_go(error.print()) {
+        Err(failure) if !error.use_stderr() => {
+            note!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -201,6 +232,23 @@ mod tests {
         for line in ["kuberaft get a -o table", "kuberaft member list -o text"] {
             assert!(parse(line).is_ok(), "{line}");
         }
+    }
+
+    #[test]
+    fn an_empty_variable_of_any_flag_counts_as_unset() {
+        fn check(command: &clap::Command, count: &mut usize) {
+            for argument in command.get_arguments() {
+                assert_eq!(argument.get_env(), None, "{} of {}", argument.get_id(), command.get_name());
+                *count += 1;
+            }
+            command.get_subcommands().for_each(|command| check(command, count));
+        }
+        let mut count = 0;
+        check(&without_empty_variables(Cli::command(), &|_| Some(OsString::new())), &mut count);
+        assert!(count > 100, "{count}");
+        let kept = without_empty_variables(Cli::command(), &|_| Some("x".into()));
+        let get = kept.find_subcommand("get").unwrap();
+        assert!(get.get_arguments().any(|argument| argument.get_env().is_some()));
     }
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

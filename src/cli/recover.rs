@@ -14,7 +14,9 @@ use super::place::{LatchBefore, LatchReport, PlaceFlags};
 use super::{CliError, print};
 use crate::config::{InitialCluster, PeerTlsFlags};
 use crate::membership::InitialMember;
-use crate::server::{Majority, PeerPods, PeersToAsk, Presence, Recovery, Target, survey};
+use crate::server::{
+    Majority, PeerPods, PeersToAsk, Presence, RecoveredDirectory, Recovery, Target, survey,
+};
 use crate::types::{LogIndex, Name, NodeId};
 use report::Report;
 
@@ -100,16 +102,17 @@ pub(super) fn run(args: &Recover) -> Result<(), CliError> {
     let latch = args.place.latch();
     let plan = describe(&recovery) + &latch.as_ref().map(LatchBefore::plan).unwrap_or_default();
     match args.answer.output {
-        Format::Text => print::text(&plan),
+        Format::Text => print::text(&plan)?,
         // Nobody can agree to what is not seen.
-        Format::Json if !args.yes && io::stdin().is_terminal() => eprint!("{plan}"),
+        Format::Json if !args.yes && io::stdin().is_terminal() => note_part!("{plan}"),
         Format::Json => {}
     }
     let mut report = Report::new(args, &recovery, latch.as_ref());
     let done = go_on(args, recovery, latch.as_ref(), &mut report);
     if args.answer.output == Format::Json {
         report.problem = done.as_ref().err().map(ToString::to_string);
-        print::json(&report);
+        let printed = print::json(&report);
+        return done.and(printed);
     }
     done
 }
@@ -142,9 +145,10 @@ fn go_on(
     latch: Option<&LatchBefore<'_>>,
     report: &mut Report,
 ) -> Result<(), CliError> {
-    let say = |text: &str| {
-        if args.answer.output == Format::Text {
-            print::text(text);
+    let mut printed = Ok(());
+    let mut say = |text: &str| {
+        if args.answer.output == Format::Text && printed.is_ok() {
+            printed = print::text(text);
         }
     };
     if let Some(unfinished) = unfinished(args, &recovery, latch) {
@@ -155,7 +159,10 @@ fn go_on(
         return Err(CliError::Failed("nothing was changed".to_owned()));
     }
     let (cluster_id, name) = (recovery.cluster_id, recovery.name.clone());
-    let before = recovery.carry_out()?.before;
+    let RecoveredDirectory { before, warning } = recovery.carry_out()?;
+    if let Some(warning) = warning {
+        note!("warning: {warning}");
+    }
     let kept = before.as_ref().map(|path| format!("What was there before is kept in {}.\n", path.display()));
     say(&format!(
         "\nDone: this node is the only voter of cluster {cluster_id}.\n{}",
@@ -178,7 +185,7 @@ fn go_on(
              others with empty directories: they join, and become voters once they have caught up.\n"
         ),
     });
-    Ok(())
+    printed
 }
 
 /// What a recovery before this one left to be done about the latch, perhaps: the cluster is there, and not named.
@@ -229,7 +236,7 @@ fn is_agreed() -> Result<bool, CliError> {
             "nothing was changed: there is no terminal to ask on; --yes goes on without asking".to_owned(),
         ));
     }
-    eprint!("\nGo on? Type yes: ");
+    note_part!("\nGo on? Type yes: ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(answer.trim() == "yes")

@@ -40,14 +40,13 @@ pub(super) struct Arguments {
 /// Plays a scenario, or lists all.
 pub(super) fn run(args: &Arguments) -> Result<(), CliError> {
     let Some(name) = args.name.as_deref().filter(|_| !args.list) else {
-        match args.output {
+        return match args.output {
             Format::Text => print::text(&list()),
             Format::Json => {
                 let entry = |scenario: &&Scenario| serde_json::json!({"name": scenario.name, "title": scenario.title, "about": scenario.about});
-                print::json(&SCENARIOS.iter().map(entry).collect::<Vec<_>>());
+                print::json(&SCENARIOS.iter().map(entry).collect::<Vec<_>>())
             }
-        }
-        return Ok(());
+        };
     };
     let Some(scenario) = Scenario::find(name) else {
         return Err(CliError::Usage(format!(
@@ -56,12 +55,12 @@ pub(super) fn run(args: &Arguments) -> Result<(), CliError> {
         )));
     };
     let story = scenario.tell_planted(args.seed, args.plant.map(Planted::new).unwrap_or_default());
-    match args.output {
+    let printed = match args.output {
         Format::Text => print::text(&told(&story)),
         Format::Json => print::json(&story),
-    }
+    };
     if story.ok {
-        return Ok(());
+        return printed;
     }
     Err(CliError::Failed(format!("{}: {}", heading(&story), failed_step(&story))))
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{CliError, plant, print};
+use super::list::{List, list};
+use super::{CliError, file, plant, print};
 use crate::config::Span;
 use crate::plant::{Plant, Planted};
 use crate::sim::faults::FaultKind;
@@ -45,8 +46,8 @@ pub(super) struct Sim {
     #[arg(long, value_name = "MIX", value_parser = parse_mix)]
     mix: Option<Mix>,
     /// Kinds of faults that do not happen
-    #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = parse_fault)]
-    without: Vec<FaultKind>,
+    #[arg(long, value_name = "KIND,…", value_parser = list(parse_fault))]
+    without: Vec<List<FaultKind>>,
     /// Plant a bug that must be found, or each in turn, up to 2000 seeds from each of five starts; needs a program
     /// built with `--features planted-bugs`
     #[arg(long, value_name = "BUG|all", value_parser = parse_planting)]
@@ -125,7 +126,7 @@ impl Sim {
             clients: self.clients.map(usize::from),
             mix: self.mix,
             wire: Wire(transport::carried),
-            without: self.without.iter().copied().collect(),
+            without: self.without.iter().flat_map(|list| &list.0).copied().collect(),
             planted: match self.plant {
                 Some(Planting::One(plant)) => Planted::new(plant),
                 Some(Planting::All) | None => Planted::NONE,
@@ -142,11 +143,11 @@ impl Sim {
 fn replay(plan: &Plan) -> Result<(), CliError> {
     let outcome = run(plan, true);
     for (at, happening) in &outcome.happenings {
-        print::text(&format!("{:>12.6}  {happening}\n", Duration::from_micros(at.0).as_secs_f64()));
+        print::text(&format!("{:>12.6}  {happening}\n", Duration::from_micros(at.0).as_secs_f64()))?;
     }
-    print::text(&format!("{}\n", told(plan.seed, &outcome)));
+    let printed = print::text(&format!("{}\n", told(plan.seed, &outcome)));
     match &outcome.failure {
-        None => Ok(()),
+        None => printed,
         Some(failure) => Err(CliError::Failed(failure_text(plan.seed, failure))),
     }
 }
@@ -209,6 +210,14 @@ fn run_seeds(args: &Sim) -> Result<(), CliError> {
     let (next, tally) = (AtomicU64::new(first), Tally::default());
     let (found, is_over) = (Mutex::new(None::<(Plan, Failure)>), AtomicBool::new(false));
     let started = Instant::now();
+    // What cannot be printed ends the search.
+    let failed = Mutex::new(None::<CliError>);
+    let print = |line: &str| {
+        if let Err(error) = print::text(line) {
+            is_over.store(true, Ordering::Relaxed);
+            *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+        }
+    };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
             .map(|_| {
@@ -222,7 +231,7 @@ fn run_seeds(args: &Sim) -> Result<(), CliError> {
                         let outcome = run(&plan, false);
                         tally.add(&outcome);
                         if args.verbose {
-                            print::text(&format!("{}\n", told(seed, &outcome)));
+                            print(&format!("{}\n", told(seed, &outcome)));
                         }
                         if let Some(failure) = outcome.failure {
                             is_over.store(true, Ordering::Relaxed);
@@ -237,14 +246,15 @@ fn run_seeds(args: &Sim) -> Result<(), CliError> {
             std::thread::sleep(Duration::from_millis(20));
             if reported.elapsed() >= REPORT_INTERVAL {
                 reported = Instant::now();
-                print::text(&format!("{}\n", tally.told(started.elapsed())));
+                print(&format!("{}\n", tally.told(started.elapsed())));
             }
         }
     });
-    print::text(&format!("{}\n", tally.told(started.elapsed())));
+    print(&format!("{}\n", tally.told(started.elapsed())));
+    let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     match found {
-        None => Ok(()),
+        None => failed.map_or(Ok(()), Err),
         Some((plan, failure)) => Err(CliError::Failed(explain(plan, failure))),
     }
 }
@@ -259,9 +269,12 @@ fn keep_first(found: &Mutex<Option<(Plan, Failure)>>, plan: Plan, failure: Failu
 
 /// The failure, and how to see it again with as little beside it as was found.
 fn explain(plan: Plan, failure: Failure) -> String {
-    print::text(&format!("{}\n", failure_text(plan.seed, &failure)));
-    print::text(&format!("replay: {}\n", command(&plan)));
-    print::text("looking for a smaller run that fails as well …\n");
+    // The failure is told at the end, too, whatever became of this.
+    let _ = print::text(&format!(
+        "{}\nreplay: {}\nlooking for a smaller run that fails as well …\n",
+        failure_text(plan.seed, &failure),
+        command(&plan)
+    ));
     let (plan, failure) = shrink(plan, failure);
     format!("{}\nreplay: {}", failure_text(plan.seed, &failure), command(&plan))
 }

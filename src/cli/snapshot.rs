@@ -1,28 +1,31 @@
 //! `kuberaft snapshot`: backups. `save` asks a running cluster, `inspect` and `restore` need none.
 
 mod folder;
+mod sink;
+mod source;
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufReader, IsTerminal, Write};
+use std::io::{self, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use http_body_util::BodyExt;
 use serde::Serialize;
 
+use self::sink::Sink;
 use super::client::{ClientFlags, block_on, unless_interrupted};
 use super::endpoints::Endpoint;
+use super::file::{Target, failed};
 use super::output::{Layout, Output, utc};
 use super::place::PlaceFlags;
 use super::{CliError, print};
 use crate::api::client::{Client, ClientError};
 use crate::replica::snapshot::file::{About, FileError, Nowhere, Reader, Totals};
-use crate::server::{RefoundError, Restored, restore};
+use crate::server::{Backup, RefoundError, Restored, restore};
 use crate::tls::Connector;
-use crate::types::Name;
+use crate::types::{Name, Revision};
 
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,7 +48,7 @@ pub(super) enum Snapshot {
 /// The flags of `snapshot save`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Save {
-    /// File to write; if it is there, it is replaced once the new one is whole
+    /// File to write; if it is there, it is replaced once the new one is whole. `-` is standard output
     #[arg(value_name = "FILE", required_unless_present = "dir", conflicts_with = "dir")]
     file: Option<PathBuf>,
 
@@ -78,7 +81,7 @@ pub(super) struct List {
 /// The flags of `snapshot inspect`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Inspect {
-    /// A file that `snapshot save` wrote, or a folder: its newest backup
+    /// A file that `snapshot save` wrote, `-` for standard input, or a folder: its newest backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -89,7 +92,7 @@ pub(super) struct Inspect {
 /// The flags of `snapshot restore`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Restore {
-    /// A file that `snapshot save` wrote, or a folder: its newest backup
+    /// A file that `snapshot save` wrote, `-` for standard input, or a folder: its newest backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -146,6 +149,8 @@ struct New {
     node_id: String,
     name: String,
     data_dir: PathBuf,
+    /// The revision that it begins with.
+    revision: Revision,
     /// What became of the latch, or is to be done about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     latch: Option<String>,
@@ -162,40 +167,60 @@ pub(super) fn run(args: &Snapshot) -> Result<(), CliError> {
 }
 
 fn save(args: &Save) -> Result<(), CliError> {
-    let partial = match (&args.file, &args.dir) {
-        (Some(file), _) if file.is_dir() || file.file_name().is_none() => {
-            let file = file.display();
-            return Err(CliError::Usage(format!("{file} is no name for a file; for a folder, give --dir")));
-        }
-        (Some(file), _) => Partial::create(file)?,
-        (None, Some(dir)) => folder::begin(dir)?,
+    let sink = match (&args.file, &args.dir) {
+        (Some(file), _) => Sink::open(Target::of(file)?)?,
+        (None, Some(dir)) => Sink::Replaces(folder::begin(dir)?),
         (None, None) => return Err(CliError::Usage("give a file, or a folder with --dir".to_owned())),
     };
-    let partial = block_on(unless_interrupted(download(&args.client, partial)))?;
-    let (about, totals) = read(&partial.path, |reader| {
-        while reader.next_chunk()?.is_some() {}
-        Ok(())
-    })
-    .map_err(|error| CliError::Failed(format!("the snapshot {error}; nothing was saved")))?;
-    let in_folder = args.dir.as_ref().map(|dir| dir.join(folder::name(&about)));
-    let target = args.file.clone().or(in_folder).expect("one of the two is given, as looked at above");
-    partial.publish(&target)?;
-    let removed = match (&args.dir, args.keep) {
-        (Some(dir), Some(keep)) => {
-            folder::prune(dir, about.cluster_id, &target, keep.into()).map_err(|error| {
-                CliError::Failed(format!("{} was saved, but an older one stays: {error}", target.display()))
-            })?
+    let unsaved = |error: FileError| CliError::Failed(format!("the snapshot {error}; nothing was saved"));
+    match block_on(unless_interrupted(download(&args.client, sink)))? {
+        Sink::Replaces(partial) => {
+            let (about, totals) = verify(&partial.path).map_err(unsaved)?;
+            let target = match (&args.file, &args.dir) {
+                (Some(file), _) => file.clone(),
+                (None, dir) => dir.as_deref().unwrap_or(Path::new(".")).join(folder::name(&about)),
+            };
+            let place = match Target::of(&target)? {
+                Target::Regular(path) => path,
+                _ => return Err(CliError::Failed(format!("{} was replaced meanwhile", target.display()))),
+            };
+            partial.publish(&place)?;
+            let removed = prune(args, &about, &target)?;
+            let file_bytes = size(&place)?;
+            let told = Report { removed, ..Report::new(&target, file_bytes, &about, totals) };
+            report(&told, args.output)
         }
-        _ => Vec::new(),
-    };
-    report(&Report { removed, ..Report::new(&target, &about, totals)? }, args.output);
-    Ok(())
+        Sink::Streams(stream) => {
+            let is_output = stream.is_output;
+            let (about, totals, file_bytes) = stream.finish()?;
+            let file = args.file.as_deref().unwrap_or(Path::new("-"));
+            let told = Report::new(file, file_bytes, &about, totals);
+            if is_output {
+                // Standard output holds the snapshot.
+                note_part!("{}", table(&told));
+                return Ok(());
+            }
+            report(&told, args.output)
+        }
+    }
+}
+
+fn prune(args: &Save, about: &About, saved: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let (Some(dir), Some(keep)) = (&args.dir, args.keep) else { return Ok(Vec::new()) };
+    folder::prune(dir, about.cluster_id, saved, keep.into()).map_err(|error| {
+        CliError::Failed(format!("{} was saved, but an older one stays: {error}", saved.display()))
+    })
+}
+
+fn size(path: &Path) -> Result<u64, CliError> {
+    Ok(fs::metadata(path).map_err(|error| failed("look at", path, &error))?.len())
 }
 
 fn list(args: &List) -> Result<(), CliError> {
     let look = |backup: folder::Backup| {
         let file_bytes = fs::metadata(&backup.path).map_or(0, |metadata| metadata.len());
-        let (about, error) = match read(&backup.path, |_| Ok(())) {
+        let first_bytes = File::open(&backup.path).map_err(FileError::Io);
+        let (about, error) = match first_bytes.and_then(|file| read(BufReader::new(file), |_| Ok(()))) {
             Ok((about, _)) => (Some(about), None),
             Err(error) => (None, Some(error.to_string())),
         };
@@ -213,18 +238,17 @@ fn list(args: &List) -> Result<(), CliError> {
         Layout::Table => print::text(&lines.collect::<String>()),
         Layout::Json => print::json(&listed),
     }
-    Ok(())
 }
 
 /// The first endpoint that hands out a snapshot is the one.
-async fn download(flags: &ClientFlags, mut partial: Partial) -> Result<Partial, CliError> {
+async fn download(flags: &ClientFlags, mut sink: Sink) -> Result<Sink, CliError> {
     let mut refusals = Vec::new();
     let (tls, token) = (flags.endpoints.connector()?, flags.endpoints.token()?);
     for endpoint in flags.endpoints.all() {
         match tokio::time::timeout(flags.timeout.0, ask(&endpoint, tls.as_ref(), token.as_deref())).await {
             Ok(Ok(body)) => {
                 let timeout = flags.timeout.0.max(PIECE_TIMEOUT_MIN);
-                return receive(body, &mut partial, timeout).await.map(|()| partial);
+                return receive(body, &mut sink, timeout).await.map(|()| sink);
             }
             Ok(Err(error)) => refusals.push(format!("{endpoint}: {error}")),
             Err(_) => refusals.push(format!("{endpoint}: no answer in {:?}", flags.timeout.0)),
@@ -248,7 +272,7 @@ async fn ask(
 
 async fn receive(
     mut body: hyper::body::Incoming,
-    partial: &mut Partial,
+    sink: &mut Sink,
     timeout: Duration,
 ) -> Result<(), CliError> {
     let broken = |why: String| CliError::Failed(format!("the snapshot broke off: {why}; nothing was saved"));
@@ -259,62 +283,12 @@ async fn receive(
         let Some(piece) = piece else { break };
         let piece = piece.map_err(|error| broken(error.to_string()))?;
         if let Ok(bytes) = piece.into_data() {
-            partial.write(&bytes)?;
+            sink.write(&bytes)?;
             progress.add(bytes.len());
         }
     }
     progress.end();
     Ok(())
-}
-
-/// A file that is being written, beside the one it is to be. Removed when dropped, unless published.
-struct Partial {
-    path: PathBuf,
-    file: File,
-}
-
-impl Partial {
-    /// Between the name that the file is to have and what tells writers apart.
-    const MARK: &str = ".partial-";
-
-    fn create(target: &Path) -> Result<Self, CliError> {
-        // In a container every process has the number 1.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let mut name = OsString::from(".");
-        name.push(target.file_name().unwrap_or_default());
-        name.push(format!("{}{}-{now}", Self::MARK, std::process::id()));
-        let path = target.with_file_name(name);
-        let file = File::create_new(&path).map_err(|error| failed("create", &path, &error))?;
-        // Says that it is being written. Where files cannot be locked, what is left behind stays there.
-        let _ = file.try_lock();
-        Ok(Self { path, file })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
-        self.file.write_all(bytes).map_err(|error| failed("write", &self.path, &error))
-    }
-
-    /// Gives it its name once it is on the disk.
-    fn publish(self, target: &Path) -> Result<(), CliError> {
-        self.file.sync_all().map_err(|error| failed("flush", &self.path, &error))?;
-        fs::rename(&self.path, target).map_err(|error| failed("rename", &self.path, &error))?;
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(|error| failed("flush", parent, &error))
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Once published it has another name.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn failed(what: &str, path: &Path, error: &io::Error) -> CliError {
-    CliError::Failed(format!("cannot {what} {}: {error}", path.display()))
 }
 
 /// Shows on a terminal how much has come.
@@ -333,32 +307,40 @@ impl Progress {
         self.bytes += bytes as u64;
         if self.is_shown && self.shown.elapsed() >= PROGRESS_INTERVAL {
             self.shown = Instant::now();
-            eprint!("\r{} MiB", self.bytes >> 20);
+            note_part!("\r{} MiB", self.bytes >> 20);
         }
     }
 
     fn end(&self) {
         if self.is_shown {
-            eprint!("\r\u{1b}[K");
+            note_part!("\r\u{1b}[K");
         }
     }
 }
 
 fn inspect(args: &Inspect) -> Result<(), CliError> {
     let file = folder::newest(&args.file)?;
-    let read = read(&file, |reader| reader.restore(Nowhere).map(drop));
+    let (from, bytes) = source::open(&file)?;
+    let read = read(from, |reader| reader.restore(Nowhere).map(drop));
     let (about, totals) = read.map_err(|error| RefoundError::File { path: file.clone(), error })?;
-    report(&Report::new(&file, &about, totals)?, args.output);
-    Ok(())
+    report(&Report::new(&file, bytes.so_far(), &about, totals), args.output)
 }
 
-/// Opens a snapshot and reads it to its end.
-fn read(
-    path: &Path,
-    to_end: impl FnOnce(&mut Reader<BufReader<File>>) -> Result<(), FileError>,
-) -> Result<(About, Totals), FileError> {
+/// Reads a snapshot to its end.
+fn verify(path: &Path) -> Result<(About, Totals), FileError> {
     let file = File::open(path).map_err(FileError::Io)?;
-    let mut reader = Reader::open(BufReader::with_capacity(1 << 20, file))?;
+    read(BufReader::with_capacity(1 << 20, file), |reader| {
+        while reader.next_chunk()?.is_some() {}
+        Ok(())
+    })
+}
+
+/// Opens a snapshot and reads of it what `to_end` does.
+fn read<R: Read>(
+    from: R,
+    to_end: impl FnOnce(&mut Reader<R>) -> Result<(), FileError>,
+) -> Result<(About, Totals), FileError> {
+    let mut reader = Reader::open(from)?;
     to_end(&mut reader)?;
     Ok((reader.about().clone(), reader.totals()))
 }
@@ -369,27 +351,31 @@ fn restore_file(args: &Restore) -> Result<(), CliError> {
     let latch = args.place.latch();
     let may_replace = |of| latch.as_ref().map_or(Ok(()), |latch| latch.check(of, args.force));
     let place = args.place.place();
-    let restored = restore::<CliError>(&file, &args.data_dir, args.name.as_str(), place, may_replace)?;
-    let Restored { about, totals, cluster_id, node_id } = restored;
+    let (from, bytes) = source::open(&file)?;
+    let backup = Backup { file: &file, from };
+    let restored = restore::<CliError>(backup, &args.data_dir, args.name.as_str(), place, may_replace)?;
+    let Restored { about, totals, cluster_id, node_id, revision, warning } = restored;
+    if let Some(warning) = warning {
+        note!("warning: {warning}");
+    }
     let new = New {
         cluster_id: cluster_id.to_string(),
         node_id: node_id.to_string(),
         name: args.name.to_string(),
         data_dir: args.data_dir.clone(),
+        revision,
         latch: latch.map(|latch| latch.replace(cluster_id).told()),
     };
-    report(&Report { restored: Some(new), ..Report::new(&file, &about, totals)? }, args.output);
-    Ok(())
+    report(&Report { restored: Some(new), ..Report::new(&file, bytes.so_far(), &about, totals) }, args.output)
 }
 
 impl<'a> Report<'a> {
-    fn new(file: &'a Path, about: &'a About, totals: Totals) -> Result<Self, CliError> {
-        let file_bytes = fs::metadata(file).map_err(|error| failed("look at", file, &error))?.len();
-        Ok(Self { file, file_bytes, about, totals, restored: None, removed: Vec::new() })
+    fn new(file: &'a Path, file_bytes: u64, about: &'a About, totals: Totals) -> Self {
+        Self { file, file_bytes, about, totals, restored: None, removed: Vec::new() }
     }
 }
 
-fn report(report: &Report, output: Output) {
+fn report(report: &Report, output: Output) -> Result<(), CliError> {
     match output.layout() {
         Layout::Table => print::text(&table(report)),
         Layout::Json => print::json(report),
@@ -418,11 +404,12 @@ fn table(report: &Report) -> String {
     for file in removed {
         let _ = writeln!(text, "REMOVED   {}", file.display());
     }
-    if let Some(New { cluster_id, node_id, name, data_dir, latch }) = restored {
+    if let Some(New { cluster_id, node_id, name, data_dir, revision, latch }) = restored {
         let data_dir = data_dir.display();
         let _ = write!(
             text,
             "\nRestored to {data_dir}: node {node_id}, the only voter of the new cluster {cluster_id}.\n\
+             Its revision is {revision}: none from before fits it.\n\
              Next: kuberaft serve --name {name} --data-dir {data_dir}\n\
              Other nodes join it with empty directories; with --initial-cluster, list this node among them.\n{}",
             latch.as_deref().unwrap_or_default()

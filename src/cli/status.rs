@@ -65,15 +65,15 @@ pub(super) fn run(args: &Status) -> Result<(), CliError> {
             None => return Ok(()),
         },
     };
-    match args.output.layout() {
+    let printed = match args.output.layout() {
         Layout::Table => print::text(&table(&answers)),
         Layout::Json => print::json(&answers),
-    }
+    };
     if let Some(several) = several_clusters(&answers) {
         return Err(CliError::Failed(several));
     }
     if answers.iter().any(|answer| answer.status.is_some()) {
-        Ok(())
+        printed
     } else {
         Err(CliError::Failed("no node answers; give others with --endpoints".to_owned()))
     }
@@ -101,7 +101,7 @@ async fn wait(args: &Status, longest: Duration) -> Result<Option<Vec<Answer>>, C
             Look::Missing(missing) => missing,
             Look::Ready(answers) => return Ok(Some(answers)),
             Look::Asleep => {
-                eprintln!("no pods are wanted: the cluster sleeps");
+                note!("no pods are wanted: the cluster sleeps");
                 return Ok(None);
             }
         };
@@ -109,7 +109,7 @@ async fn wait(args: &Status, longest: Duration) -> Result<Option<Vec<Answer>>, C
             return Err(CliError::Failed(format!("not ready after {longest:?}: {missing}")));
         }
         if missing != said {
-            eprintln!("waiting: {missing}");
+            note!("waiting: {missing}");
             said = missing;
         }
         sleep(LOOK_INTERVAL).await;

@@ -27,7 +27,9 @@ pub(super) fn read(
     args: Vec<OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Flags, ConfigError> {
-    let command = Flags::augment_args(Command::new("kuberaft serve").no_binary_name(true));
+    // The variables are a layer here, of all flags alike, and clap need not look at some of them by itself.
+    let command = Flags::augment_args(Command::new("kuberaft serve").no_binary_name(true))
+        .mut_args(|argument| argument.env(None));
     let given = command.clone().try_get_matches_from(&args)?;
 
     let variables = from_environment(&command, env);

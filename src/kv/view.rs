@@ -96,6 +96,17 @@ impl View {
         live.chain(deleted).map(Record::Row).chain(outcomes)
     }
 
+    /// A row behind all others that changes nothing but the revision, which must be above this one: the deletion of a key
+    /// that is not there.
+    #[must_use]
+    pub fn raised(&self, revision: Revision) -> Row {
+        let mut key = vec![0];
+        while self.get(&key).is_some() {
+            key.push(0);
+        }
+        deletion(revision, key.into())
+    }
+
     /// How many [`View::records`] there are.
     #[must_use]
     pub fn record_count(&self) -> u64 {

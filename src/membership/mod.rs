@@ -39,7 +39,7 @@ pub use join::{
 };
 pub use new_member::{NewMemberError, check_new_member};
 pub use reconcile::{Reconciliation, reconcile};
-pub use refounding::{Origin, Refounding, WasRemoved, refound};
+pub use refounding::{Origin, Refounding, WasRemoved, refound, revision_after_refounding};
 pub use removal::{Removal, RemovedBy, proven_removal};
 pub use senders::{SenderStep, on_sender};
 pub use stranded::stranded;

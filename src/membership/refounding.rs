@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::raft::{AppendEntries, Configuration, Entry, HardState, Member, Payload};
-use crate::types::{IoId, LogIndex, LogPosition, LogTime, NodeId, Session, Term};
+use crate::types::{IoId, LogIndex, LogPosition, LogTime, NodeId, Revision, Session, Term};
 
 /// The term of all that the new cluster takes over. Terms start again, as the new cluster shares no message with the old
 /// one: so a term that an error raised to its ceiling does not outlive a recovery.
@@ -71,6 +71,20 @@ pub fn refound(origin: &Origin) -> Result<Refounding, WasRemoved> {
     let voters = BTreeMap::from([(*node_id, member)]);
     let configuration = Configuration { voters, removed, ..Configuration::default() };
     Ok(Refounding { configuration, position, dropped, time: *time })
+}
+
+/// The least by which the revision rises when a cluster is made out of another one's data.
+const REVISIONS_SKIPPED: u64 = 1_000_000_000;
+
+/// The revision that the new cluster begins with: the present time, in microseconds since 1970. A cluster writes less than
+/// a million times a second, so no revision of an earlier one is as high, however often one backup is restored. A clock
+/// that stands far behind cannot lower it: then it rises by one to two thousand million, as `random` says.
+///
+/// Revisions stay below 2^53, and so exact in JSON, until the year 2255.
+#[must_use]
+pub fn revision_after_refounding(last: Revision, now_us: u64, random: u64) -> Revision {
+    let skipped = REVISIONS_SKIPPED + random % REVISIONS_SKIPPED;
+    Revision(now_us.max(last.0.saturating_add(skipped)))
 }
 
 impl Refounding {
@@ -149,6 +163,19 @@ mod tests {
         assert_eq!(record.hard_state, HardState { term: Term(2), voted_for: None });
         let [entry] = &record.entries[..] else { panic!("{:?}", record.entries) };
         assert_eq!((entry.index, entry.term, entry.time), (LogIndex(21), Term(2), LogTime(500)));
+    }
+
+    #[test]
+    fn no_revision_of_before_comes_again() {
+        let year_2026_us = 1_767_225_600_000_000;
+        let first = revision_after_refounding(Revision(100), year_2026_us, 7);
+        assert_eq!(first, Revision(year_2026_us));
+        // The same backup once more, while the first cluster wrote a hundred thousand times in a second.
+        let second = revision_after_refounding(Revision(100), year_2026_us + 1_000_000, 7);
+        assert!(second > Revision(first.0 + 100_000));
+        assert!(second.0 < 1 << 53);
+        // A clock that begins in 1970.
+        assert_eq!(revision_after_refounding(first, 5, 7), Revision(first.0 + REVISIONS_SKIPPED + 7));
     }
 
     #[test]

@@ -14,12 +14,14 @@ mod announcements;
 mod bootstrap_store;
 mod clients;
 mod data;
+mod descriptors;
 mod elsewhere;
 mod error;
 mod hand_over;
 mod kubernetes;
 mod listen;
 mod memory;
+mod ownership;
 mod peer_secret;
 mod recovery;
 mod refounding;
@@ -38,16 +40,19 @@ use std::time::Duration;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use crate::api::{self, Access, Api};
 use crate::config::{Admit, Config, Join};
 use crate::driver::{self, Failure, Handle, Inbox, Running};
+use crate::logging::Lines;
 use crate::membership::{Formed, JoinPolicy, Local, Standing, silent_before_replaced};
 use crate::metrics::Metrics;
 use crate::replica::recovery::Recovered;
 use crate::storage::files::OsFiles;
 use crate::storage::state::SledState;
 use crate::storage::{Lock, set_aside};
+use crate::supervision::{Pulse, Tasks};
 use crate::transport::{
     self, Administrator, Entrance, Neighbours, PeerDirectory, PeerInfo, PeerService, Peers, PeersContext,
     Surroundings, bootstrap,
@@ -56,12 +61,14 @@ use crate::types::LogIndex;
 
 pub use alive::{OtherMember, PeerPods, Peers as PeersToAsk, Presence};
 pub use refounding::{
-    Majority, Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore, survey,
+    Backup, Majority, Recovered as RecoveredDirectory, Recovery, RefoundError, Restored, Target, restore,
+    survey,
 };
 
 use addresses::{Addresses, initial_cluster, member_names};
 use administration::{Administration, Rules};
 use bootstrap_store::{BootstrapRecords, standing};
+use descriptors::Connections;
 use elsewhere::{Found, Watch};
 pub use error::ServerError;
 use hand_over::{hand_over, keep_handing_over};
@@ -75,20 +82,29 @@ use tls::Tls;
 /// Pause between two looks, while a pod stops, whether it was scaled down.
 const SCALE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A task that ends because of the replica does so this much before it, at most.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Runs one node until SIGTERM or SIGINT. A second signal ends it at once: like a crash, which loses nothing that was
 /// acknowledged.
 ///
 /// # Errors
 /// Why it could not start or go on.
-pub fn run(config: &Config) -> Result<(), ServerError> {
+pub fn run(config: &Config, log: &Lines) -> Result<(), ServerError> {
+    let connections = descriptors::raise_limit();
     let runtime = io_threads(config, "io")?;
     // Peers have threads of their own: no load of clients holds up a heartbeat.
     let peers = io_threads(config, "peers")?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
+        let threads = Pulse::default();
+        let _ticking = threads.ticking("io", &runtime::Handle::current());
+        let _ticking = threads.ticking("peers", peers.handle());
         let mut listeners = Listeners::bind(config).await?;
         loop {
-            let server = Server::start(config.clone(), &listeners, peers.handle().clone())?;
+            let process =
+                Process { log, connections, threads: &threads, peer_io: peers.handle().clone() };
+            let server = Server::start(config.clone(), &listeners, &process)?;
             match Box::pin(server.run_until(listeners, &mut signals)).await {
                 Ok(Ended::Removed(again)) => listeners = again,
                 Ok(ended) => return Ok(ended),
@@ -101,8 +117,8 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
             }
         }
     });
-    if matches!(ended, Ok(Ended::AtOnce)) {
-        // What still runs is not waited for.
+    if matches!(ended, Ok(Ended::AtOnce) | Err(_)) {
+        // What still runs is not waited for: it may stand still.
         runtime.shutdown_background();
         peers.shutdown_background();
     }
@@ -112,6 +128,14 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
 fn io_threads(config: &Config, name: &'static str) -> io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(config.worker_threads).thread_name(name).enable_all().build()
+}
+
+/// What all lives of a node in this process share.
+struct Process<'a> {
+    log: &'a Lines,
+    connections: Connections,
+    threads: &'a Pulse,
+    peer_io: runtime::Handle,
 }
 
 /// How a node's life ended.
@@ -129,6 +153,9 @@ struct Server {
     config: Config,
     /// Where everything between peers runs.
     peer_io: runtime::Handle,
+    /// What must not end by itself.
+    tasks: Tasks,
+    connections: Connections,
     metrics: Metrics,
     api: Arc<Api<Handle>>,
     /// What peers say of themselves.
@@ -163,24 +190,29 @@ struct PeerPort {
 }
 
 impl Server {
-    fn start(config: Config, listeners: &Listeners, peer_io: runtime::Handle) -> Result<Self, ServerError> {
+    fn start(config: Config, listeners: &Listeners, process: &Process<'_>) -> Result<Self, ServerError> {
         let client_listener = listeners.client()?;
         let client_addr = match &config.advertise_client_addr {
             Some(address) => address.to_string(),
             None => client_listener.local_addr()?.to_string(),
         };
-        let metrics = new_metrics()?;
-        let tls = Tls::load(&config, &metrics)?;
+        let (metrics, connections) = (new_metrics(process.log)?, process.connections);
+        let tasks = Tasks::default();
+        let tls = Tls::load(&config, &metrics, &tasks)?;
         let directory = PeerDirectory::default();
         let node = api::Node { name: config.name.to_string(), client_addr: Some(client_addr.clone()) };
         let api = Api::new(node, clients::settings(&config), metrics.clone(), peer_lookup(directory.clone()));
         let api = Arc::new(api);
+        api.watch_threads(process.threads.clone());
         let http_stop = watch::Sender::new(false);
-        let serve = |listener, access| api::serve(listener, access, Arc::clone(&api), told(&http_stop));
-        let mut http = vec![tokio::spawn(serve(client_listener, Access::Clients(tls.client.clone())))];
+        let serve = |name, listener, access| {
+            let serving = api::serve(listener, access, Arc::clone(&api), told(&http_stop));
+            tokio::spawn(tasks.watched_until(name, http_stop.subscribe(), serving))
+        };
+        let mut http = vec![serve("client port", client_listener, Access::Clients(tls.client.clone()))];
         let ops = listeners.ops()?;
         let ops_addr = ops.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
-        http.extend(ops.map(|ops| tokio::spawn(serve(ops, Access::Operations))));
+        http.extend(ops.map(|ops| serve("operations port", ops, Access::Operations)));
         tracing::info!(
             name = %config.name,
             clients = client_addr,
@@ -190,7 +222,20 @@ impl Server {
             "started"
         );
         let peers_stop = watch::Sender::new(false);
-        Ok(Self { config, peer_io, metrics, api, directory, client_addr, http, tls, http_stop, peers_stop })
+        Ok(Self {
+            config,
+            peer_io: process.peer_io.clone(),
+            tasks,
+            connections,
+            metrics,
+            api,
+            directory,
+            client_addr,
+            http,
+            tls,
+            http_stop,
+            peers_stop,
+        })
     }
 
     /// Runs until it is told to end, is removed from its cluster, or something fails.
@@ -205,6 +250,7 @@ impl Server {
                 };
             }
             joined = self.join_cluster(&listeners) => joined?,
+            ended = self.tasks.ended() => return Err(ended.into()),
         };
         let mut joined = joined;
         let elsewhere = joined.watch(self.config.join != Some(Join::Wait), &self.api);
@@ -213,12 +259,7 @@ impl Server {
                 tracing::info!(signal, "stopping");
                 None
             }
-            failure = joined.running.failed() => match failure {
-                Some(Failure::Removed { index }) => Some(index),
-                failure => {
-                    return Err(failure.map_or(ServerError::Ended("the replica"), ServerError::Replica));
-                }
-            },
+            index = joined.removed(&self.tasks) => Some(index?),
             found = elsewhere.run() => match found {
                 Found::Removed(index) => Some(index),
                 Found::Refused(error) => return Err(error),
@@ -301,7 +342,7 @@ impl Server {
         let (node_id, standing) = standing(&data);
         self.api.identify(node_id);
         let mut kubernetes = match &self.config.kubernetes {
-            Some(settings) => Some(Kubernetes::connect(settings).await?),
+            Some(settings) => Some(Kubernetes::connect(settings, &self.tasks).await?),
             None => None,
         };
         if let (Some(kubernetes), Standing::Member(formed)) = (&kubernetes, &standing) {
@@ -321,7 +362,11 @@ impl Server {
                 move |token: &str| tls.administrators().is_some_and(|known| known.has_token(token));
             self.api.verify_tokens_by(Arc::new(has_token));
         }
-        let settings = transport::Settings { tls, ..transport::Settings::default() };
+        let settings = transport::Settings {
+            tls,
+            connections_max: self.connections.peers,
+            ..transport::Settings::default()
+        };
         let listed = initial_cluster(&self.config)?;
         let surroundings: Arc<dyn Surroundings> = match &kubernetes {
             Some(kubernetes) => Arc::new(kubernetes.stateful_set()),
@@ -339,14 +384,14 @@ impl Server {
             let _entered = self.peer_io.enter();
             listeners.peer()?
         };
-        let peers = self.peer_io.spawn({
+        let peers = self.peer_io.spawn(self.tasks.watched_until("peer port", self.peers_stop.subscribe(), {
             let (service, settings, stop) = (service.clone(), settings.clone(), told(&self.peers_stop));
             async move {
                 if let Err(error) = transport::serve(listener, service, &settings, stop).await {
                     tracing::error!(%error, "the peer port failed");
                 }
             }
-        });
+        }));
         let entering = self.enter_cluster(&service, surroundings, &addresses, &settings);
         let formed = match &kubernetes {
             Some(kubernetes) => tokio::select! {
@@ -394,6 +439,22 @@ impl Joined {
         }
     }
 
+    /// Waits until the cluster has removed this node, by the entry that is returned, or until something failed.
+    async fn removed(&mut self, tasks: &Tasks) -> Result<LogIndex, ServerError> {
+        let failure = tokio::select! {
+            failure = self.running.failed() => failure,
+            // Tasks may end because the replica did.
+            ended = tasks.ended() => match timeout(CAUSE_TIMEOUT, self.running.failed()).await {
+                Ok(failure) => failure,
+                Err(_) => return Err(ended.into()),
+            },
+        };
+        match failure {
+            Failure::Removed { index } => Ok(index),
+            failure => Err(failure.into()),
+        }
+    }
+
     /// Waits until `until`, and for as long as this pod is one of too many: as a member it is needed until those that
     /// stay have removed it. Returns the entry that did so.
     async fn removed_before(
@@ -419,9 +480,8 @@ impl Joined {
             tokio::select! {
                 () = tokio::time::sleep(SCALE_INTERVAL) => {}
                 failure = self.running.failed() => match failure {
-                    Some(Failure::Removed { index }) => return Ok(Some(index)),
-                    Some(failure) => return Err(failure.into()),
-                    None => return Err(ServerError::Ended("the replica")),
+                    Failure::Removed { index } => return Ok(Some(index)),
+                    failure => return Err(failure.into()),
                 },
                 found = &mut elsewhere => return Ok(match found {
                     Found::Removed(index) => Some(index),
@@ -513,6 +573,7 @@ impl Server {
         let node_id = local.node_id;
         let peers = Peers::new(
             PeersContext {
+                tasks: self.tasks.clone(),
                 local,
                 cluster_id: formed.cluster_id,
                 resolver: addresses.resolver(),
@@ -567,6 +628,7 @@ impl Server {
         service.administer_by(Arc::new(administration.clone()));
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
         self.api.administer_by(Arc::new(move |request, timeout| administration.anywhere(request, timeout)));
+        self.api.watch_threads(running.pulse());
         self.api.start(handle.clone());
         Ok((running, handle))
     }
@@ -585,8 +647,9 @@ fn at_once(signal: &'static str) -> Ended {
     Ended::AtOnce
 }
 
-fn new_metrics() -> Result<Metrics, ServerError> {
+fn new_metrics(log: &Lines) -> Result<Metrics, ServerError> {
     let metrics = Metrics::new();
+    log.count_in(metrics.log_lines_dropped_total.clone());
     metrics.add_process().map_err(io::Error::other)?;
     let revision = option_env!("KUBERAFT_REVISION").unwrap_or("unknown");
     metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);

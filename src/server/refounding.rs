@@ -3,17 +3,20 @@
 //! in [`NewData`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::alive::{OtherMember, PeerPods, Peers, Presence, ask};
+use super::ownership::Ownership;
 use super::peer_secret::kept_secret;
 use crate::k8s;
-use crate::membership::{InitialClusterError, Origin, Refounding, WasRemoved, refound};
+use crate::kv::{Record, View};
+use crate::membership::{
+    InitialClusterError, Origin, Refounding, WasRemoved, refound, revision_after_refounding,
+};
 use crate::raft::Snapshot;
 use crate::replica::Unappliable;
 use crate::replica::recovery::{Disk, Survivor, SurvivorError, survivor};
@@ -157,6 +160,8 @@ pub enum Majority {
 pub struct Recovered {
     /// Where the data is as it was before.
     pub before: Option<PathBuf>,
+    /// What is left to be done about the owner of the files.
+    pub warning: Option<String>,
 }
 
 /// Looks at the directory `root`, whose node must not be running, and asks the other members whether they live.
@@ -274,6 +279,7 @@ impl Recovery {
         let record = record(cause, old_cluster_id, cluster_id, survivor.snapshot.position, &plan)?;
         audit.push(AuditRecord { from: identity.place, to: place.clone(), ..record });
         let remake = Remake { node_id: identity.node_id, name, cluster_id, place, audit };
+        let ownership = Ownership::of(&root);
         let new = NewData::begin(&root, &lock, remake, Options::default())?;
         let mut staging = new.stage()?;
         let mut batch = Vec::with_capacity(RECORDS_AT_ONCE);
@@ -285,10 +291,9 @@ impl Recovery {
             }
         }
         staging.write(&batch)?;
-        staging.seal()?;
-        let checkpoint = checkpoint(survivor.snapshot, survivor.view.revision(), &plan);
-        let before = new.install(staging, checkpoint, &plan.record())?;
-        Ok(Recovered { before })
+        let revision = raise(&survivor.view, &mut staging)?;
+        let before = new.install(staging, checkpoint(survivor.snapshot, revision, &plan), &plan.record())?;
+        Ok(Recovered { before, warning: ownership.and_then(|owner| owner.restore()) })
     }
 }
 
@@ -303,36 +308,42 @@ pub struct Restored {
     pub cluster_id: ClusterId,
     /// Its only voter.
     pub node_id: NodeId,
+    /// The revision that it begins with.
+    pub revision: Revision,
+    /// What is left to be done about the owner of the files.
+    pub warning: Option<String>,
+}
+
+/// A backup that is read from its beginning to its end.
+pub struct Backup<'a, R> {
+    /// What it is called in messages.
+    pub file: &'a Path,
+    /// Its bytes.
+    pub from: R,
 }
 
 /// Makes the directory `root`, which must be empty, the data of a new node `name`: the only voter of a new cluster whose
-/// state is that of the snapshot `file`, at home in `place`, if that is in Kubernetes. `may_replace` is asked with the
+/// state is that of the snapshot `backup`, at home in `place`, if that is in Kubernetes. `may_replace` is asked with the
 /// snapshot's cluster before anything is written.
 ///
 /// # Errors
 /// [`RefoundError`]; the directory is as it was then.
 pub fn restore<E: From<RefoundError>>(
-    file: &Path,
+    backup: Backup<'_, impl Read>,
     root: &Path,
     name: &str,
     place: Option<Place>,
     may_replace: impl FnOnce(ClusterId) -> Result<(), E>,
 ) -> Result<Restored, E> {
-    let (reader, about) = open_snapshot(file)?;
+    let Backup { file, from } = backup;
+    let reader = Reader::open(from).map_err(|error| RefoundError::File { path: file.to_owned(), error })?;
+    let about = reader.about().clone();
     may_replace(about.cluster_id)?;
     Ok(restore_from(reader, about, file, root, name, place)?)
 }
 
-fn open_snapshot(file: &Path) -> Result<(Reader<BufReader<File>>, About), RefoundError> {
-    let failed = |error| RefoundError::File { path: file.to_owned(), error };
-    let from = File::open(file).map_err(|error| failed(FileError::Io(error)))?;
-    let reader = Reader::open(BufReader::with_capacity(1 << 20, from)).map_err(failed)?;
-    let about = reader.about().clone();
-    Ok((reader, about))
-}
-
 fn restore_from(
-    mut reader: Reader<BufReader<File>>,
+    mut reader: Reader<impl Read>,
     about: About,
     file: &Path,
     root: &Path,
@@ -348,15 +359,28 @@ fn restore_from(
         last: about.position,
         time: about.time,
     })?;
+    let ownership = Ownership::of(root);
     let lock = claim_empty(root)?;
     let record = record(Cause::Restored, about.cluster_id, cluster_id, about.position, &plan)?;
     let audit = vec![AuditRecord { to: place.clone(), ..record }];
     let remake = Remake { node_id, name: name.to_owned(), cluster_id, place, audit };
     let new = NewData::begin(root, &lock, remake, Options::default())?;
-    let content = reader.restore(new.stage()?).map_err(failed)?;
-    let checkpoint = checkpoint(content.snapshot, content.store.revision(), &plan);
-    new.install(content.staging, checkpoint, &plan.record())?;
-    Ok(Restored { about, totals: reader.totals(), cluster_id, node_id })
+    let mut content = reader.restore(new.stage()?).map_err(failed)?;
+    let revision = raise(&content.store.view(), &mut content.staging)?;
+    new.install(content.staging, checkpoint(content.snapshot, revision, &plan), &plan.record())?;
+    let warning = ownership.and_then(|owner| owner.restore());
+    Ok(Restored { about, totals: reader.totals(), cluster_id, node_id, revision, warning })
+}
+
+/// Raises the revision of a staged state above every revision that clients may have seen before, and seals it. A revision
+/// or an `ETag` from before then never fits a key that the new cluster writes.
+fn raise(view: &View, staging: &mut impl Staging) -> Result<Revision, RefoundError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+    let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    let revision = revision_after_refounding(view.revision(), now_us, random()?);
+    staging.write(&[Record::Row(view.raised(revision))])?;
+    staging.seal()?;
+    Ok(revision)
 }
 
 fn checkpoint(snapshot: Snapshot, revision: Revision, plan: &Refounding) -> Checkpoint {

@@ -8,7 +8,7 @@ mod schedule;
 mod tally;
 
 use std::cell::RefCell;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -255,11 +255,11 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let elapsed = end - run.measured_from;
     let gap = tally.gap.max(shared.last_gap(elapsed));
     let report = Report::new(args, &tally, elapsed, gap);
-    match args.output {
+    let printed = match args.output {
         Format::Text => print::text(&report.text()),
         Format::Json => print::json(&report),
-    }
-    if report.any_done() { Ok(()) } else { Err(CliError::Failed("no operation succeeded".to_owned())) }
+    };
+    if report.any_done() { printed } else { Err(CliError::Failed("no operation succeeded".to_owned())) }
 }
 
 fn plan(args: &Args) -> Run {
@@ -288,13 +288,12 @@ fn watch(args: &Args, shared: &Shared, start: Instant, finished: impl Fn() -> bo
                 let failed = shared.failed.load(Ordering::Relaxed);
                 let seconds = start.elapsed().as_secs();
                 let name = args.op.name();
-                eprint!("\r{seconds:>4} s  {:>8} {name}/s  {failed} errors ", done - before);
-                let _ = std::io::stderr().flush();
+                note_part!("\r{seconds:>4} s  {:>8} {name}/s  {failed} errors ", done - before);
                 (before, shown) = (done, Instant::now());
             }
         }
         if show {
-            eprint!("\r{:60}\r", "");
+            note_part!("\r{:60}\r", "");
         }
     });
 }

@@ -1,7 +1,6 @@
 //! The rounds: wait for health, strike, heal, wait for health, judge.
 
 use std::io::IsTerminal;
-use std::io::Write;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -42,7 +41,7 @@ impl Rounds<'_> {
             settled(target, self.settle, &mut Progress::new()).await?;
             load.begin(&format!("{}-{fault}", number + 1)).await;
             let (row, trouble) = self.round(target, load, number, fault).await?;
-            eprintln!("{}", round_line(&row, self.count, width));
+            note!("{}", round_line(&row, self.count, width));
             let is_broken = row.is_broken();
             rows.push(row);
             trouble.map_or(Ok(()), Err)?;
@@ -128,9 +127,7 @@ impl Progress {
     /// Says it on a terminal, until something else is said.
     fn show(&mut self, what: &str) {
         if self.is_terminal {
-            eprint!("\r\x1b[2K{what}");
-            // Progress that cannot be shown is no reason to stop.
-            let _ = std::io::stderr().flush();
+            note_part!("\r\x1b[2K{what}");
         }
     }
 
@@ -139,14 +136,14 @@ impl Progress {
         if self.is_terminal {
             self.show(&line);
         } else if self.said.elapsed() >= PROGRESS_INTERVAL {
-            eprintln!("{line}");
+            note!("{line}");
             self.said = Instant::now();
         }
     }
 
     fn clear(&self) {
         if self.is_terminal {
-            eprint!("\r\x1b[2K");
+            note_part!("\r\x1b[2K");
         }
     }
 }

@@ -18,6 +18,7 @@ use super::target::{Target, Trouble};
 use crate::chaos::{FinalReport, Load, LoadSettings};
 use crate::cli::dev::{NODES_DEFAULT, NODES_MAX, Signals};
 use crate::cli::endpoints::TlsFlags;
+use crate::cli::list::{List, list};
 use crate::cli::output::Format;
 use crate::cli::{CliError, print};
 use crate::config::Span;
@@ -59,8 +60,8 @@ pub(super) struct Arguments {
 
     /// Which faults; each has its turn before one comes again [default: all that lose no volume in Kubernetes, all in a
     /// cluster of its own]
-    #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
-    faults: Vec<String>,
+    #[arg(long, value_name = "FAULT,…", value_parser = list(str::parse::<String>))]
+    faults: Vec<List<String>>,
 
     /// What the order of faults and the victims are drawn from
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -210,7 +211,8 @@ fn plan(args: &Arguments, commands: &BTreeMap<String, Named>) -> Result<Plan, Cl
     } else {
         (dev::KINDS.into(), dev::DEFAULT.map(str::to_owned).into())
     };
-    let words = if args.faults.is_empty() { &defaults } else { &args.faults };
+    let given: Vec<String> = args.faults.iter().flat_map(|list| list.0.clone()).collect();
+    let words = if given.is_empty() { &defaults } else { &given };
     let parsed: Result<Vec<Fault>, String> =
         words.iter().map(|word| faults::parse(word.trim(), &kinds)).collect();
     Ok(Plan::new(args.seed, parsed.map_err(CliError::Usage)?))
@@ -220,11 +222,11 @@ fn plan(args: &Arguments, commands: &BTreeMap<String, Named>) -> Result<Plan, Cl
 async fn on_dev(args: &Arguments, plan: &Plan, signals: &mut Signals) -> Result<(), CliError> {
     let folder = Folder::open(args.dir.as_deref())?;
     let count = args.nodes.unwrap_or(NODES_DEFAULT);
-    eprintln!("starting {count} {}", if count == 1 { "node" } else { "nodes" });
+    note!("starting {count} {}", if count == 1 { "node" } else { "nodes" });
     let mut cluster = DevCluster::start(count, folder, args.serve.clone(), &args.tls).await?;
     let done = strike(args, plan, &mut cluster, &format!("{count} nodes on this machine"), signals).await;
     if let Some(folder) = cluster.end(done.is_err(), signals.next()).await {
-        eprintln!("data and logs of the nodes are in {}", folder.display());
+        note!("data and logs of the nodes are in {}", folder.display());
     }
     done
 }
@@ -244,7 +246,7 @@ async fn on_kubernetes(
         () = signals.next() => return Err(CliError::Failed("interrupted".to_owned())),
     };
     let name = cluster.name();
-    eprintln!("striking {name}");
+    note!("striking {name}");
     strike(args, plan, &mut cluster, &name, signals).await
 }
 
@@ -280,7 +282,7 @@ async fn strike<T: Target>(
             false
         }
         () = signals.next() => {
-            eprintln!("interrupted: healing what is broken");
+            note!("interrupted: healing what is broken");
             problems.push(format!("interrupted after {} of {} rounds", rows.len(), rounds.count));
             true
         }
@@ -298,11 +300,11 @@ async fn strike<T: Target>(
     }
     let summary =
         Summary { target: name, seed: args.seed, rows: &rows, last: last.as_ref(), problems: &problems };
-    match args.output {
+    let printed = match args.output {
         Format::Text => print::text(&summary.text()),
         Format::Json => print::json(&summary.json()),
-    }
-    if problems.is_empty() { Ok(()) } else { Err(CliError::Failed(problems.join("\n       "))) }
+    };
+    if problems.is_empty() { printed } else { Err(CliError::Failed(problems.join("\n       "))) }
 }
 
 /// Reads all acknowledged writes once more. After trouble the cluster may be beyond answering: then not for long.
@@ -314,7 +316,7 @@ async fn last_reading(
 ) -> Option<FinalReport> {
     let limit = if is_troubled { LAST_READING_TIMEOUT } else { Duration::MAX };
     if is_interrupted {
-        eprintln!("reading the acknowledged writes once more; Ctrl-C again ends that, too");
+        note!("reading the acknowledged writes once more; Ctrl-C again ends that, too");
     }
     tokio::select! {
         read = timeout(limit, load.finish()) => read.ok(),

@@ -9,7 +9,7 @@ pub(super) use plan::{NODES_DEFAULT, NODES_MAX, Node};
 pub(super) use secret::flags as secret_flags;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use crate::api::client::Client;
 
 /// First port unless told otherwise.
 const BASE_PORT: u16 = 7000;
+/// Time until a node that ended is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(10);
 /// How often the nodes are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a node may take to answer a look.
@@ -44,6 +46,10 @@ pub(super) struct Dev {
     /// How many nodes [default: 3, or as many as there were before]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=i64::from(plan::NODES_MAX)))]
     nodes: Option<u8>,
+
+    /// Leave a node that ended alone; otherwise it is started again after ten seconds, as Kubernetes would
+    #[arg(long)]
+    no_restart: bool,
 
     /// Delete the data of an earlier run first
     #[arg(long)]
@@ -65,12 +71,16 @@ pub(super) struct Dev {
 /// Runs the cluster until Ctrl-C or SIGTERM.
 pub(super) fn run(args: &Dev) -> Result<(), CliError> {
     let folder = Folder::open(&args.data_dir)?;
+    let count = match args.fresh {
+        true => args.nodes.unwrap_or(plan::NODES_DEFAULT),
+        false => folder.node_count(args.nodes)?,
+    };
+    let nodes = plan::nodes(&args.data_dir, count, args.base_port)?;
+    plan::check_ports(&nodes)?;
+    // Behind all that can be refused.
     if args.fresh {
         folder.clear()?;
     }
-    let count = folder.node_count(args.nodes)?;
-    let nodes = plan::nodes(&args.data_dir, count, args.base_port)?;
-    plan::check_ports(&nodes)?;
     folder.mark(count)?;
     let mut flags = secret_flags(&args.data_dir, &args.serve)?;
     flags.extend(args.serve.iter().cloned());
@@ -114,6 +124,14 @@ impl Signals {
 /// All nodes, those that have ended included.
 struct Cluster {
     nodes: Vec<Running>,
+    /// As each node's `--initial-cluster` has it.
+    initial_cluster: String,
+}
+
+/// Takes out the names whose time has come.
+fn due(restarts: &mut Vec<(Instant, String)>) -> Vec<String> {
+    let now = Instant::now();
+    restarts.extract_if(.., |(at, _)| *at <= now).map(|(_, name)| name).collect()
 }
 
 impl Cluster {
@@ -124,13 +142,15 @@ impl Cluster {
             Running::start(node, &initial_cluster, extra)
                 .map_err(|error| CliError::Failed(format!("cannot start node {name}: {error}")))
         };
-        Ok(Self { nodes: nodes.into_iter().map(start).collect::<Result<_, _>>()? })
+        let nodes = nodes.into_iter().map(start).collect::<Result<_, _>>()?;
+        Ok(Self { nodes, initial_cluster })
     }
 
     /// Says when the cluster is ready and when a node ends. Returns when told to end or when no node is left.
     async fn watch(&mut self, signals: &mut Signals, args: &Dev) -> Result<(), CliError> {
         let mut progress = Progress::new();
         let mut announced = false;
+        let mut restarts = Vec::new();
         loop {
             tokio::select! {
                 () = signals.next() => return Ok(()),
@@ -139,8 +159,15 @@ impl Cluster {
             for node in &mut self.nodes {
                 if node.has_just_ended() {
                     progress.clear();
-                    eprintln!("{}", node.obituary());
+                    note!("{}", node.obituary());
+                    if !args.no_restart {
+                        note!("node {} is started again in {RESTART_PAUSE:?}", node.node.name);
+                        restarts.push((Instant::now() + RESTART_PAUSE, node.node.name.clone()));
+                    }
                 }
+            }
+            for name in due(&mut restarts) {
+                self.restart(&name, args);
             }
             if self.running().next().is_none() {
                 return Err(CliError::Failed("no node is left".to_owned()));
@@ -153,12 +180,22 @@ impl Cluster {
                 match waiting {
                     Waiting::Over { leader } => {
                         progress.clear();
-                        print::text(&self.announcement(&leader, args));
+                        // The nodes run, whether it can be said or not.
+                        let _ = print::text(&self.announcement(&leader, args));
                         announced = true;
                     }
                     Waiting::For(what) => progress.show(&what),
                 }
             }
+        }
+    }
+
+    /// Starts a node that ended, with its data.
+    fn restart(&mut self, name: &str, args: &Dev) {
+        let Some(at) = self.nodes.iter().position(|node| node.node.name == name) else { return };
+        match Running::start(self.nodes[at].node.clone(), &self.initial_cluster, &args.serve) {
+            Ok(node) => self.nodes[at] = node,
+            Err(error) => note!("cannot start node {name} again: {error}"),
         }
     }
 
@@ -192,7 +229,7 @@ impl Cluster {
         if running == 0 {
             return;
         }
-        eprintln!("stopping {running} {}", if running == 1 { "node" } else { "nodes" });
+        note!("stopping {running} {}", if running == 1 { "node" } else { "nodes" });
         for node in self.running() {
             node.terminate();
         }
@@ -208,7 +245,7 @@ impl Cluster {
         }
         for node in &mut self.nodes {
             if node.ended.is_none() {
-                eprintln!("node {} does not stop; killing it", node.node.name);
+                note!("node {} does not stop; killing it", node.node.name);
                 node.kill().await;
             }
         }
@@ -278,18 +315,16 @@ impl Progress {
     fn show(&mut self, what: &str) {
         let seconds = self.since.elapsed().as_secs();
         if self.terminal {
-            eprint!("\r\x1b[2Kwaiting for {what}, {seconds} s");
-            // Progress that cannot be shown is no reason to stop.
-            let _ = std::io::stderr().flush();
+            note_part!("\r\x1b[2Kwaiting for {what}, {seconds} s");
         } else if self.said.elapsed() >= PROGRESS_INTERVAL {
-            eprintln!("waiting for {what}, {seconds} s");
+            note!("waiting for {what}, {seconds} s");
             self.said = Instant::now();
         }
     }
 
     fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[2K");
+            note_part!("\r\x1b[2K");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use super::{CliError, Planted, Sim, command_options, print};
+use super::{CliError, Planted, Sim, command_options, file, print};
 use crate::plant::Plant;
 use crate::sim::hunt::{Hunt, hunt};
 use crate::sim::run::{Failure, Plan};
@@ -29,22 +29,21 @@ pub(super) fn hunt_all(args: &Sim) -> Result<(), CliError> {
             missed.push(plant.name());
         }
         let row = row(plant, &hunts);
-        print::text(&format!("{:>6.0} s  {row}\n", started.elapsed().as_secs_f64()));
+        print::text(&format!("{:>6.0} s  {row}\n", started.elapsed().as_secs_f64()))?;
         let _ = writeln!(rows, "{row}");
     }
     let sound: Vec<Hunt> =
         starts(args).map(|start| hunt(start, SEEDS_MOST, args.jobs(), |seed| args.plan(seed))).collect();
     let verdict = none_planted(args, &sound);
-    print::text(&format!("{:>6.0} s  {verdict}\n", started.elapsed().as_secs_f64()));
+    let printed = print::text(&format!("{:>6.0} s  {verdict}\n", started.elapsed().as_secs_f64()));
     if let Some(path) = &args.write {
-        std::fs::write(path, page(args, &rows, &verdict))
-            .map_err(|error| CliError::Failed(format!("{}: {error}", path.display())))?;
+        file::write(path, page(args, &rows, &verdict).as_bytes())?;
     }
     if let Some(failure) = sound.into_iter().find_map(|hunt| hunt.failure) {
         return Err(CliError::Failed(format!("{} broken with no bug planted", failure.rule)));
     }
     if missed.is_empty() {
-        Ok(())
+        printed
     } else {
         Err(CliError::Failed(format!("not caught: {}", missed.join(", "))))
     }

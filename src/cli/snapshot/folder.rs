@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::super::CliError;
+use super::super::file::{Partial, failed};
 use super::super::output::utc;
-use super::{Partial, failed};
 use crate::replica::snapshot::file::About;
 use crate::types::ClusterId;
 

@@ -113,10 +113,15 @@ impl Node {
     }
 
     pub(super) fn start(&mut self) {
-        assert!(self.child.is_none(), "node {} is running", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        self.start_logging_to(log);
+    }
+
+    /// Starts it with its log going there.
+    pub(super) fn start_logging_to(&mut self, log: impl Into<Stdio>) {
+        assert!(self.child.is_none(), "node {} is running", self.name);
         let mut command = program(&self.wrapper, &self.directory);
-        command.arg("serve").args(&self.flags).stdout(log.try_clone().unwrap()).stderr(log);
+        command.arg("serve").args(&self.flags).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
 

@@ -21,6 +21,7 @@ mod members;
 mod once;
 mod one_way;
 mod out_of_space;
+mod output;
 mod pause;
 mod peer_secret;
 mod pods;

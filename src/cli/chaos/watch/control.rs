@@ -70,10 +70,10 @@ impl Control {
                 None => load.end().await,
             };
             if let Some(report) = &report {
-                eprint!("{}", table(std::slice::from_ref(report)));
+                note_part!("{}", table(std::slice::from_ref(report)));
             }
             if let Some(round) = &round {
-                eprintln!("round {round} begins");
+                note!("round {round} begins");
             }
             Ok(report)
         })
@@ -91,7 +91,7 @@ impl Control {
             let Phase::Load(load) = std::mem::replace(&mut *phase, Phase::Finishing) else {
                 unreachable!("the lock is held from the begin of finishing to its end");
             };
-            eprintln!("finishing: every acknowledged write is read once more");
+            note!("finishing: every acknowledged write is read once more");
             let swept = load.swept();
             let before = swept.load(Ordering::Relaxed);
             let mut finishing = pin!(load.finish());
@@ -99,7 +99,7 @@ impl Control {
                 tokio::select! {
                     report = &mut finishing => break Arc::new(report),
                     () = sleep(PROGRESS_INTERVAL) => {
-                        eprintln!("  {} keys are read or deleted", swept.load(Ordering::Relaxed) - before);
+                        note!("  {} keys are read or deleted", swept.load(Ordering::Relaxed) - before);
                     }
                 }
             };

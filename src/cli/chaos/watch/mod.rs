@@ -15,6 +15,7 @@ use crate::cli::chaos::health::misunderstanding;
 use crate::cli::chaos::under_tls::UnderTls;
 use crate::cli::client::block_on;
 use crate::cli::endpoints::{Given, TlsFlags};
+use crate::cli::list::{List, list};
 use crate::cli::output::Layout;
 use crate::cli::{CliError, endpoints, print};
 use crate::config::Span;
@@ -36,8 +37,8 @@ Exit codes: 0 linearizable and nothing lost, 1 otherwise or failed, 2 usage";
 #[command(after_help = CONTROL)]
 pub(super) struct Watch {
     /// Client addresses of all members; the name stands in messages [default: those of `kuberaft dev`]
-    #[arg(long, value_name = "[NAME=]HOST:PORT,…", value_delimiter = ',', value_parser = parse_member)]
-    endpoints: Vec<Member>,
+    #[arg(long, value_name = "[NAME=]HOST:PORT,…", value_parser = list(parse_member))]
+    endpoints: Vec<List<Member>>,
 
     /// Instead of --endpoints: the pods of this StatefulSet, found by DNS each second
     #[arg(long, value_name = "STATEFULSET", requires = "headless", conflicts_with = "endpoints")]
@@ -165,7 +166,11 @@ impl Watch {
 
     async fn members(&self) -> Result<Arc<dyn Reach>, CliError> {
         let (Some(pods), Some(headless)) = (&self.pods, &self.headless) else {
-            let members = if self.endpoints.is_empty() { local() } else { self.endpoints.clone() };
+            let members = if self.endpoints.is_empty() {
+                local()
+            } else {
+                self.endpoints.iter().flat_map(|list| list.0.clone()).collect()
+            };
             return self.fixed(members).await;
         };
         let pods = PodNames {
@@ -242,7 +247,7 @@ pub(super) fn run(args: &Watch) -> Result<(), CliError> {
         let listener = listen(&args.listen).await?;
         let (members, service) = (args.members().await?, args.service().await?);
         let run = settings.run.clone();
-        eprintln!("run {run}: waiting for a member that takes writes");
+        note!("run {run}: waiting for a member that takes writes");
         let load = tokio::select! {
             load = Load::start(Arc::clone(&members), service, settings) => load,
             why = misunderstanding(members) => return Err(CliError::Failed(why)),
@@ -252,7 +257,7 @@ pub(super) fn run(args: &Watch) -> Result<(), CliError> {
         // A load that has only begun is not finished.
         let _ = control.mark(Some(args.first_round.clone())).await;
         if let Ok(address) = listener.local_addr() {
-            eprintln!("load is running; rounds are marked at http://{address}/rounds");
+            note!("load is running; rounds are marked at http://{address}/rounds");
         }
         tokio::select! {
             () = control::serve(listener, &control) => {}
@@ -265,11 +270,11 @@ pub(super) fn run(args: &Watch) -> Result<(), CliError> {
             }
         }
     })?;
-    match args.output {
+    let printed = match args.output {
         Layout::Table => print::text(&summary(&report)),
         Layout::Json => print::json(&*report),
-    }
-    if report.is_clean() { Ok(()) } else { Err(CliError::Failed(report.problems().join("\n"))) }
+    };
+    if report.is_clean() { printed } else { Err(CliError::Failed(report.problems().join("\n"))) }
 }
 
 async fn listen(address: &Address) -> Result<TcpListener, CliError> {
