@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 
-use crate::tls::Moved;
+use crate::tls::{Idle, Moved};
 
 /// Requests on one connection.
 #[derive(Debug, Default)]
@@ -55,6 +55,13 @@ impl Activity {
     /// Whether the client has the next move, and no byte moved for `timeout`.
     pub(super) fn is_stuck(&self, timeout: Duration) -> bool {
         self.owed.load(Ordering::Relaxed) == 0 && self.moved.at().elapsed() >= timeout
+    }
+}
+
+impl Idle for Activity {
+    fn idle_since(&self) -> Option<Instant> {
+        (self.in_progress.load(Ordering::Relaxed) == 0 || self.owed.load(Ordering::Relaxed) == 0)
+            .then(|| self.moved.at())
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
 use super::access::Caller;
@@ -24,10 +24,12 @@ use super::activity::{Activity, InProgress};
 use super::gate::{Fragments, Gate, RequestLines, seal};
 use super::routes::{operations, router};
 use super::{Api, Replica, Settings};
-use crate::tls::{Acceptor, Watched, Wire};
+use crate::tls::{Acceptor, Idle, Slot, Slots, Watched, Wire};
 
 /// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Shortest time between two warnings that connections cannot be accepted.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Flow control windows of HTTP/2: what a client may send before the node has taken it. Bodies of requests wait in them
 /// for their share of the memory, so they are small.
 const H2_STREAM_WINDOW_BYTES: u32 = 128 << 10;
@@ -64,8 +66,8 @@ enum Phase {
 /// when all connections have ended, or after [`Settings::drain_timeout`]. Returns the number of
 /// connections that had to be cut.
 ///
-/// At most [`Settings::connections_max`] connections are open at a time; further ones wait in the listen
-/// backlog.
+/// At most [`Settings::connections_max`] connections are open at a time, or [`Settings::operations_max`]. If one more
+/// comes, the one that has been idle longest is closed; if none is idle, further ones wait in the listen backlog.
 pub async fn serve<R: Replica>(
     listener: TcpListener,
     access: Access,
@@ -73,12 +75,12 @@ pub async fn serve<R: Replica>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> usize {
     let settings = api.settings.clone();
-    let (router, tls) = match access {
-        Access::Clients(tls) => (router(Arc::clone(&api)), tls),
-        Access::Operations => (operations(Arc::clone(&api)), None),
+    let (router, tls, connections_max) = match access {
+        Access::Clients(tls) => (router(Arc::clone(&api)), tls, settings.connections_max),
+        Access::Operations => (operations(Arc::clone(&api)), None, settings.operations_max),
     };
     let service = Checked::new(router, tls.clone(), &api);
-    let slots = Arc::new(Semaphore::new(settings.connections_max as usize));
+    let slots = Slots::new(connections_max);
     let (phase, _) = watch::channel(Phase::Serve);
     tokio::select! {
         biased;
@@ -88,11 +90,10 @@ pub async fn serve<R: Replica>(
     drop(listener);
     api.drain();
     phase.send_replace(Phase::Drain);
-    // Every connection holds a slot, so all slots together mean that none is left.
-    if timeout(settings.drain_timeout, slots.acquire_many(settings.connections_max)).await.is_ok() {
+    if timeout(settings.drain_timeout, slots.all_free()).await.is_ok() {
         return 0;
     }
-    let cut = settings.connections_max as usize - slots.available_permits();
+    let cut = slots.taken();
     phase.send_replace(Phase::Abort);
     cut
 }
@@ -103,13 +104,14 @@ async fn accept(
     tls: Option<&Acceptor>,
     service: &Checked,
     settings: &Settings,
-    slots: &Arc<Semaphore>,
+    slots: &Slots,
     phase: &watch::Sender<Phase>,
 ) {
+    let mut warned: Option<Instant> = None;
     loop {
-        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((tcp, from)) => {
+                let slot = slots.take().await;
                 let (service, mut phase, idle) = (service.clone(), phase.subscribe(), settings.idle_timeout);
                 let tls = tls.cloned();
                 tokio::spawn(async move {
@@ -120,17 +122,21 @@ async fn accept(
                         Some(tls) => tokio::select! {
                             wire = tls.accept(tcp, from) => wire,
                             _ = phase.changed() => None,
+                            () = slot.must_close() => None,
                         },
                     };
                     if let Some(wire) = wire {
                         let caller = Caller::new(from, wire.is_certified());
-                        serve_connection(wire, caller, service, phase, idle).await;
+                        serve_connection(wire, (caller, &slot), service, phase, idle).await;
                     }
                     drop(slot);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                }
                 sleep(ACCEPT_RETRY).await;
             }
         }
@@ -175,17 +181,20 @@ pub(super) async fn serve_stream<R: Replica>(
     let service = Checked::new(router(Arc::clone(&api)), None, &api);
     let caller = Caller { is_local: true, is_certified: false };
     let (_phase, phase) = watch::channel(Phase::Serve);
-    serve_connection(stream, caller, service, phase, api.settings.idle_timeout).await;
+    let slot = Slots::new(1).take().await;
+    serve_connection(stream, (caller, &slot), service, phase, api.settings.idle_timeout).await;
 }
 
 async fn serve_connection(
     wire: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    caller: Caller,
+    (caller, slot): (Caller, &Slot),
     service: Checked,
     mut phase: watch::Receiver<Phase>,
     idle_timeout: Duration,
 ) {
     let activity = Arc::new(Activity::default());
+    slot.watch(Arc::clone(&activity) as Arc<dyn Idle>);
+    let mut must_close = pin!(slot.must_close());
     let counted = activity.clone();
     let fragments = Fragments::default();
     let wire = Watched::new(wire, activity.moved(), RequestLines::new(fragments.clone()));
@@ -205,6 +214,7 @@ async fn serve_connection(
             biased;
             // Errors are the client's: a reset, a head that does not parse.
             _ = connection.as_mut() => return,
+            () = &mut must_close => return,
             changed = phase.changed() => match *phase.borrow_and_update() {
                 Phase::Drain if changed.is_ok() => connection.as_mut().graceful_shutdown(),
                 _ => return,

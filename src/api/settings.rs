@@ -16,8 +16,10 @@ pub struct Settings {
     /// How long [`serve`](super::serve) waits for requests under way once it was told to stop. Default 6 s:
     /// longer than a request may take.
     pub drain_timeout: Duration,
-    /// Connections at one time. Further ones wait in the listen backlog until one ends. Default 10,000.
+    /// Connections of clients at one time. At the limit the one that was idle longest is closed. Default 10,000.
     pub connections_max: u32,
+    /// The same on the port for operations. Default 1,000.
+    pub operations_max: u32,
     /// Bytes of a key. Default 4 KiB.
     pub key_bytes_max: usize,
     /// Bytes of a value. Default 1.5 MiB.
@@ -48,6 +50,7 @@ impl Settings {
         idle_timeout: Duration::from_mins(1),
         drain_timeout: Duration::from_secs(6),
         connections_max: 10_000,
+        operations_max: 1_000,
         key_bytes_max: 4 << 10,
         value_bytes_max: 3 << 19,
         request_bytes_max: 2 << 20,

@@ -201,7 +201,12 @@ impl Server {
         let tls = Tls::load(&config, &metrics, &tasks)?;
         let directory = PeerDirectory::default();
         let node = api::Node { name: config.name.to_string(), client_addr: Some(client_addr.clone()) };
-        let api = Api::new(node, clients::settings(&config), metrics.clone(), peer_lookup(directory.clone()));
+        let settings = api::Settings {
+            connections_max: connections.clients,
+            operations_max: connections.operations,
+            ..clients::settings(&config)
+        };
+        let api = Api::new(node, settings, metrics.clone(), peer_lookup(directory.clone()));
         let api = Arc::new(api);
         api.watch_threads(process.threads.clone());
         let http_stop = watch::Sender::new(false);

@@ -6,6 +6,7 @@ mod chaos;
 mod chaos_faults;
 mod cluster;
 mod damage;
+mod descriptors;
 mod disk_fails;
 mod diverged;
 mod emptied;
