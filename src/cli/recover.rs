@@ -14,9 +14,7 @@ use super::place::{LatchBefore, LatchReport, PlaceFlags};
 use super::{CliError, print};
 use crate::config::{InitialCluster, PeerTlsFlags};
 use crate::membership::InitialMember;
-use crate::server::{
-    Majority, PeerPods, PeersToAsk, Presence, RecoveredDirectory, Recovery, Target, survey,
-};
+use crate::server::{Majority, PeerPods, PeersToAsk, Presence, RecoveredDirectory, Recovery, Target, survey};
 use crate::types::{LogIndex, Name, NodeId};
 use report::Report;
 

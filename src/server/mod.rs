@@ -18,6 +18,7 @@ mod descriptors;
 mod elsewhere;
 mod error;
 mod hand_over;
+mod joined;
 mod kubernetes;
 mod listen;
 mod memory;
@@ -35,16 +36,14 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 
 use crate::api::{self, Access, Api};
 use crate::config::{Admit, Config, Join};
-use crate::driver::{self, Failure, Handle, Inbox, Running};
+use crate::driver::{self, Handle, Inbox, Running};
 use crate::logging::Lines;
 use crate::membership::{Formed, JoinPolicy, Local, Standing, silent_before_replaced};
 use crate::metrics::Metrics;
@@ -69,7 +68,7 @@ use addresses::{Addresses, initial_cluster, member_names};
 use administration::{Administration, Rules};
 use bootstrap_store::{BootstrapRecords, standing};
 use descriptors::Connections;
-use elsewhere::{Found, Watch};
+use elsewhere::Found;
 pub use error::ServerError;
 use hand_over::{hand_over, keep_handing_over};
 use kubernetes::Kubernetes;
@@ -78,12 +77,6 @@ use peer_secret::PodSecret;
 use reports::{on_lost, on_snapshot_end, still_leads};
 use signals::Signals;
 use tls::Tls;
-
-/// Pause between two looks, while a pod stops, whether it was scaled down.
-const SCALE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A task that ends because of the replica does so this much before it, at most.
-const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs one node until SIGTERM or SIGINT. A second signal ends it at once: like a crash, which loses nothing that was
 /// acknowledged.
@@ -102,8 +95,7 @@ pub fn run(config: &Config, log: &Lines) -> Result<(), ServerError> {
         let _ticking = threads.ticking("peers", peers.handle());
         let mut listeners = Listeners::bind(config).await?;
         loop {
-            let process =
-                Process { log, connections, threads: &threads, peer_io: peers.handle().clone() };
+            let process = Process { log, connections, threads: &threads, peer_io: peers.handle().clone() };
             let server = Server::start(config.clone(), &listeners, &process)?;
             match Box::pin(server.run_until(listeners, &mut signals)).await {
                 Ok(Ended::Removed(again)) => listeners = again,
@@ -421,93 +413,13 @@ impl Server {
             settings.clone(),
             rules,
         )?;
+        self.api.watch_threads(running.pulse());
         if let Some(kubernetes) = &mut kubernetes {
             kubernetes.control(&handle, &self.metrics, &self.api);
         }
         let data_dir = self.config.data_dir.clone();
         let peer_port = PeerPort { server: peers, _secret: pod_secret };
         Ok(Joined { running, lock, handle, local, addresses, settings, data_dir, peer_port, kubernetes })
-    }
-}
-
-impl Joined {
-    fn watch(&self, rejoins: bool, api: &Arc<Api<Handle>>) -> Watch {
-        Watch {
-            handle: self.handle.clone(),
-            local: self.local.clone(),
-            addresses: self.addresses.clone(),
-            settings: self.settings.clone(),
-            stateful_set: self.kubernetes.as_ref().map(Kubernetes::stateful_set),
-            data_dir: self.data_dir.clone(),
-            api: Arc::clone(api),
-            rejoins,
-        }
-    }
-
-    /// Waits until the cluster has removed this node, by the entry that is returned, or until something failed.
-    async fn removed(&mut self, tasks: &Tasks) -> Result<LogIndex, ServerError> {
-        let failure = tokio::select! {
-            failure = self.running.failed() => failure,
-            // Tasks may end because the replica did.
-            ended = tasks.ended() => match timeout(CAUSE_TIMEOUT, self.running.failed()).await {
-                Ok(failure) => failure,
-                Err(_) => return Err(ended.into()),
-            },
-        };
-        match failure {
-            Failure::Removed { index } => Ok(index),
-            failure => Err(failure.into()),
-        }
-    }
-
-    /// Waits until `until`, and for as long as this pod is one of too many: as a member it is needed until those that
-    /// stay have removed it. Returns the entry that did so.
-    async fn removed_before(
-        &mut self,
-        until: tokio::time::Instant,
-        api: &Arc<Api<Handle>>,
-    ) -> Result<Option<LogIndex>, ServerError> {
-        let Some(kubernetes) = &self.kubernetes else {
-            tokio::time::sleep_until(until).await;
-            return Ok(None);
-        };
-        let elsewhere = self.watch(false, api);
-        let mut elsewhere = pin!(elsewhere.run());
-        let mut reported = false;
-        loop {
-            let is_leaving = kubernetes.is_scaled_below().await;
-            if !is_leaving && tokio::time::Instant::now() >= until {
-                return Ok(None);
-            }
-            if is_leaving && !std::mem::replace(&mut reported, true) {
-                tracing::info!("the StatefulSet was scaled down: waiting to be removed from the cluster");
-            }
-            tokio::select! {
-                () = tokio::time::sleep(SCALE_INTERVAL) => {}
-                failure = self.running.failed() => match failure {
-                    Failure::Removed { index } => return Ok(Some(index)),
-                    failure => return Err(failure.into()),
-                },
-                found = &mut elsewhere => return Ok(match found {
-                    Found::Removed(index) => Some(index),
-                    Found::Refused(_) => None,
-                }),
-            }
-        }
-    }
-
-    /// Ends the replica with its last flush, then the peer port. Nothing else uses the data directory then.
-    async fn stop(self, peers_stop: &watch::Sender<bool>) -> Result<Lock, ServerError> {
-        // Blocks until the threads have flushed.
-        let stopped = spawn_blocking(|| self.running.stop()).await;
-        peers_stop.send_replace(true);
-        if let Err(error) = self.peer_port.server.await {
-            tracing::error!(%error, "the peer port failed");
-        }
-        match stopped.map_err(io::Error::other)? {
-            Ok(()) | Err(Failure::Removed { .. }) => Ok(self.lock),
-            Err(failure) => Err(failure.into()),
-        }
     }
 }
 
@@ -633,7 +545,6 @@ impl Server {
         service.administer_by(Arc::new(administration.clone()));
         service.run(Arc::new(move |from, message| sink.deliver(from, message)), peers);
         self.api.administer_by(Arc::new(move |request, timeout| administration.anywhere(request, timeout)));
-        self.api.watch_threads(running.pulse());
         self.api.start(handle.clone());
         Ok((running, handle))
     }

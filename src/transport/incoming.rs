@@ -187,7 +187,12 @@ impl AsyncWrite for Guarded {
 /// What `listener` accepts, at most `connections_max` at one time. Ends when it is dropped.
 pub(super) fn incoming(listener: TcpListener, tls: Option<&PeerTls>, connections_max: u32) -> Incoming {
     let (ready, incoming) = mpsc::channel(1);
-    tokio::spawn(accept_all(listener, tls.map(|tls| tls.acceptor().clone()), Slots::new(connections_max), ready));
+    tokio::spawn(accept_all(
+        listener,
+        tls.map(|tls| tls.acceptor().clone()),
+        Slots::new(connections_max),
+        ready,
+    ));
     ReceiverStream::new(incoming).map(Ok).boxed()
 }
 
@@ -213,7 +218,14 @@ async fn accept_all(
             Ok((tcp, from, slot)) => {
                 let connection = Connection { from: Some(from), ..Connection::default() };
                 let evicted = unproven.enter(connection.clone());
-                tokio::spawn(prepare(tcp, from, acceptor.clone(), (connection, slot), evicted, ready.clone()));
+                tokio::spawn(prepare(
+                    tcp,
+                    from,
+                    acceptor.clone(),
+                    (connection, slot),
+                    evicted,
+                    ready.clone(),
+                ));
             }
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {

@@ -8,6 +8,7 @@ pub(super) use child::Running;
 pub(super) use plan::{NODES_DEFAULT, NODES_MAX, Node};
 pub(super) use secret::flags as secret_flags;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ use crate::api::client::Client;
 const BASE_PORT: u16 = 7000;
 /// Time until a node that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(10);
+/// How long a node that is no member may take to become one again.
+const REMOVED_PAUSE: Duration = Duration::from_secs(10);
 /// How often the nodes are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a node may take to answer a look.
@@ -126,6 +129,7 @@ struct Cluster {
     nodes: Vec<Running>,
     /// As each node's `--initial-cluster` has it.
     initial_cluster: String,
+    started: Instant,
 }
 
 /// Takes out the names whose time has come.
@@ -143,7 +147,7 @@ impl Cluster {
                 .map_err(|error| CliError::Failed(format!("cannot start node {name}: {error}")))
         };
         let nodes = nodes.into_iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, initial_cluster })
+        Ok(Self { nodes, initial_cluster, started: Instant::now() })
     }
 
     /// Says when the cluster is ready and when a node ends. Returns when told to end or when no node is left.
@@ -178,8 +182,14 @@ impl Cluster {
                     waiting = self.waiting_for() => waiting,
                 };
                 match waiting {
-                    Waiting::Over { leader } => {
+                    Waiting::Over { leader, removed } => {
                         progress.clear();
+                        for name in removed {
+                            note!(
+                                "node {name} is no member of the cluster: it was removed. It may be added again \
+                                 (kuberaft member add), or begin anew with --fresh"
+                            );
+                        }
                         // The nodes run, whether it can be said or not.
                         let _ = print::text(&self.announcement(&leader, args));
                         announced = true;
@@ -207,20 +217,27 @@ impl Cluster {
     async fn waiting_for(&self) -> Waiting {
         let mut lacking = Vec::new();
         let mut leader = None;
+        let mut members = BTreeSet::new();
         for Running { node, .. } in self.running() {
             match look(&node.client).await {
                 Some(status) if status.healthy => {
                     leader = leader.or(status.leader.and_then(|leader| leader.name));
+                    members
+                        .extend(status.voters.into_iter().chain(status.learners).map(|member| member.name));
                 }
-                Some(status) => lacking.push(format!("node {} ({})", node.name, status.reasons.join("; "))),
-                None => lacking.push(format!("node {} (no answer yet)", node.name)),
+                Some(status) => lacking.push((&node.name, status.reasons.join("; "))),
+                None => lacking.push((&node.name, "no answer yet".to_owned())),
             }
         }
-        if lacking.is_empty() {
-            Waiting::Over { leader: leader.unwrap_or_else(|| "unknown".to_owned()) }
-        } else {
-            Waiting::For(lacking.join(", "))
+        // What is no member any more is not waited for: it was removed.
+        let is_member = |name: &str| members.is_empty() || members.iter().any(|member| member == name);
+        let (lacking, removed): (Vec<_>, Vec<_>) = lacking.into_iter().partition(|(name, _)| is_member(name));
+        if lacking.is_empty() && (removed.is_empty() || self.started.elapsed() >= REMOVED_PAUSE) {
+            let removed = removed.into_iter().map(|(name, _)| name.clone()).collect();
+            return Waiting::Over { leader: leader.unwrap_or_else(|| "unknown".to_owned()), removed };
         }
+        let lacking = lacking.into_iter().chain(removed);
+        Waiting::For(lacking.map(|(name, why)| format!("node {name} ({why})")).collect::<Vec<_>>().join(", "))
     }
 
     /// Stops all nodes; those that do not within [`STOP_TIMEOUT`], or by a second Ctrl-C, are killed.
@@ -289,7 +306,7 @@ Ctrl-C stops all nodes. The data stays in {dir} for the next time; --fresh delet
 
 /// Whether the cluster is ready.
 enum Waiting {
-    Over { leader: String },
+    Over { leader: String, removed: Vec<String> },
     For(String),
 }
 

@@ -2,11 +2,13 @@
 //! what its clients saw judged by the linearizability checker.
 
 mod backup;
+mod backup_targets;
 mod chaos;
 mod chaos_faults;
 mod cluster;
 mod damage;
 mod descriptors;
+mod dev;
 mod disk_fails;
 mod diverged;
 mod emptied;
