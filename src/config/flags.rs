@@ -102,7 +102,7 @@ pub struct Flags {
     )]
     pub(super) hide_peer_addr: Option<bool>,
 
-    /// Time without a leader after which a node stands for election; each time is drawn between once and twice this.
+    /// Time without a leader after which a node starts an election; each time is drawn between once and twice this.
     /// Longer where links or disks are slow
     #[arg(
         long,

@@ -35,7 +35,7 @@ impl Samples {
     }
 }
 
-/// The timeout in force, and what it rests on.
+/// The timeout in force, and what it depends on.
 #[derive(Debug)]
 pub(super) struct Timing {
     timeout: Duration,

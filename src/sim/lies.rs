@@ -1,7 +1,7 @@
 //! A member that lies: now and then one field of one kind of its messages says something else than it should.
 //!
 //! Raft is made for members that fail by stopping, not for members that lie. Some lies break it on principle: a vote or
-//! an acknowledgement that rests on nothing, a log that differs from one receiver to the next. [`Lie::is_survivable`]
+//! an acknowledgement that nothing supports, a log that differs from one receiver to the next. [`Lie::is_survivable`]
 //! tells them apart. Of the others nothing may be lost; no lie at all may make a node panic.
 
 use super::random::Random;
