@@ -36,6 +36,7 @@ impl Runner {
         self.must_be_calm();
         self.cluster.tell(|| "all links are whole again".to_owned());
         self.cluster.network.mend();
+        self.cluster.run_clients(true);
     }
 
     fn fail_links(&mut self) {
@@ -60,6 +61,8 @@ impl Runner {
     fn must_be_calm(&mut self) {
         let timeout = self.cluster.setup().raft.election_timeout;
         let cluster = &mut self.cluster;
+        // They have been served, and would only make this long.
+        cluster.run_clients(false);
         cluster.run_to(cluster.now().after(timeout * 20));
         let before = cluster.invariants.elections();
         cluster.run_to(cluster.now().after(timeout * 20));
