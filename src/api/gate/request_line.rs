@@ -180,7 +180,7 @@ mod tests {
     fn only_request_lines_are_looked_at() {
         let plain = "GET /a HTTP/1.1\r\nHost: x\r\nX-Noise: #\r\n\r\n";
         let body = "PUT /a HTTP/1.1\r\ncontent-LENGTH: 22\r\n\r\nGET /#a HTTP/1.1\r\n\r\n##";
-        let chunked = "PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=#\r\n\n#\n\r\nf\r\nGET /# HTTP/1.1\r\n\r\n0\r\nT: #\r\n\r\n";
+        let chunked = "PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=#\r\n\n#\n\r\n11\r\nGET /# HTTP/1.1\r\n\r\n0\r\nT: #\r\n\r\n";
         let bad = "\r\nGET /a?b#c HTTP/1.1\r\nHost: x\r\n\r\n";
         for (text, expected) in [
             (plain.to_owned(), None),
