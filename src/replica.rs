@@ -162,7 +162,7 @@ impl Core {
             Event::Applied { index, .. } => self.applied = self.applied.max(*index),
             _ => {}
         }
-        let event = admission::without_unappliable(event, out);
+        let event = admission::without_unappliable(event, self.raft.feature_level(), out);
         let mut effects = Vec::new();
         self.raft.step(now, event, &mut effects);
         for effect in effects {

@@ -138,6 +138,11 @@ number! {
     StagedId
 }
 number! {
+    /// What a program understands of what others of its cluster write: a program of a level understands all that is
+    /// below it, too. 0 is the level of the first release.
+    FeatureLevel
+}
+number! {
     /// A membership of one node: the index of the entry that added it. A node that was removed and
     /// added again has another session, so that old acknowledgements do not count.
     Session

@@ -99,7 +99,7 @@ pub(super) async fn kv_put<R: Replica>(
     request: Request,
     started: Instant,
 ) -> Result<Response<Body>, Problem> {
-    let parameters = Parameters::parse(request.uri().query(), &["timeout"])?;
+    let parameters = Parameters::parse(request.uri().query(), &["timeout", "encoding"])?;
     let key = key_of(&api, &request)?;
     let condition = parse_condition(request.headers())?;
     let idempotency_key = parse_idempotency_key(request.headers())?;
@@ -109,7 +109,9 @@ pub(super) async fn kv_put<R: Replica>(
     let Received { bytes: value, share: _share, deadline } =
         receive(request.into_body(), body_bytes_max, time, &api.request_memory).await?;
     let operation = Operation::Put { key, value, condition };
-    match propose(&api, Command { operation, idempotency_key }, deadline).await? {
+    let command = Command { operation, idempotency_key };
+    let command = if parameters.is_encoding_2 { command.encode_2() } else { command.encode() };
+    match propose_encoded(&api, command, deadline).await? {
         Answer::Put { revision, create_revision, version } => {
             let body = format!(
                 "{{\"revision\":{revision},\"create_revision\":{create_revision},\"version\":{version}}}\n"
@@ -162,8 +164,16 @@ async fn read<R: Replica>(
 }
 
 async fn propose<R: Replica>(api: &Api<R>, command: Command, deadline: Instant) -> Result<Answer, Problem> {
+    propose_encoded(api, command.encode(), deadline).await
+}
+
+async fn propose_encoded<R: Replica>(
+    api: &Api<R>,
+    command: bytes::Bytes,
+    deadline: Instant,
+) -> Result<Answer, Problem> {
     let replica = api.replica()?;
-    replica.propose(command.encode(), left(deadline)?).await.map_err(Problem::from)
+    replica.propose(command, left(deadline)?).await.map_err(Problem::from)
 }
 
 /// Smaller values are sent at once and need no share of the memory for answers.

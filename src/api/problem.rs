@@ -245,7 +245,8 @@ impl From<AdminError> for Problem {
             | AdminReason::NoQuorum
             | AdminReason::NotCaughtUp
             | AdminReason::TooMany
-            | AdminReason::NoTarget => (StatusCode::CONFLICT, "conflict"),
+            | AdminReason::NoTarget
+            | AdminReason::FeatureLevel => (StatusCode::CONFLICT, "conflict"),
         };
         let outcome = if reason.may_be_done() { Outcome::Unknown } else { Outcome::NotApplied };
         let outcome = status.is_server_error().then_some(outcome);

@@ -29,6 +29,8 @@ pub(super) struct Parameters {
     pub(super) consistency: Consistency,
     pub(super) timeout: Option<Duration>,
     pub(super) expected: Option<LogIndex>,
+    /// Version 2 of the encoding of commands is asked for, which only tests of upgrades do.
+    pub(super) is_encoding_2: bool,
 }
 
 impl Parameters {
@@ -56,6 +58,7 @@ impl Parameters {
                     let wrong = || Problem::bad_request("`expected` is not the index of a configuration");
                     parameters.expected = Some(index.ok_or_else(wrong)?);
                 }
+                "encoding" => parameters.is_encoding_2 = parse_encoding(&value)?,
                 "timeout" => parameters.timeout = Some(parse_timeout(&value)?),
                 _ => return Err(unknown(&name, known)),
             }
@@ -74,6 +77,15 @@ fn parse_consistency(value: &str) -> Result<Consistency, Problem> {
         "linearizable" => Ok(Consistency::Linearizable),
         "stale" => Ok(Consistency::Stale),
         _ => Err(Problem::bad_request("`consistency` is neither `linearizable` nor `stale`")),
+    }
+}
+
+/// `1` or `2`; true for 2.
+fn parse_encoding(value: &str) -> Result<bool, Problem> {
+    match value {
+        "1" => Ok(false),
+        "2" => Ok(true),
+        _ => Err(Problem::bad_request("`encoding` is neither `1` nor `2`")),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{AdminAccess, AllowedHost};
+use crate::types::FeatureLevel;
 
 /// Limits and times of the HTTP side. All limits are inclusive: exactly at the limit is accepted.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Settings {
     /// Hosts that requests may name, besides those that no outsider's name server answers for: addresses, single labels,
     /// and names below `localhost`, `local`, `internal` and `svc`. Default none.
     pub allowed_hosts: Vec<AllowedHost>,
+    /// The highest feature level that this node's program understands; shown, not used.
+    pub feature_level: FeatureLevel,
     /// A node further behind the commit index than this is not ready. Entries, default 5,000.
     pub ready_lag_entries_max: u64,
 }
@@ -59,6 +62,7 @@ impl Settings {
         admin_access: AdminAccess::Loopback,
         snapshot_pace_time: Duration::from_mins(1),
         allowed_hosts: Vec::new(),
+        feature_level: FeatureLevel(0),
         ready_lag_entries_max: 5_000,
     };
 }

@@ -11,7 +11,7 @@ use super::query::Parameters;
 use super::state::Peer;
 use super::{Api, Problem, Replica};
 use crate::driver::{Member, Status};
-use crate::types::{ClusterId, LogIndex, NodeId, Revision, Term};
+use crate::types::{ClusterId, FeatureLevel, LogIndex, NodeId, Revision, Term};
 
 /// The body of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,12 @@ pub struct StatusReport {
     pub name: String,
     /// Version of the program.
     pub version: String,
+    /// The highest feature level that this node's program understands.
+    #[serde(default)]
+    pub feature_level: FeatureLevel,
+    /// The feature level of the cluster: what all its members understand.
+    #[serde(default)]
+    pub cluster_feature_level: FeatureLevel,
     /// `follower`, `pre_candidate`, `candidate` or `leader`.
     pub role: String,
     /// Term now.
@@ -111,6 +117,8 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
         node_id: api.node_id(),
         name: api.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
+        feature_level: api.settings.feature_level,
+        cluster_feature_level: FeatureLevel(0),
         role: "follower".into(),
         term: Term(0),
         leader: None,
@@ -130,6 +138,7 @@ fn report<R: Replica>(api: &Api<R>) -> StatusReport {
         report.node_id = Some(status.node_id);
         report.role = status.role.as_str().into();
         report.term = status.term;
+        report.cluster_feature_level = status.configuration.feature_level;
         report.commit_index = status.commit_index;
         report.applied_index = status.applied_index;
         report.last_log_index = status.last_log_index;

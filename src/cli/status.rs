@@ -250,7 +250,7 @@ fn row(endpoint: &str, status: &StatusReport) -> [String; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{LogIndex, Revision, Term};
+    use crate::types::{FeatureLevel, LogIndex, Revision, Term};
 
     fn report(name: &str) -> StatusReport {
         StatusReport {
@@ -258,6 +258,8 @@ mod tests {
             node_id: None,
             name: name.to_owned(),
             version: "0".to_owned(),
+            feature_level: FeatureLevel(0),
+            cluster_feature_level: FeatureLevel(0),
             role: "follower".to_owned(),
             term: Term(3),
             leader: None,

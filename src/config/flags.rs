@@ -11,6 +11,7 @@ use super::clients::ClientFlags;
 use super::cluster::InitialCluster;
 use super::tls::TlsFlags;
 use super::units::{Size, Span};
+use super::versions::VersionFlags;
 use crate::raft;
 use crate::types::{Address, Name};
 
@@ -257,6 +258,9 @@ pub struct Flags {
 
     #[command(flatten)]
     pub(super) tls: TlsFlags,
+
+    #[command(flatten)]
+    pub(super) versions: VersionFlags,
 
     /// The pod's namespace
     #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = "Kubernetes")]

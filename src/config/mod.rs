@@ -12,6 +12,7 @@ mod kubernetes;
 mod layers;
 mod tls;
 mod units;
+mod versions;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -311,6 +312,7 @@ impl Config {
             lease_reads: flags.lease_reads,
             clock_drift_ppm: flags.clock_drift_ppm,
             disk_stall_timeout: flags.disk_stall_timeout.0,
+            feature_level: flags.versions.feature_level(),
             ..raft::Settings::default()
         };
         raft.check()?;

@@ -14,15 +14,19 @@
 //! | … | the key |
 //! | … | put: the value, to the end; delete: nothing |
 //!
-//! Each command has exactly one encoding.
+//! Version 2 is version 1 with a byte 0 behind the version's, for flags that no program knows yet. It needs feature
+//! level 1, which only tests use: so the way to a new encoding is walked before it is needed.
+//!
+//! Each command has exactly one encoding of each version.
 
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::types::Revision;
+use crate::types::{FeatureLevel, Revision};
 
 const VERSION: u8 = 1;
+const VERSION_2: u8 = 2;
 const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
 /// Added to a kind: an idempotency key comes with it.
@@ -209,16 +213,41 @@ impl Command {
         out.freeze()
     }
 
-    /// The reverse of [`Command::encode`]; shares the bytes.
+    /// The same in version 2 of the encoding, which needs feature level 1.
+    ///
+    /// # Panics
+    /// As [`Command::encode`].
+    #[must_use]
+    pub fn encode_2(&self) -> Bytes {
+        let first = self.encode();
+        let mut out = BytesMut::with_capacity(1 + first.len());
+        out.put_u8(VERSION_2);
+        out.put_u8(0);
+        out.put_slice(&first[1..]);
+        out.freeze()
+    }
+
+    /// The lowest feature level of a program that understands this encoding of a command.
+    #[must_use]
+    pub fn feature_level(data: &[u8]) -> FeatureLevel {
+        if data.first() == Some(&VERSION_2) { FeatureLevel(1) } else { FeatureLevel(0) }
+    }
+
+    /// The reverse of [`Command::encode`] and [`Command::encode_2`]; shares the bytes.
     ///
     /// # Errors
     /// Bytes that no command encodes to.
     pub fn decode(data: &Bytes) -> Result<Self, CommandError> {
         let mut rest = data.clone();
-        let [version, kind, condition] = take_array(&mut rest)?;
-        if version != VERSION {
-            return Err(CommandError::UNKNOWN_VERSION);
+        match take_array(&mut rest)? {
+            [VERSION] => {}
+            [VERSION_2] => match take_array(&mut rest)? {
+                [0] => {}
+                [_] => return Err(CommandError::UNKNOWN_VERSION),
+            },
+            [_] => return Err(CommandError::UNKNOWN_VERSION),
         }
+        let [kind, condition] = take_array(&mut rest)?;
         let condition = match condition {
             CONDITION_ALWAYS => Condition::Always,
             CONDITION_ABSENT => Condition::Absent,
@@ -295,6 +324,7 @@ mod tests {
     #[test]
     fn every_command_survives_the_round_trip() {
         for command in all() {
+            assert_eq!(Command::decode(&command.encode_2()), Ok(command.clone()));
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
         let empty = Command::from(Operation::Put {
@@ -310,6 +340,7 @@ mod tests {
         let encoded = put(Condition::ModRevision(Revision(0x0102))).encode();
         assert_eq!(&encoded[..], b"\x01\x01\x03\x02\x01\0\0\0\0\0\0\x03\0\0\0keyvalue");
         assert_eq!(&delete(Condition::Always).encode()[..], b"\x01\x02\x00\x03\0\0\0key");
+        assert_eq!(&delete(Condition::Always).encode_2()[..], b"\x02\x00\x02\x00\x03\0\0\0key");
         let encoded = named(b"once", put(Condition::ModRevision(Revision(0x0102)))).encode();
         assert_eq!(&encoded[..], b"\x01\x81\x03\x02\x01\0\0\0\0\0\0\x04once\x03\0\0\0keyvalue");
     }
@@ -328,15 +359,16 @@ mod tests {
     fn whatever_decodes_is_the_encoding_of_what_it_decodes_to() {
         // Every truncation and every change of one byte: an error or a command with just these bytes.
         for command in all() {
-            let encoded = command.encode();
-            for cut in 0..encoded.len() {
-                check_hostile(&encoded.slice(..cut));
-            }
-            for at in 0..encoded.len() {
-                for byte in 0..=u8::MAX {
-                    let mut changed = encoded.to_vec();
-                    changed[at] = byte;
-                    check_hostile(&changed.into());
+            for encoded in [command.encode(), command.encode_2()] {
+                for cut in 0..encoded.len() {
+                    check_hostile(&encoded.slice(..cut));
+                }
+                for at in 0..encoded.len() {
+                    for byte in 0..=u8::MAX {
+                        let mut changed = encoded.to_vec();
+                        changed[at] = byte;
+                        check_hostile(&changed.into());
+                    }
                 }
             }
         }
@@ -344,7 +376,9 @@ mod tests {
 
     fn check_hostile(data: &Bytes) {
         if let Ok(command) = Command::decode(data) {
-            assert_eq!(command.encode(), data);
+            let again =
+                if Command::feature_level(data).0 == 0 { command.encode() } else { command.encode_2() };
+            assert_eq!(again, data);
         }
     }
 
@@ -354,7 +388,8 @@ mod tests {
             assert_eq!(Command::decode(&Bytes::from_static(data)), Err(CommandError(what)));
         };
         check(b"", "cut short");
-        check(b"\x02\x01\x00\x01\0\0\0k", "unknown version");
+        check(b"\x03\x01\x00\x01\0\0\0k", "unknown version");
+        check(b"\x02\x01\x01\x00\x01\0\0\0k", "unknown version");
         check(b"\x01\x03\x00\x01\0\0\0k", "unknown kind");
         check(b"\x01\x01\x04\x01\0\0\0k", "unknown condition");
         check(b"\x01\x01\x00\0\0\0\0", "empty key");

@@ -120,6 +120,8 @@ reasons! {
     Invalid = "invalid",
     /// No other voter can lead.
     NoTarget = "no_target",
+    /// The joining node's program does not understand what the cluster writes.
+    FeatureLevel = "feature_level",
 }
 
 impl AdminReason {
@@ -147,7 +149,8 @@ impl AdminReason {
             | Self::NoVoters
             | Self::TooMany
             | Self::Invalid
-            | Self::NoTarget => false,
+            | Self::NoTarget
+            | Self::FeatureLevel => false,
         }
     }
 
@@ -203,12 +206,13 @@ impl From<AdminRefusal> for AdminError {
 /// Whether `configuration` is what `change` asks for: an earlier attempt with an unknown outcome was done.
 #[must_use]
 pub fn is_done(change: &Change, configuration: &Configuration) -> bool {
-    let Change { add, promote, demote, remove } = change;
+    let Change { add, promote, demote, remove, feature_level } = change;
     !configuration.is_joint()
         && add.iter().all(|new| configuration.member(new.id).is_some())
         && promote.iter().all(|id| configuration.voters.contains_key(id))
         && demote.iter().all(|id| configuration.learners.contains_key(id))
         && remove.iter().all(|id| configuration.removed.contains_key(id))
+        && feature_level.is_none_or(|level| configuration.feature_level >= level)
 }
 
 #[cfg(test)]

@@ -69,7 +69,8 @@ pub fn refound(origin: &Origin) -> Result<Refounding, WasRemoved> {
     let mut removed = old.removed.clone();
     removed.extend(dropped.keys().map(|id| (*id, position.index)));
     let voters = BTreeMap::from([(*node_id, member)]);
-    let configuration = Configuration { voters, removed, ..Configuration::default() };
+    let feature_level = old.feature_level;
+    let configuration = Configuration { voters, removed, feature_level, ..Configuration::default() };
     Ok(Refounding { configuration, position, dropped, time: *time })
 }
 
@@ -115,6 +116,7 @@ impl Refounding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::FeatureLevel;
 
     fn member(name: &str, session: u64) -> Member {
         Member { name: name.to_owned(), session: Session(session), ..Member::default() }
@@ -132,6 +134,7 @@ mod tests {
                 outgoing: outgoing.collect(),
                 learners: BTreeMap::from([(NodeId(5), member("e", 8))]),
                 removed: BTreeMap::from([(NodeId(6), LogIndex(3))]),
+                feature_level: FeatureLevel(2),
             },
             last: LogPosition { index: LogIndex(20), term: Term(4) },
             time: LogTime(500),
@@ -143,7 +146,8 @@ mod tests {
         let plan = refound(&origin()).unwrap();
         assert_eq!(plan.position, LogPosition { index: LogIndex(21), term: Term(2) });
         assert_eq!(plan.covered(), LogPosition { index: LogIndex(20), term: Term(1) });
-        let Configuration { voters, outgoing, learners, removed } = &plan.configuration;
+        let Configuration { voters, outgoing, learners, removed, feature_level } = &plan.configuration;
+        assert_eq!(*feature_level, FeatureLevel(2), "the state may need it");
         assert_eq!(*voters, BTreeMap::from([(NodeId(1), member("a", 21))]));
         assert!(outgoing.is_empty() && learners.is_empty());
         let gone: Vec<_> = removed.iter().map(|(id, index)| (id.0, index.0)).collect();

@@ -1,7 +1,7 @@
 //! What administrators ask of a leader: other members, another leader. And why it may refuse.
 
 use super::MEMBERS_MAX;
-use crate::types::{LogIndex, NodeId};
+use crate::types::{FeatureLevel, LogIndex, NodeId};
 
 /// A change of members, done as one: through a joint configuration if voters change (thesis, 4.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Change {
     pub demote: Vec<NodeId>,
     /// Members to remove for ever.
     pub remove: Vec<NodeId>,
+    /// A higher feature level for the cluster; alone in its change.
+    pub feature_level: Option<FeatureLevel>,
 }
 
 /// A node to be added.

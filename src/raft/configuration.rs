@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{LogIndex, NodeId, Session};
+use crate::types::{FeatureLevel, LogIndex, NodeId, Session};
+
+/// The highest feature level that this program understands.
+pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(0);
 
 /// Most members that a cluster may have, learners included.
 pub const MEMBERS_MAX: usize = 9;
@@ -28,6 +31,15 @@ pub struct Configuration {
     /// Nodes that were members and never will be again, with the entry that removed each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub removed: BTreeMap<NodeId, LogIndex>,
+    /// The feature level of the cluster: that of its lowest member when a leader raised it last. It never falls. No
+    /// entry of a higher level is in the log.
+    #[serde(default, skip_serializing_if = "is_first_level")]
+    pub feature_level: FeatureLevel,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_first_level(level: &FeatureLevel) -> bool {
+    *level == FeatureLevel(0)
 }
 
 /// What the cluster knows of one member.

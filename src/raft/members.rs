@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::role::Role;
 use super::{AdminRefusal, Change, Configuration, Effect, Observation, Payload, Raft};
 use crate::plant::Plant;
-use crate::types::{Instant, LogIndex, NodeId, RequestId, Session};
+use crate::types::{FeatureLevel, Instant, LogIndex, NodeId, RequestId, Session};
 
 /// What an administrator asked for.
 #[derive(Clone, Debug)]
@@ -222,6 +222,12 @@ impl Raft {
                 leader.progress.insert(id, progress);
             }
         }
+    }
+
+    /// The feature level of the cluster, as far as it is known to be committed: commands up to it may be appended.
+    pub(crate) fn feature_level(&self) -> FeatureLevel {
+        let committed = self.log.committed_configuration();
+        committed.map_or(FeatureLevel(0), |(_, configuration)| configuration.feature_level)
     }
 
     /// The configuration whose majorities decide: that in force.

@@ -40,7 +40,7 @@ mod trouble;
 
 pub use change::{AdminRefusal, Change, NewMember};
 pub use check::{NUMBER_MAX, Unfit};
-pub use configuration::{Configuration, MEMBERS_MAX, Member};
+pub use configuration::{Configuration, FEATURE_LEVEL, MEMBERS_MAX, Member};
 pub use divergence::STATE_DIGESTS_MAX;
 pub use entry::{Entry, EntryKind, HardState, Payload, PayloadError};
 pub use event::{

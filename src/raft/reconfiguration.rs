@@ -12,8 +12,17 @@ impl Configuration {
     /// Whether `change` can be made of this configuration, as far as that depends on nothing else.
     /// `removed_too` plants the bug of adding what was removed.
     pub(super) fn check(&self, change: &Change, removed_too: bool) -> Result<(), AdminRefusal> {
-        let Change { add, promote, demote, remove } = change;
+        let Change { add, promote, demote, remove, feature_level } = change;
         let named = || add.iter().map(|new| &new.id).chain(promote).chain(demote).chain(remove);
+        if let Some(level) = feature_level {
+            return if named().next().is_some() {
+                Err(AdminRefusal::Invalid("a feature level is raised alone"))
+            } else if *level <= self.feature_level {
+                Err(AdminRefusal::Invalid("the feature level never falls"))
+            } else {
+                Ok(())
+            };
+        }
         if named().next().is_none() {
             return Err(AdminRefusal::Invalid("there is nothing to change"));
         }
@@ -60,6 +69,7 @@ impl Configuration {
     /// The configuration that the entry at `index` begins `change` with: joint if voters change, else the final one.
     pub(super) fn changed(&self, change: &Change, index: LogIndex) -> Self {
         let mut next = self.clone();
+        next.feature_level = change.feature_level.unwrap_or(self.feature_level);
         for new in &change.add {
             let member = Member {
                 name: new.name.clone(),
@@ -122,6 +132,7 @@ mod tests {
     use super::super::NewMember;
     use super::super::random::Random;
     use super::*;
+    use crate::types::FeatureLevel;
 
     fn members(ids: impl IntoIterator<Item = u64>) -> BTreeMap<NodeId, Member> {
         let member = |id: u64| (NodeId(id), Member { name: format!("n{id}"), ..Member::default() });
@@ -144,6 +155,27 @@ mod tests {
 
     fn remove(ids: &[u64]) -> Change {
         Change { remove: ids.iter().copied().map(NodeId).collect(), ..Change::default() }
+    }
+
+    #[test]
+    fn a_feature_level_rises_alone_and_never_falls() {
+        let before = Configuration { feature_level: FeatureLevel(3), ..of_voters([1, 2]) };
+        let raise = |level| Change { feature_level: Some(FeatureLevel(level)), ..Change::default() };
+        assert_eq!(before.check(&raise(4), false), Ok(()));
+        let after = before.changed(&raise(4), LogIndex(9));
+        assert_eq!(after, Configuration { feature_level: FeatureLevel(4), ..before.clone() });
+        assert!(!after.is_joint());
+        let falls = Err(AdminRefusal::Invalid("the feature level never falls"));
+        assert_eq!(before.check(&raise(3), false), falls);
+        let both = Change { remove: vec![NodeId(2)], ..raise(4) };
+        assert_eq!(before.check(&both, false), Err(AdminRefusal::Invalid("a feature level is raised alone")));
+        // Whatever changes later keeps it.
+        let promote = Change { demote: vec![NodeId(2)], ..Change::default() };
+        let joint = after.changed(&promote, LogIndex(10));
+        assert_eq!(
+            (joint.feature_level, joint.left(LogIndex(11)).feature_level),
+            (FeatureLevel(4), FeatureLevel(4))
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::FEATURE_LEVEL;
 use crate::plant::Planted;
+use crate::types::FeatureLevel;
 
 /// Timing and limits of the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Settings {
     pub disk_stall_timeout: Duration,
     /// Time between two messages to each other member about the own state, to find replicas that differ; zero: never.
     pub state_check_interval: Duration,
+    /// The highest feature level that this node's program understands.
+    pub feature_level: FeatureLevel,
     /// A bug to show that it is found; none in a normal build.
     pub planted: Planted,
 }
@@ -75,6 +79,7 @@ impl Default for Settings {
             clock_drift_ppm: 100_000,
             disk_stall_timeout: Duration::from_secs(1),
             state_check_interval: Duration::from_secs(1),
+            feature_level: FEATURE_LEVEL,
             planted: Planted::default(),
         }
     }

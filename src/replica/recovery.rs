@@ -12,7 +12,7 @@ use crate::raft::{self, Committed, Configuration, Entry, HardState, Raft, Settin
 use crate::storage::files::Files;
 use crate::storage::wal::{self, Wal};
 use crate::storage::{Checkpoint, Fit, StateStore, StorageError, check_fit};
-use crate::types::{Instant, LogIndex, LogPosition, NodeId};
+use crate::types::{FeatureLevel, Instant, LogIndex, LogPosition, NodeId};
 
 type Configurations = Vec<(LogIndex, Arc<Configuration>)>;
 
@@ -20,6 +20,19 @@ pub use survivor::{Survivor, SurvivorError, survivor};
 
 /// Entries are read from the log in pieces of this size.
 const PIECE_BYTES: usize = 4 << 20;
+
+/// The cluster's feature level is above that of this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this program understands feature level {understood}, and the cluster has feature level {needed}: use a version \
+     that is at least as new as the other members'"
+)]
+pub struct Outdated {
+    /// The cluster's level.
+    pub needed: FeatureLevel,
+    /// The level of this program.
+    pub understood: FeatureLevel,
+}
 
 /// Why a replica could not be made of what is on disk.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +43,9 @@ pub enum RecoveryError {
     /// An entry that this program cannot apply.
     #[error(transparent)]
     Unappliable(#[from] Unappliable),
+    /// The cluster writes what this program does not understand.
+    #[error(transparent)]
+    Outdated(#[from] Outdated),
     /// The core's settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -86,6 +102,11 @@ pub fn recover<F: Files, S: StateStore>(
         found = begin_anew(&mut wal, &found, state.checkpoint().applied)?;
     }
     found.configurations = with_covered(found.configurations, found.before.index, state.checkpoint());
+    let levels = found.configurations.iter().map(|(_, configuration)| configuration.feature_level);
+    let (needed, understood) = (levels.max().unwrap_or_default(), settings.feature_level);
+    if needed > understood {
+        return Err(Outdated { needed, understood }.into());
+    }
     let mut store = Store::default();
     let forgets = settings.planted.is(Plant::ForgetOutcomes);
     state.restore(&mut |record| {

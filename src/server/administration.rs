@@ -14,7 +14,7 @@ use crate::membership::{
 };
 use crate::raft::{Configuration, NewMember};
 use crate::transport::{AdminFuture, AdminOutcome, Administrator, Peers};
-use crate::types::NodeId;
+use crate::types::{FeatureLevel, NodeId};
 
 /// Pause before a refused attempt is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -56,6 +56,10 @@ impl Administrator for Administration {
     fn anywhere(&self, request: AdminRequest, timeout: Duration) -> AdminFuture {
         let parts = Arc::clone(&self.0);
         Box::pin(async move { parts.anywhere(request, timeout).await })
+    }
+
+    fn feature_level(&self) -> FeatureLevel {
+        self.0.handle.status().configuration.feature_level
     }
 
     fn removed_by(&self, id: NodeId) -> Option<RemovedBy> {

@@ -20,6 +20,7 @@ pub(super) fn settings(config: &Config) -> api::Settings {
         key_bytes_max: config.limits.key_bytes_max,
         value_bytes_max: config.limits.value_bytes_max,
         request_bytes_max: config.limits.request_bytes_max,
+        feature_level: config.raft.feature_level,
         allowed_hosts: allowed_hosts(config),
         admin_access: clients.admin_access,
         // What three nodes forward to a leader together is below what a leader takes that is not committed yet (64 MiB).

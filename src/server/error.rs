@@ -7,6 +7,7 @@ use crate::driver::Failure;
 use crate::k8s::KubeError;
 use crate::membership::InitialClusterError;
 use crate::replica::Unappliable;
+use crate::replica::recovery::Outdated;
 use crate::storage::StorageError;
 use crate::supervision;
 use crate::tls::TlsError;
@@ -43,6 +44,9 @@ pub enum ServerError {
     /// The way into a cluster.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// The cluster writes what this program does not understand.
+    #[error(transparent)]
+    Outdated(#[from] Outdated),
     /// An entry of the log that this program cannot apply.
     #[error(transparent)]
     Unappliable(#[from] Unappliable),
@@ -97,7 +101,8 @@ impl ServerError {
             Self::Bootstrap(BootstrapError::Store(_)) => 4,
             Self::OtherCluster { .. }
             | Self::Latch { .. }
-            | Self::Bootstrap(BootstrapError::NameInUse(_)) => 5,
+            | Self::Outdated(_)
+            | Self::Bootstrap(BootstrapError::NameInUse(_) | BootstrapError::Outdated(_)) => 5,
             Self::Listen { .. }
             | Self::System(_)
             | Self::Tls(_)

@@ -91,6 +91,7 @@ impl Joined {
 
     /// Ends the replica with its last flush, then the peer port. Nothing else uses the data directory then.
     pub(super) async fn stop(self, peers_stop: &watch::Sender<bool>) -> Result<Lock, ServerError> {
+        drop(self.versions);
         // Blocks until the threads have flushed.
         let stopped = spawn_blocking(|| self.running.stop()).await;
         peers_stop.send_replace(true);

@@ -30,6 +30,7 @@ mod reports;
 mod signals;
 mod stranded;
 mod tls;
+mod versions;
 
 use std::future::Future;
 use std::io;
@@ -39,7 +40,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use crate::api::{self, Access, Api};
 use crate::config::{Admit, Config, Join};
@@ -172,6 +173,8 @@ struct Joined {
     data_dir: PathBuf,
     peer_port: PeerPort,
     kubernetes: Option<Kubernetes>,
+    /// Raises the cluster's feature level while this node leads.
+    versions: JoinSet<()>,
 }
 
 /// Serves the peer port.
@@ -354,6 +357,7 @@ impl Server {
         let waits = |why| self.api.set_waiting(Some(why));
         let pod_secret = PodSecret::wait(&self.config, kubernetes.as_ref(), &self.metrics, waits).await?;
         let tls = pod_secret.as_ref().map(PodSecret::tls).or_else(|| self.tls.peer.clone());
+        let feature_level = self.config.raft.feature_level;
         if let Some(tls) = tls.clone() {
             let has_token =
                 move |token: &str| tls.administrators().is_some_and(|known| known.has_token(token));
@@ -361,6 +365,7 @@ impl Server {
         }
         let settings = transport::Settings {
             tls,
+            feature_level,
             connections_max: self.connections.peers,
             ..transport::Settings::default()
         };
@@ -419,7 +424,19 @@ impl Server {
         }
         let data_dir = self.config.data_dir.clone();
         let peer_port = PeerPort { server: peers, _secret: pod_secret };
-        Ok(Joined { running, lock, handle, local, addresses, settings, data_dir, peer_port, kubernetes })
+        let versions = versions::keep_raising(handle.clone(), self.directory.clone(), feature_level);
+        Ok(Joined {
+            running,
+            lock,
+            handle,
+            local,
+            addresses,
+            settings,
+            data_dir,
+            peer_port,
+            kubernetes,
+            versions,
+        })
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn recover(
     let disk = Disk { node_id: identity.node_id, wal, found, state };
     let replica = recovery::recover(disk, settings, seed, driver::now()).map_err(|error| match error {
         RecoveryError::Storage(error) => ServerError::Storage(error),
+        RecoveryError::Outdated(error) => ServerError::Outdated(error),
         RecoveryError::Unappliable(error) => ServerError::Unappliable(error),
         RecoveryError::Settings(error) => ServerError::System(io::Error::other(error)),
     })?;

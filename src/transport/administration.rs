@@ -18,7 +18,7 @@ use crate::membership::{
     AdminError, AdminReason, AdminRequest, JoinOrigin, Local, RemovedBy, check_new_member,
 };
 use crate::raft::{Change, NewMember};
-use crate::types::{ClusterId, LogIndex, NodeId};
+use crate::types::{ClusterId, FeatureLevel, LogIndex, NodeId};
 
 /// Nodes named in one request: more is refused.
 const NODES_MAX: usize = 64;
@@ -47,9 +47,29 @@ pub trait Administrator: Send + Sync + 'static {
 
     /// The committed removal of `id` from the cluster.
     fn removed_by(&self, id: NodeId) -> Option<RemovedBy>;
+
+    /// The feature level of the cluster.
+    fn feature_level(&self) -> FeatureLevel {
+        FeatureLevel::default()
+    }
 }
 
 impl PeerService {
+    /// Refuses a node whose program would not understand the cluster's log. Only the node that it asked knows its level.
+    pub(super) fn check_level(&self, call: Option<&proto::AdminCall>, understood: u64) -> AdminOutcome {
+        let needed = self.administrator().map(|administrator| administrator.feature_level());
+        match needed.filter(|needed| needed.0 > understood && call.is_some_and(|call| !call.forwarded)) {
+            Some(needed) => {
+                let why = format!(
+                    "its program understands feature level {understood}, and the cluster has feature level {needed}: \
+                     use a version that is at least as new as the members'"
+                );
+                Err(AdminError::new(AdminReason::FeatureLevel, why))
+            }
+            None => Ok(LogIndex(0)),
+        }
+    }
+
     /// Takes a request, done here or, unless it was passed on already, at the leader.
     pub(super) async fn on_admin_call(
         &self,
@@ -108,7 +128,7 @@ impl PeerService {
     }
 }
 
-fn outcome_to_wire(outcome: AdminOutcome) -> proto::AdminResponse {
+pub(super) fn outcome_to_wire(outcome: AdminOutcome) -> proto::AdminResponse {
     let outcome = match outcome {
         Ok(index) => admin_response::Outcome::Index(index.0),
         Err(AdminError { reason, detail }) => {
@@ -140,7 +160,7 @@ pub(super) fn join_from_wire(
     request: proto::JoinRequest,
     remote: Option<IpAddr>,
 ) -> Result<AdminRequest, Status> {
-    let proto::JoinRequest { call, node, pod_uid, asked_from } = request;
+    let proto::JoinRequest { call, node, pod_uid, asked_from, .. } = request;
     let node = node.ok_or_else(|| Status::invalid_argument("a request to join without a node"))?;
     let is_forwarded = call.is_some_and(|call| call.forwarded);
     let asked_from = if is_forwarded { asked_from.parse().ok() } else { remote };
@@ -169,6 +189,8 @@ pub(super) fn change_from_wire(wire: proto::ChangeRequest) -> Result<AdminReques
         promote: ids(promote),
         demote: ids(demote),
         remove: ids(remove),
+        // Only a leader raises it, and by itself.
+        feature_level: None,
     };
     Ok(AdminRequest::Change { change, expected: expected.map(LogIndex) })
 }
@@ -197,11 +219,12 @@ impl Asked<'_> {
                     let node = Some(member_to_wire(new));
                     let pod_uid = pod_uid.unwrap_or_default();
                     let asked_from = asked_from.map_or_else(String::new, |ip| ip.to_string());
-                    client.join(proto::JoinRequest { call, node, pod_uid, asked_from }).await
+                    let feature_level = self.settings.feature_level.0;
+                    client.join(proto::JoinRequest { call, node, pod_uid, asked_from, feature_level }).await
                 }
                 AdminRequest::Change { change, expected } => {
                     let ids = |ids: Vec<NodeId>| ids.into_iter().map(|id| id.0).collect();
-                    let Change { add, promote, demote, remove } = change;
+                    let Change { add, promote, demote, remove, feature_level: _ } = change;
                     let add = add.into_iter().map(member_to_wire).collect();
                     let (promote, demote, remove) = (ids(promote), ids(demote), ids(remove));
                     let expected = expected.map(|index| index.0);

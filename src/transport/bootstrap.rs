@@ -61,6 +61,9 @@ pub enum BootstrapError {
     /// Another node of this name is a member of the cluster, and answers.
     #[error("this node cannot join: {0}")]
     NameInUse(AdminError),
+    /// The cluster writes what this program does not understand.
+    #[error("this node cannot join: {0}")]
+    Outdated(AdminError),
 }
 
 /// Who is expected, and who else has a say before a cluster is formed. Asked afresh in every round.
@@ -137,7 +140,8 @@ pub struct Entrance {
 /// [`PeerService::reasons`] says for what. `service` must be served already, as peers ask it.
 ///
 /// # Errors
-/// The store failed, there are no random numbers, or another node has this one's name. Unreachable or contradictory
+/// The store failed, there are no random numbers, another node has this one's name, or the cluster's feature level is
+/// above that of this program. Unreachable or contradictory
 /// peers are waited for.
 pub async fn bootstrap(
     service: &PeerService,
@@ -211,6 +215,9 @@ pub async fn bootstrap(
                     }
                     Err(error) => error,
                 };
+                if error.reason == AdminReason::FeatureLevel {
+                    return Err(BootstrapError::Outdated(error));
+                }
                 let since: Option<Instant> = (error.reason == AdminReason::NameInUse)
                     .then(|| name_in_use.unwrap_or_else(Instant::now));
                 name_in_use = since;

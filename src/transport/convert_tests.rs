@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::raft::{Configuration, Member};
-use crate::types::{LogTime, NodeId};
+use crate::types::{FeatureLevel, LogTime, NodeId};
 
 fn at(index: u64, term: u64) -> LogPosition {
     LogPosition { index: LogIndex(index), term: Term(term) }
@@ -29,6 +29,7 @@ fn append() -> Append {
         learners: [(NodeId(9), Member { stays_learner: true, peer_addr: Some("c:1".into()), ..member })]
             .into(),
         removed: [(NodeId(4), LogIndex(3))].into(),
+        feature_level: FeatureLevel(0),
     };
     Append {
         term: Term(5),

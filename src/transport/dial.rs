@@ -21,7 +21,7 @@ use super::proto::{self, peer_client::PeerClient};
 use super::settings::Settings;
 use crate::membership::Local;
 use crate::tls::{self, PeerTls, Wire};
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, FeatureLevel, NodeId};
 
 /// From a member's name to the addresses, `host:port`, that it may have now, the likeliest first; asked before each
 /// dial, which tries them in turn, the next dial beginning with the next one. The host is then looked up. Empty: none is
@@ -259,13 +259,14 @@ pub(super) async fn ask<T>(
     Ok(answer.map_err(|_| DialError::Timeout(address.to_owned()))??.into_inner())
 }
 
-impl From<&Local> for proto::Introduction {
-    fn from(local: &Local) -> Self {
-        Self {
-            name: local.name.clone(),
-            client_addr: local.client_addr.clone(),
-            peer_addr: local.peer_addr.clone(),
-        }
+/// What a node whose program understands `feature_level` says of itself.
+pub(super) fn introduction(local: &Local, feature_level: FeatureLevel) -> proto::Introduction {
+    proto::Introduction {
+        name: local.name.clone(),
+        client_addr: local.client_addr.clone(),
+        peer_addr: local.peer_addr.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        feature_level: feature_level.0,
     }
 }
 
@@ -341,7 +342,7 @@ async fn introduce(
     let PeersContext { local, cluster_id, resolver, settings, directory, .. } = &*target.context;
     let (mut client, address) = connect(&target.name, resolver, attempt, settings).await?;
     let route = proto::Route { cluster_id: cluster_id.0, from: local.node_id.0, to: target.id.0 };
-    let introduction = proto::Introduction::from(local);
+    let introduction = introduction(local, settings.feature_level);
     let hello =
         proto::HelloRequest { route: Some(route), sender: Some(introduction.clone()), ..Default::default() };
     let answer = ask(&address, settings, client.hello(hello)).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::proto;
-use crate::types::NodeId;
+use crate::types::{FeatureLevel, NodeId};
 
 /// Names longer than this are not kept, nor more nodes than `NODES_MAX`: peers may be wrong, not costly.
 const TEXT_BYTES_MAX: usize = 512;
@@ -19,6 +19,10 @@ pub struct PeerInfo {
     pub client_addr: String,
     /// Where its peers reach it, `host:port`, if it has told.
     pub peer_addr: Option<String>,
+    /// Version of its program; empty if it has not told.
+    pub version: String,
+    /// The highest feature level that its program understands.
+    pub feature_level: FeatureLevel,
 }
 
 /// The latest introduction of each peer. Clones share it.
@@ -41,15 +45,18 @@ impl PeerDirectory {
 
     /// Remembers an introduction; of hostile size or number, it is dropped.
     pub(super) fn record(&self, id: NodeId, introduction: &proto::Introduction) {
-        let proto::Introduction { name, client_addr, peer_addr } = introduction;
-        let longest = [name.len(), client_addr.len(), peer_addr.as_ref().map_or(0, String::len)];
+        let proto::Introduction { name, client_addr, peer_addr, version, feature_level } = introduction;
+        let peer_addr_bytes = peer_addr.as_ref().map_or(0, String::len);
+        let longest = [name.len(), client_addr.len(), peer_addr_bytes, version.len()];
         if longest.iter().any(|length| *length > TEXT_BYTES_MAX) {
             return;
         }
         let mut peers = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if peers.len() < NODES_MAX || peers.contains_key(&id) {
             let (name, client_addr) = (name.clone(), client_addr.clone());
-            peers.insert(id, PeerInfo { name, client_addr, peer_addr: peer_addr.clone() });
+            let (peer_addr, version) = (peer_addr.clone(), version.clone());
+            let feature_level = FeatureLevel(*feature_level);
+            peers.insert(id, PeerInfo { name, client_addr, peer_addr, version, feature_level });
         }
     }
 }

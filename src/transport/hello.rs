@@ -8,6 +8,9 @@ use crate::types::{ClusterId, LogIndex, Name, NodeId};
 /// Names that are taken from one answer; a cluster has fewer members.
 const TAKEN_MAX: usize = 8 * MEMBERS_MAX;
 
+/// Longest address that a peer may tell, in bytes.
+const ADDRESS_BYTES_MAX: usize = 512;
+
 impl TryFrom<proto::HelloResponse> for HelloAnswer {
     type Error = &'static str;
 
@@ -17,6 +20,13 @@ impl TryFrom<proto::HelloResponse> for HelloAnswer {
         };
         if route.from == 0 {
             return Err("an answer from node 0");
+        }
+        // They are shown in reasons and messages.
+        let addresses = [Some(&sender.client_addr), sender.peer_addr.as_ref()];
+        if sender.name.len() > Name::BYTES_MAX
+            || addresses.into_iter().flatten().any(|address| address.len() > ADDRESS_BYTES_MAX)
+        {
+            return Err("an answer with a name or an address that is too long");
         }
         let removed_asker = (wire.removed_asker != 0).then(|| RemovedBy {
             index: LogIndex(wire.removed_asker),

@@ -11,6 +11,7 @@
 mod administration;
 mod bootstrap;
 mod convert;
+mod deliver;
 mod dial;
 mod directory;
 mod elsewhere;

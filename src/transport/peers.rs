@@ -62,8 +62,16 @@ struct Inner {
     names: RwLock<BTreeMap<NodeId, String>>,
 }
 
+/// Peers that have metrics of their own; far more than a cluster has members. Further ones are counted as one, so that
+/// nobody can fill the metrics by making contact under ever new names.
+const LABELS_MAX: usize = 32;
+/// The label of those.
+const OTHERS: &str = "others";
+
 struct Link {
     name: String,
+    /// In metrics.
+    label: String,
     outbox: Arc<Outbox>,
     seen: Arc<Notify>,
     task: AbortHandle,
@@ -138,12 +146,13 @@ impl Peers {
             }
             if !keep {
                 link.end();
-                gone.push(link.name.clone());
+                gone.push(link.label.clone());
             }
             keep
         });
         for (id, name) in members.iter().filter(|(id, _)| **id != self.0.context.local.node_id) {
-            links.entry(*id).or_insert_with(|| self.0.link(*id, name)).member = true;
+            let label = label(&links, name);
+            links.entry(*id).or_insert_with(|| self.0.link(*id, name, label)).member = true;
         }
         for name in &gone {
             self.0.forget(&links, name);
@@ -161,7 +170,7 @@ impl Peers {
                 && let Some(link) = links.remove(&id)
             {
                 link.task.abort();
-                inner.forget(&links, &link.name);
+                inner.forget(&links, &link.label);
             }
         });
     }
@@ -198,21 +207,22 @@ impl Peers {
     /// guard is dropped, also if it is no member.
     pub(super) fn contact(&self, id: NodeId, name: &str) -> Contact {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
-        let link = links.entry(id).or_insert_with(|| self.0.link(id, name));
+        let label = label(&links, name);
+        let link = links.entry(id).or_insert_with(|| self.0.link(id, name, label));
         link.seen.notify_one();
         let link_gone = Some(link.contacts.subscribe());
-        let drops = self.0.context.metrics.raft_peer_receive_drops_total.with_label_values(&[&link.name]);
+        let drops = self.0.context.metrics.raft_peer_receive_drops_total.with_label_values(&[&link.label]);
         let metrics = &self.0.context.metrics;
-        let refusals = metrics.raft_messages_refused_total.with_label_values(&[&link.name]);
+        let refusals = metrics.raft_messages_refused_total.with_label_values(&[&link.label]);
         Contact { peers: self.clone(), id, drops, refusals, link_gone }
     }
 }
 
 impl Inner {
-    fn link(&self, id: NodeId, name: &str) -> Link {
+    fn link(&self, id: NodeId, name: &str, label: String) -> Link {
         let PeersContext { settings, metrics, .. } = &*self.context;
-        let failures = metrics.raft_peer_send_failures_total.with_label_values(&[name]);
-        let length = metrics.queue_length.with_label_values(&[format!("peer {name}").as_str()]);
+        let failures = metrics.raft_peer_send_failures_total.with_label_values(&[&label]);
+        let length = metrics.queue_length.with_label_values(&[format!("peer {label}").as_str()]);
         let outbox = Arc::new(Outbox::new(settings.queue_messages, settings.queue_bytes, failures, length));
         let seen = Arc::new(Notify::new());
         let target = Target {
@@ -225,12 +235,12 @@ impl Inner {
         let dialling = self.context.tasks.watched("stream to a peer", dial::keep_connected(target));
         let task = self.runtime.spawn(dialling).abort_handle();
         let contacts = watch::Sender::new(());
-        Link { name: name.to_owned(), outbox, seen, task, snapshot: None, member: false, contacts }
+        Link { name: name.to_owned(), label, outbox, seen, task, snapshot: None, member: false, contacts }
     }
 
-    /// Shows nothing any more of a peer that is gone, unless another one has its name: names would only become more.
+    /// Shows nothing any more of a peer that is gone, unless another one has its label: labels would only become more.
     fn forget(&self, links: &BTreeMap<NodeId, Link>, name: &str) {
-        if links.values().any(|link| link.name == name) {
+        if name == OTHERS || links.values().any(|link| link.label == name) {
             return;
         }
         let metrics = &self.context.metrics;
@@ -240,6 +250,11 @@ impl Inner {
         let _ = metrics.raft_messages_refused_total.remove_label_values(&[name]);
         let _ = metrics.queue_length.remove_label_values(&[format!("peer {name}").as_str()]);
     }
+}
+
+/// What metrics call a peer that is connected to from now on.
+fn label(links: &BTreeMap<NodeId, Link>, name: &str) -> String {
+    if links.len() < LABELS_MAX { name.to_owned() } else { OTHERS.to_owned() }
 }
 
 impl Link {
@@ -302,7 +317,7 @@ impl Drop for Contact {
             && let Some(link) = links.remove(&self.id)
         {
             link.end();
-            self.peers.0.forget(&links, &link.name);
+            self.peers.0.forget(&links, &link.label);
         }
     }
 }

@@ -117,7 +117,7 @@ impl Question {
         let route = proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 };
         let question = proto::HelloRequest {
             route: Some(route),
-            sender: Some(local.into()),
+            sender: Some(dial::introduction(local, settings.feature_level)),
             forming: *forming,
             ..Default::default()
         };

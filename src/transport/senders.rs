@@ -245,7 +245,7 @@ impl PeerService {
             let (mut client, address) = dial::connect(&member, &resolver, 0, &settings).await?;
             let hello = proto::HelloRequest {
                 route: Some(proto::Route { cluster_id: 0, from: local.node_id.0, to: 0 }),
-                sender: Some((&local).into()),
+                sender: Some(dial::introduction(&local, settings.feature_level)),
                 about: id.0,
                 about_name: name.clone(),
                 ..proto::HelloRequest::default()

@@ -10,20 +10,20 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::administration::{self, SharedAdministrator};
 use super::bootstrap::BootstrapStore;
-use super::convert::{self, GRPC_BYTES_MAX};
+use super::convert::GRPC_BYTES_MAX;
+use super::deliver::deliver;
+use super::dial;
 use super::directory::PeerDirectory;
 use super::incoming::{Connection, incoming};
 use super::log_limit::LogLimit;
-use super::outbox::FRAME_MESSAGES_MAX;
 use super::peers::{Contact, Peers};
 use super::proto::{self, peer_server};
-use super::senders::{Known, Neighbours, first_of, is_answered_to_removed};
+use super::senders::{Known, Neighbours, first_of};
 use super::settings::Settings;
 use crate::membership::{self, Formed, Intent, Local, Refused, Standing};
-use crate::raft::{Configuration, Message};
-use crate::replica::admission;
+use crate::raft::{Configuration, FEATURE_LEVEL, Message};
 use crate::replica::snapshot::Receive;
-use crate::types::{ClusterId, Name, NodeId};
+use crate::types::{ClusterId, FeatureLevel, Name, NodeId};
 
 /// Takes checked messages; false: no room, the message is dropped. Called in the order of arrival from each
 /// peer, from several threads at once; must not block.
@@ -45,6 +45,8 @@ struct Shared {
     listed: RwLock<BTreeSet<String>>,
     running: watch::Sender<Option<Running>>,
     snapshots: OnceLock<Arc<dyn Receive>>,
+    /// The feature level of this program; set as the port is served.
+    feature_level: OnceLock<FeatureLevel>,
     administrator: OnceLock<SharedAdministrator>,
     known: OnceLock<Known>,
     reason: watch::Sender<String>,
@@ -94,6 +96,7 @@ impl PeerService {
             listed: RwLock::default(),
             running: watch::Sender::new(None),
             snapshots: OnceLock::new(),
+            feature_level: OnceLock::new(),
             administrator: OnceLock::new(),
             known: OnceLock::new(),
             reason: watch::Sender::new(String::new()),
@@ -170,6 +173,11 @@ impl PeerService {
         if changed && !why.is_empty() {
             tracing::info!("not in a cluster yet: {why}");
         }
+    }
+
+    /// The highest feature level that this program understands.
+    pub(super) fn understood(&self) -> FeatureLevel {
+        self.0.feature_level.get().copied().unwrap_or(FEATURE_LEVEL)
     }
 
     pub(super) fn local(&self) -> &Local {
@@ -313,7 +321,7 @@ impl PeerService {
         let from = NodeId(route.from);
         loop {
             let is_gone = !self.is_member(from) && self.is_removed(from);
-            deliver(frame, route, is_gone, sink, contact)?;
+            deliver(frame, route, is_gone, sink, (contact, self.understood()))?;
             match frames.message().await? {
                 Some(next) => frame = next,
                 None => return Ok(()),
@@ -327,41 +335,6 @@ const HTTP2_STREAMS_MAX: u32 = 32;
 
 /// Largest HTTP/2 frame that a peer may send, in bytes; the protocol's default of 16 KiB cuts appends into many.
 const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
-
-/// Checks a whole frame, then hands its messages on. `is_gone`: the cluster has removed the sender for good.
-fn deliver(
-    frame: proto::Frame,
-    route: &proto::Route,
-    is_gone: bool,
-    sink: &Sink,
-    contact: &Contact,
-) -> Result<(), Status> {
-    if frame.route.as_ref() != Some(route) {
-        return Err(Status::invalid_argument("a frame's route differs from its stream's first"));
-    }
-    if frame.messages.len() > FRAME_MESSAGES_MAX {
-        return Err(Status::invalid_argument("too many messages in one frame"));
-    }
-    let messages = checked(frame.messages).inspect_err(|_| contact.count_refused())?;
-    for message in messages.into_iter().filter(|message| !is_gone || is_answered_to_removed(message)) {
-        if !sink(NodeId(route.from), message) {
-            contact.count_drop();
-        }
-    }
-    Ok(())
-}
-
-/// All messages of a frame, if a correct peer could have sent each of them and this node could apply what they carry.
-pub(super) fn checked(messages: Vec<proto::Message>) -> Result<Vec<Message>, Status> {
-    let check = |wire| {
-        let message =
-            convert::from_wire(wire).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        admission::check_commands(&message)
-            .map_err(|refused| Status::invalid_argument(refused.to_string()))?;
-        Ok(message)
-    };
-    messages.into_iter().map(check).collect()
-}
 
 pub(super) fn refusal(refused: &Refused) -> Status {
     Status::failed_precondition(refused.to_string())
@@ -407,7 +380,8 @@ impl peer_server::Peer for PeerService {
                 from: self.0.local.node_id.0,
                 to: asker.from,
             }),
-            sender: Some((&self.0.local).into()),
+            sender: Some(dial::introduction(&self.0.local, self.understood())),
+            cluster_feature_level: self.administrator().map_or(0, |known| known.feature_level().0),
             nonce,
             knows_asker,
             removed_asker: removed_asker.as_ref().map_or(0, |removed| removed.index.0),
@@ -491,6 +465,9 @@ impl peer_server::Peer for PeerService {
         let connection = connection(&request);
         let request = request.into_inner();
         let call = request.call;
+        if let refused @ Err(_) = self.check_level(call.as_ref(), request.feature_level) {
+            return Ok(Response::new(administration::outcome_to_wire(refused)));
+        }
         let joining = administration::join_from_wire(request, connection.from.map(|from| from.ip()));
         self.on_admin_call(call, joining, &connection).await.map(Response::new)
     }
@@ -567,6 +544,7 @@ pub async fn serve(
     settings: &Settings,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    let _ = service.0.feature_level.set(settings.feature_level);
     let peer = peer_server::PeerServer::new(service.clone())
         .max_decoding_message_size(GRPC_BYTES_MAX)
         .max_encoding_message_size(GRPC_BYTES_MAX);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::raft::FEATURE_LEVEL;
 use crate::tls::PeerTls;
+use crate::types::FeatureLevel;
 
 /// Limits and timing of the connections between peers.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Connections to the peer port at one time; at the limit the one that was idle longest is closed.
     pub connections_max: u32,
+    /// The highest feature level that this node's program understands.
+    pub feature_level: FeatureLevel,
     /// What connections run under, dialling and dialled; `None`: plain text.
     pub tls: Option<PeerTls>,
 }
@@ -50,6 +54,7 @@ impl Default for Settings {
             farewell: Duration::from_secs(2),
             shutdown_timeout: Duration::from_secs(1),
             connections_max: 1_024,
+            feature_level: FEATURE_LEVEL,
             tls: None,
         }
     }

@@ -11,6 +11,7 @@ use super::proto;
 use super::senders::first_of;
 use super::service::PeerService;
 use super::snapshot_convert::{chunk_from_wire, header_from_wire};
+use crate::replica::admission;
 use crate::replica::snapshot::{Offered, Refused};
 use crate::types::NodeId;
 
@@ -22,6 +23,8 @@ impl PeerService {
     ) -> Result<proto::SnapshotResume, Status> {
         let route = self.admit_known(wire.route, connection).await?;
         let header = header_from_wire(wire).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        admission::check_snapshot(&header.snapshot, self.understood())
+            .map_err(|refused| Status::invalid_argument(refused.to_string()))?;
         let snapshots = self.snapshots()?;
         let offered = blocking(move || snapshots.offer(NodeId(route.from), header)).await?;
         Ok(match offered {

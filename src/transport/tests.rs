@@ -420,6 +420,23 @@ async fn nothing_is_shown_of_a_member_that_is_gone() {
 }
 
 #[tokio::test]
+async fn names_without_end_make_no_metrics_without_end() {
+    let addresses = Addresses::default();
+    let a = start(&addresses, "a", 1, member_of(X)).await;
+    let traffic = a.run(X, &[(1, "a")]);
+    let contacts: Vec<_> =
+        (10..200).map(|id| traffic.peers.contact(NodeId(id), &format!("stranger-{id}"))).collect();
+    let text = String::from_utf8(traffic.metrics.render().unwrap()).unwrap();
+    let drops = "kuberaft_raft_peer_receive_drops_total{";
+    let series = |text: &str| text.lines().filter(|line| line.starts_with(drops)).count();
+    assert_eq!(series(&text), 33);
+    assert!(text.contains("peer=\"others\""), "{text}");
+    drop(contacts);
+    let text = String::from_utf8(traffic.metrics.render().unwrap()).unwrap();
+    assert_eq!(series(&text), 1, "that of the others stays");
+}
+
+#[tokio::test]
 async fn whoever_is_in_contact_can_be_answered() {
     let addresses = Addresses::default();
     let a = start(&addresses, "a", 1, member_of(X)).await;
@@ -445,7 +462,7 @@ async fn stranger(node: &Node) -> PeerClient<tonic::transport::Channel> {
 }
 
 fn frame(cluster_id: u64, from: u64, to: u64) -> proto::Frame {
-    let introduction = proto::Introduction { name: "b".into(), client_addr: String::new(), peer_addr: None };
+    let introduction = proto::Introduction { name: "b".into(), ..proto::Introduction::default() };
     let route = Some(proto::Route { cluster_id, from, to });
     let messages = vec![convert::to_wire(message(1))];
     proto::Frame { route, introduction: Some(introduction), messages }

@@ -17,6 +17,8 @@ async fn status_has_the_documented_fields() {
         "node_id": "0000000000000001",
         "name": "kuberaft-0",
         "version": env!("CARGO_PKG_VERSION"),
+        "feature_level": 0,
+        "cluster_feature_level": 0,
         "role": "leader",
         "term": 4,
         "leader": {"node_id": "0000000000000001", "name": "kuberaft-0", "client_addr": "one:80"},

@@ -112,6 +112,7 @@ pub(super) fn change(args: &mut ArgumentConsumer) -> Result<Change> {
         promote: ids("promote")?,
         demote: ids("demote")?,
         remove: ids("remove")?,
+        feature_level: None,
     };
     change.add.extend(ids("add-learner")?.into_iter().map(|id| new_member(id, true)));
     if let Some(name) = args.take_key("name")

@@ -216,7 +216,7 @@ pub(super) fn entry_text(entry: &Entry) -> String {
 }
 
 fn configuration_text(configuration: &Configuration) -> String {
-    let Configuration { voters, outgoing, learners, removed } = configuration;
+    let Configuration { voters, outgoing, learners, removed, .. } = configuration;
     let (stay, come): (Vec<_>, Vec<_>) = learners.iter().partition(|(_, member)| member.stays_learner);
     let ids = |members: Vec<(&NodeId, &Member)>| members.into_iter().map(|(id, _)| *id).collect();
     let parts: [(&str, Vec<NodeId>); 4] = [

@@ -38,6 +38,7 @@ mod snapshots;
 mod start;
 mod stop;
 mod tls;
+mod versions;
 
 use std::fmt::Display;
 use std::io::Write;
