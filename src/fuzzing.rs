@@ -118,7 +118,9 @@ mod tests {
             let result = std::panic::catch_unwind(|| super::run(name, data));
             assert!(result.is_ok(), "{name} fails on \"{}\"", data.escape_ascii());
         };
-        samples.iter().for_each(|sample| run(sample));
+        for sample in &samples {
+            run(sample);
+        }
         // More of them, and others, on demand.
         let (seed, times) =
             std::env::var("KUBERAFT_FUZZ_SEED").map_or((0, 1), |seed| (seed.parse().unwrap(), 100));

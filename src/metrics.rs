@@ -97,7 +97,7 @@ metrics! {
     http_request_duration_seconds: HistogramVec = "kuberaft_http_request_duration_seconds", "HTTP requests, until the response is ready", ["route"];
     http_memory_bytes: IntGaugeVec = "kuberaft_http_memory_bytes", "Memory taken by bodies of requests or large answers that are in progress", ["kind"];
     http_memory_max_bytes: IntGaugeVec = "kuberaft_http_memory_max_bytes", "Memory that bodies of requests or large answers may take; further ones wait", ["kind"];
-    tls_certificate_expiry_seconds: IntGaugeVec = "kuberaft_tls_certificate_expiry_seconds", "Unix time at which the certificate in use ends, by port; peer_secret: one that the member made of the shared secret", ["use"];
+    tls_certificate_expiry_seconds: IntGaugeVec = "kuberaft_tls_certificate_expiry_seconds", "Unix time at which the certificate in use ends, by port; `peer_secret`: one that the member made of the shared secret", ["use"];
     tls_handshakes_failed_total: IntCounterVec = "kuberaft_tls_handshakes_failed_total", "Connections refused for want of TLS or of a certificate, by port", ["use"];
     log_lines_dropped_total: IntCounter = "kuberaft_log_lines_dropped_total", "Log lines dropped because their reader was slow or gone";
     cluster_info: IntGaugeVec = "kuberaft_cluster_info", "Always 1; the cluster that this node belongs to", ["cluster_id"];

@@ -153,7 +153,10 @@ impl Beat {
 
 /// The threads of a process. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Pulse(Arc<Mutex<Vec<(&'static str, Arc<Beat>)>>>);
+pub struct Pulse(Arc<Mutex<Vec<NamedBeat>>>);
+
+/// A thread's name, and where it stores its turns.
+type NamedBeat = (&'static str, Arc<Beat>);
 
 impl Pulse {
     /// What a thread of this name stores its turns in.

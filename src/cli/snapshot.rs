@@ -180,9 +180,8 @@ fn save(args: &Save) -> Result<(), CliError> {
                 (Some(file), _) => file.clone(),
                 (None, dir) => dir.as_deref().unwrap_or(Path::new(".")).join(folder::name(&about)),
             };
-            let place = match Target::of(&target)? {
-                Target::Regular(path) => path,
-                _ => return Err(CliError::Failed(format!("{} was replaced meanwhile", target.display()))),
+            let Target::Regular(place) = Target::of(&target)? else {
+                return Err(CliError::Failed(format!("{} was replaced meanwhile", target.display())));
             };
             partial.publish(&place)?;
             let removed = prune(args, &about, &target)?;

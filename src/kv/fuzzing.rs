@@ -131,7 +131,9 @@ pub(crate) fn commands(data: &[u8]) {
     model.check(&again);
     assert_eq!(again.hash(), store.hash(), "what a snapshot holds is the state");
     let mut replayed = Store::default();
-    records.into_iter().for_each(|record| replayed.restore(record));
+    for record in records {
+        replayed.restore(record);
+    }
     assert_eq!(replayed.hash(), store.hash(), "what a checkpoint wrote is the state");
 }
 

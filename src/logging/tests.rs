@@ -1,3 +1,5 @@
+//! Lines that nobody reads, and threads that log meanwhile.
+
 use std::sync::{Condvar, Mutex};
 
 use super::*;

@@ -5,7 +5,7 @@ use crate::raft::Member;
 use crate::types::Session;
 
 const ELECTION: Duration = Duration::from_millis(300);
-const REPLACE_AFTER: Duration = Duration::from_millis(3000);
+const REPLACE_AFTER: Duration = Duration::from_secs(3);
 
 fn voters(members: &[(u64, &str)]) -> Configuration {
     let voters = members

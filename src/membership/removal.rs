@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_unproven(removal: Removal) {
+    fn check_unproven(removal: &Removal) {
         assert!(matches!(removal, Removal::Unproven(_)), "{removal:?}");
     }
 
@@ -130,8 +130,8 @@ mod tests {
     fn one_word_is_not_enough_and_most_of_the_known_are() {
         let proven = Removal::Proven(LogIndex(9));
         assert_eq!(heard(3, &[1, 2, 3], &[], None), Removal::Unheard);
-        check_unproven(heard(3, &[1, 2, 3], &[1], None));
-        check_unproven(heard(3, &[1, 2, 3], &[1, 8, 9], None));
+        check_unproven(&heard(3, &[1, 2, 3], &[1], None));
+        check_unproven(&heard(3, &[1, 2, 3], &[1, 8, 9], None));
         assert_eq!(heard(3, &[1, 2, 3], &[1, 2], None), proven);
         assert_eq!(heard(2, &[1, 2], &[1], None), proven, "the only other one");
         let Removal::Unproven(why) = heard(3, &[1, 2, 3], &[1], None) else { panic!("proven") };
@@ -146,26 +146,26 @@ mod tests {
         assert_eq!(heard(3, &[1, 2, 3], &[1], Some(&of(&[1], &[2, 3]))), proven);
         // 1 stays, 4 and 5 are new.
         let later = of(&[1, 4, 5], &[2, 3]);
-        check_unproven(heard(3, &[1, 2, 3], &[1], Some(&later)));
-        check_unproven(heard(3, &[1, 2, 3], &[4, 5], Some(&later)));
+        check_unproven(&heard(3, &[1, 2, 3], &[1], Some(&later)));
+        check_unproven(&heard(3, &[1, 2, 3], &[4, 5], Some(&later)));
         assert_eq!(heard(3, &[1, 2, 3], &[1, 4], Some(&later)), proven);
         // Most of those that stay must say so.
-        check_unproven(heard(5, &[1, 2, 4, 5], &[1, 6, 7], Some(&of(&[1, 2, 6, 7], &[4, 5]))));
+        check_unproven(&heard(5, &[1, 2, 4, 5], &[1, 6, 7], Some(&of(&[1, 2, 6, 7], &[4, 5]))));
         // A configuration in which the node is a member, or is not named at all, proves nothing.
-        check_unproven(heard(3, &[1, 2, 3], &[1], Some(&of(&[1, 3], &[2]))));
-        check_unproven(heard(3, &[1, 2, 3], &[1], Some(&of(&[1], &[2]))));
+        check_unproven(&heard(3, &[1, 2, 3], &[1], Some(&of(&[1, 3], &[2]))));
+        check_unproven(&heard(3, &[1, 2, 3], &[1], Some(&of(&[1], &[2]))));
     }
 
     #[test]
     fn a_cluster_whose_members_are_all_others_proves_nothing() {
         let others = of(&[4, 5, 6], &[1, 2, 3]);
-        check_unproven(heard(3, &[1, 2, 3], &[4, 5, 6], Some(&others)));
+        check_unproven(&heard(3, &[1, 2, 3], &[4, 5, 6], Some(&others)));
     }
 
     #[test]
     fn a_node_that_received_nothing_believes_a_majority_of_the_cluster() {
         let others = of(&[1, 2, 3], &[9]);
-        check_unproven(heard(9, &[], &[1], Some(&others)));
+        check_unproven(&heard(9, &[], &[1], Some(&others)));
         assert_eq!(heard(9, &[], &[1, 2], Some(&others)), Removal::Proven(LogIndex(9)));
     }
 

@@ -68,6 +68,7 @@ pub struct Raft {
 }
 
 /// A node's consensus state, for those who look at it.
+#[allow(clippy::struct_excessive_bools)] // what is reported, not what decides
 #[derive(Clone, Debug)]
 pub struct Status {
     /// Role now.

@@ -113,7 +113,7 @@ fn a_replica_whose_state_differs_from_a_majority_halts_and_the_others_continue()
         let limit = Instant(cluster.now().0 + 5_000_000);
         assert!(cluster.run_until(limit, |cluster| !cluster.is_running(spoiled)), "seed {seed}");
         assert!((0..nodes).all(|node| node == spoiled || cluster.is_running(node)), "seed {seed}");
-        assert!(cluster.run_until(Instant(limit.0 + 5_000_000), |cluster| cluster.is_led()), "seed {seed}");
+        assert!(cluster.run_until(Instant(limit.0 + 5_000_000), Cluster::is_led), "seed {seed}");
         let leader = cluster.leader().unwrap();
         cluster.put(leader, "e", "e");
         let has_it =

@@ -266,15 +266,9 @@ impl fmt::Display for Seen<'_> {
             Observation::Committed { index, micros } => {
                 write!(f, "committed up to {index} after {micros} µs")
             }
-            Observation::ConfigurationChanged { index, joint, voters, learners } => {
-                let joint = if *joint { " (joint)" } else { "" };
-                let names =
-                    |ids: &[NodeId]| ids.iter().map(|id| format!("n{}", id.0)).collect::<Vec<_>>().join(" ");
-                let (voters, learners) = (names(voters), names(learners));
-                write!(f, "members as of entry {index}{joint}: voters {voters}; learners {learners}")
-            }
-            Observation::MemberPromoted { member } => write!(f, "makes n{} a voter", member.0),
-            Observation::MemberRemoved { member } => write!(f, "has removed n{}", member.0),
+            Observation::ConfigurationChanged { .. }
+            | Observation::MemberPromoted { .. }
+            | Observation::MemberRemoved { .. } => members(f, self.0),
             Observation::TransferStarted { to } => write!(f, "hands over the lead to n{}", to.0),
             Observation::TransferEnded { to, done: true } => {
                 write!(f, "has handed over the lead to n{}", to.0)
@@ -308,6 +302,22 @@ impl fmt::Display for Seen<'_> {
             | Observation::StateAgrees { .. }
             | Observation::StateDiverged { .. } => state(f, self.0),
         }
+    }
+}
+
+/// What became of the members.
+fn members(f: &mut fmt::Formatter<'_>, seen: &Observation) -> fmt::Result {
+    match seen {
+        Observation::ConfigurationChanged { index, joint, voters, learners } => {
+            let joint = if *joint { " (joint)" } else { "" };
+            let names =
+                |ids: &[NodeId]| ids.iter().map(|id| format!("n{}", id.0)).collect::<Vec<_>>().join(" ");
+            let (voters, learners) = (names(voters), names(learners));
+            write!(f, "members as of entry {index}{joint}: voters {voters}; learners {learners}")
+        }
+        Observation::MemberPromoted { member } => write!(f, "makes n{} a voter", member.0),
+        Observation::MemberRemoved { member } => write!(f, "has removed n{}", member.0),
+        _ => Ok(()),
     }
 }
 

@@ -141,8 +141,7 @@ pub struct Entrance {
 ///
 /// # Errors
 /// The store failed, there are no random numbers, another node has this one's name, or the cluster's feature level is
-/// above that of this program. Unreachable or contradictory
-/// peers are waited for.
+/// above that of this program. Unreachable or contradictory peers are waited for.
 pub async fn bootstrap(
     service: &PeerService,
     entrance: &Entrance,
@@ -154,10 +153,8 @@ pub async fn bootstrap(
     let mut name_in_use = None;
     let mut silences = Silences::default();
     loop {
-        match &*outcome.borrow_and_update() {
-            Outcome::Pending => {}
-            Outcome::Member(formed) => return Ok(formed.clone()),
-            Outcome::Failed(error) => return Err(BootstrapError::Store(error.clone())),
+        if let Some(entered) = entered(&outcome.borrow_and_update()) {
+            return entered;
         }
         let (cluster, Round { answers, silent }) = tokio::select! {
             round = ask_expected(service, &**surroundings, resolver, settings) => match round {
@@ -187,13 +184,7 @@ pub async fn bootstrap(
                 Ok(()) => invite(service.local(), &standing, invitations, resolver, settings).await,
                 Err(why) => Some(why),
             },
-            Decision::Formed => match may_form(&**surroundings, &standing).await {
-                Ok(()) => {
-                    service.complete().await;
-                    None
-                }
-                Err(why) => Some(why),
-            },
+            Decision::Formed => complete(service, &**surroundings, &standing).await.err(),
             Decision::Join { cluster_id, peers } => {
                 let joining = Joining {
                     local: service.local(),
@@ -206,26 +197,19 @@ pub async fn bootstrap(
                     joined = joining.ask(&peers) => joined,
                     _ = outcome.changed() => continue,
                 };
-                let error = match joined {
+                let pause = match joined {
                     Ok(why) => {
                         service.set_reason(&why);
                         // The leader makes contact.
-                        wait(settings.bootstrap_interval, &mut outcome).await;
-                        continue;
+                        settings.bootstrap_interval
                     }
-                    Err(error) => error,
+                    Err(error) => {
+                        name_in_use =
+                            after_refusal(error, cluster_id, name_in_use, *name_in_use_max, service)?;
+                        JOIN_INTERVAL
+                    }
                 };
-                if error.reason == AdminReason::FeatureLevel {
-                    return Err(BootstrapError::Outdated(error));
-                }
-                let since: Option<Instant> = (error.reason == AdminReason::NameInUse)
-                    .then(|| name_in_use.unwrap_or_else(Instant::now));
-                name_in_use = since;
-                if since.is_some_and(|since| since.elapsed() > *name_in_use_max) {
-                    return Err(BootstrapError::NameInUse(error));
-                }
-                service.set_reason(&format!("waiting to join cluster {cluster_id}: {error}"));
-                wait(JOIN_INTERVAL, &mut outcome).await;
+                wait(pause, &mut outcome).await;
                 continue;
             }
         };
@@ -233,6 +217,48 @@ pub async fn bootstrap(
         service.set_reason(&why);
         wait(settings.bootstrap_interval, &mut outcome).await;
     }
+}
+
+/// How forming or joining has ended, if it has.
+fn entered(outcome: &Outcome) -> Option<Result<Formed, BootstrapError>> {
+    match outcome {
+        Outcome::Pending => None,
+        Outcome::Member(formed) => Some(Ok(formed.clone())),
+        Outcome::Failed(error) => Some(Err(BootstrapError::Store(error.clone()))),
+    }
+}
+
+/// Makes this node a member of the cluster that it intended to form, unless there is a reason against it now.
+async fn complete(
+    service: &PeerService,
+    surroundings: &dyn Surroundings,
+    standing: &Standing,
+) -> Result<(), String> {
+    may_form(surroundings, standing).await?;
+    service.complete().await;
+    Ok(())
+}
+
+/// Whether a refused addition is asked for again: since when another node has had this one's name.
+///
+/// # Errors
+/// Asking again would not help.
+fn after_refusal(
+    error: AdminError,
+    cluster_id: ClusterId,
+    name_in_use: Option<Instant>,
+    name_in_use_max: Duration,
+    service: &PeerService,
+) -> Result<Option<Instant>, BootstrapError> {
+    if error.reason == AdminReason::FeatureLevel {
+        return Err(BootstrapError::Outdated(error));
+    }
+    let since = (error.reason == AdminReason::NameInUse).then(|| name_in_use.unwrap_or_else(Instant::now));
+    if since.is_some_and(|since| since.elapsed() > name_in_use_max) {
+        return Err(BootstrapError::NameInUse(error));
+    }
+    service.set_reason(&format!("waiting to join cluster {cluster_id}: {error}"));
+    Ok(since)
 }
 
 /// What to do instead with an intent that nobody was told of.

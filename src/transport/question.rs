@@ -19,7 +19,11 @@ pub(super) struct Round {
 
 /// The reasons of those that do not answer, to be put behind what is waited for.
 pub(super) fn reasons(silent: &BTreeMap<String, String>) -> String {
-    silent.iter().map(|(name, why)| format!("; {name}: {why}")).collect()
+    use std::fmt::Write;
+    silent.iter().fold(String::new(), |mut text, (name, why)| {
+        let _ = write!(text, "; {name}: {why}");
+        text
+    })
 }
 
 /// The reasons that were warned of: one warning for each member and change of its reason.

@@ -77,16 +77,16 @@ impl PeerService {
         let is_certified = self.is_certified(connection, name)?;
         let standing = self.standing().await;
         let contact = membership::on_contact(self.local(), &standing, cluster_id, target);
-        match contact.map_err(|refused| refusal(&refused))? {
-            None => self.admit_to_member(cluster_id, from, name, is_certified).await?,
-            Some(_) => {
-                let is_founder = standing.founded_as(from).is_some_and(|known| known == name);
-                if !is_founder {
-                    self.ask_about(cluster_id, from, name).await?;
-                    self.may_be_bound(cluster_id).await?;
-                }
-                self.accept_contact(cluster_id, target).await?;
+        let binds = contact.map_err(|refused| refusal(&refused))?.is_some();
+        if binds {
+            let is_founder = standing.founded_as(from).is_some_and(|known| known == name);
+            if !is_founder {
+                self.ask_about(cluster_id, from, name).await?;
+                self.may_be_bound(cluster_id).await?;
             }
+            self.accept_contact(cluster_id, target).await?;
+        } else {
+            self.admit_to_member(cluster_id, from, name, is_certified).await?;
         }
         connection.prove();
         Ok(route)

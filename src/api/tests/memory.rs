@@ -57,7 +57,7 @@ async fn a_body_that_grows_takes_memory_as_it_does() {
     stream.write_all(head.as_bytes()).await.unwrap();
     for _ in 0..12 {
         stream.write_all(b"10000\r\n").await.unwrap();
-        stream.write_all(&[7; 64 << 10]).await.unwrap();
+        stream.write_all(&vec![7; 64 << 10]).await.unwrap();
         stream.write_all(b"\r\n").await.unwrap();
     }
     // Three quarters are taken, so half is too much.

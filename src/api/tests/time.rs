@@ -102,7 +102,7 @@ async fn a_slow_body_is_waited_for_while_it_makes_progress() {
     let head = "PUT /v1/kv/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1048576\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     for _ in 0..16 {
-        stream.write_all(&[7; 64 << 10]).await.unwrap();
+        stream.write_all(&vec![7; 64 << 10]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(read_reply(&mut stream).await.status, 200);

@@ -74,10 +74,8 @@ pub(super) struct Dev {
 /// Runs the cluster until Ctrl-C or SIGTERM.
 pub(super) fn run(args: &Dev) -> Result<(), CliError> {
     let folder = Folder::open(&args.data_dir)?;
-    let count = match args.fresh {
-        true => args.nodes.unwrap_or(plan::NODES_DEFAULT),
-        false => folder.node_count(args.nodes)?,
-    };
+    let count =
+        if args.fresh { args.nodes.unwrap_or(plan::NODES_DEFAULT) } else { folder.node_count(args.nodes)? };
     let nodes = plan::nodes(&args.data_dir, count, args.base_port)?;
     plan::check_ports(&nodes)?;
     // Behind all that can be refused.
@@ -127,8 +125,8 @@ impl Signals {
 /// All nodes, those that have ended included.
 struct Cluster {
     nodes: Vec<Running>,
-    /// As each node's `--initial-cluster` has it.
-    initial_cluster: String,
+    /// What each node's `--initial-cluster` says.
+    members: String,
     started: Instant,
 }
 
@@ -140,14 +138,14 @@ fn due(restarts: &mut Vec<(Instant, String)>) -> Vec<String> {
 
 impl Cluster {
     fn start(nodes: Vec<Node>, extra: &[OsString]) -> Result<Self, CliError> {
-        let initial_cluster = plan::initial_cluster(&nodes);
+        let members = plan::initial_cluster(&nodes);
         let start = |node: Node| {
             let name = node.name.clone();
-            Running::start(node, &initial_cluster, extra)
+            Running::start(node, &members, extra)
                 .map_err(|error| CliError::Failed(format!("cannot start node {name}: {error}")))
         };
         let nodes = nodes.into_iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, initial_cluster, started: Instant::now() })
+        Ok(Self { nodes, members, started: Instant::now() })
     }
 
     /// Says when the cluster is ready and when a node ends. Returns when told to end or when no node is left.
@@ -203,7 +201,7 @@ impl Cluster {
     /// Starts a node that ended, with its data.
     fn restart(&mut self, name: &str, args: &Dev) {
         let Some(at) = self.nodes.iter().position(|node| node.node.name == name) else { return };
-        match Running::start(self.nodes[at].node.clone(), &self.initial_cluster, &args.serve) {
+        match Running::start(self.nodes[at].node.clone(), &self.members, &args.serve) {
             Ok(node) => self.nodes[at] = node,
             Err(error) => note!("cannot start node {name} again: {error}"),
         }

@@ -431,7 +431,9 @@ fn data_of_another_cluster_is_never_deleted() {
     let root = temporary();
     let root = root.path();
     let clusters = [ClusterId(1), ClusterId(2), ClusterId(2), ClusterId(3)];
-    clusters.into_iter().for_each(|cluster| removed_from(root, cluster));
+    for cluster in clusters {
+        removed_from(root, cluster);
+    }
     let expected = [("data.removed", 3), ("data.removed.1", 1), ("data.removed.2", 2)];
     for (name, cluster) in expected {
         assert_eq!(cluster_aside(root, name), Some(ClusterId(cluster)), "{name}");

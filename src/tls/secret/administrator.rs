@@ -120,9 +120,9 @@ impl Administrators {
     /// Whether the certificate that a client has shown in its handshake is an administrator's and valid now.
     #[must_use]
     pub fn has_certificate(&self, certificate: &CertificateDer<'_>) -> bool {
-        let named = |parsed: ParsedCertificate<'_>| verify_server_name(&parsed, &self.name).is_ok();
+        let is_named = |parsed: &ParsedCertificate<'_>| verify_server_name(parsed, &self.name).is_ok();
         self.verifier.verify_client_cert(certificate, &[], UnixTime::now()).is_ok()
-            && ParsedCertificate::try_from(certificate).is_ok_and(|parsed| named(parsed))
+            && ParsedCertificate::try_from(certificate).as_ref().is_ok_and(is_named)
     }
 
     /// The authorities, to be trusted in the handshake on top of those of other clients.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kuberaft::membership::{Formed, Intent, Local, RemovedBy, Standing};
 use kuberaft::metrics::Metrics;
 use kuberaft::raft::{Configuration, Member};
+use kuberaft::supervision::Tasks;
 use kuberaft::transport::{
     self, AdminFuture, Administrator, BootstrapStore, PeerDirectory, PeerService, Peers, PeersContext,
     Settings, StoreError,
@@ -127,6 +128,7 @@ fn an_empty_node_is_not_bound_by_a_contact_that_it_does_not_expect() {
     let refused = Arc::new(AtomicU64::new(0));
     let (lost, address) = (Arc::clone(&refused), cluster.nodes[0].peer.address());
     let context = PeersContext {
+        tasks: Tasks::default(),
         // The name is one that the node expects; who dials can say any.
         local: local(&cluster.nodes[1], NodeId(0xbad)),
         cluster_id: ClusterId(0xbad),
