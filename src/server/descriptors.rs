@@ -26,7 +26,7 @@ impl Connections {
     fn share(limit: u64) -> Self {
         let free = limit.saturating_sub(RESERVE + OWN).max(32);
         let part =
-            |eighths: u64, most: u64| u32::try_from((free * eighths / 8).min(most)).unwrap_or(u32::MAX);
+            |eighths: u64, most: u64| u32::try_from((free / 8 * eighths).min(most)).unwrap_or(u32::MAX);
         let (clients, operations) = (part(5, CLIENTS_MAX), part(1, OPERATIONS_MAX));
         Self { clients, operations, peers: part(2, PEERS_MAX) }
     }
