@@ -222,8 +222,9 @@ mod tests {
     #[test]
     fn a_thread_that_stands_still_or_ended_is_named() {
         let pulse = Pulse::default();
-        let (works, waits, ends) = (pulse.thread("core"), pulse.thread("log"), pulse.thread("apply"));
+        // The threads begin to turn no earlier than this.
         let now = Instant::now();
+        let (works, waits, ends) = (pulse.thread("core"), pulse.thread("log"), pulse.thread("apply"));
         works.works(now);
         waits.works(now);
         assert!(pulse.troubles(now + TURN_MAX).is_empty());
