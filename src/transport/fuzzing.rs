@@ -77,6 +77,14 @@ fn settle(raft: &mut Raft, now: Instant, out: &mut Vec<Effect>) {
                     events.push(Event::Appended { io: append.io });
                 }
                 Effect::Apply { entries } => {
+                    for committed in &entries {
+                        if let Payload::Command(data) = &committed.entry.payload {
+                            assert!(
+                                Command::decode(data).is_ok(),
+                                "a command that nobody can apply is committed"
+                            );
+                        }
+                    }
                     if let Some(index) = entries.last().map(|committed| committed.entry.index) {
                         events.push(Event::Applied { index, digest: None, marks: Vec::new() });
                     }
