@@ -257,6 +257,8 @@ impl Server {
                 Found::Refused(error) => return Err(error),
             },
         };
+        // It holds the API, and so what keeps the data directory open: to be set aside, that is opened once more.
+        drop(elsewhere);
         if let Some(index) = removed {
             let mut leave = pin!(self.leave(joined, index));
             return tokio::select! {
