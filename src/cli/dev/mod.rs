@@ -127,6 +127,8 @@ struct Cluster {
     nodes: Vec<Running>,
     /// What each node's `--initial-cluster` says.
     members: String,
+    /// More flags of each node's `serve`.
+    flags: Vec<OsString>,
     started: Instant,
 }
 
@@ -145,7 +147,7 @@ impl Cluster {
                 .map_err(|error| CliError::Failed(format!("cannot start node {name}: {error}")))
         };
         let nodes = nodes.into_iter().map(start).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, members, started: Instant::now() })
+        Ok(Self { nodes, members, flags: extra.to_vec(), started: Instant::now() })
     }
 
     /// Says when the cluster is ready and when a node ends. Returns when told to end or when no node is left.
@@ -169,7 +171,7 @@ impl Cluster {
                 }
             }
             for name in due(&mut restarts) {
-                self.restart(&name, args);
+                self.restart(&name);
             }
             if self.running().next().is_none() {
                 return Err(CliError::Failed("no node is left".to_owned()));
@@ -199,9 +201,9 @@ impl Cluster {
     }
 
     /// Starts a node that ended, with its data.
-    fn restart(&mut self, name: &str, args: &Dev) {
+    fn restart(&mut self, name: &str) {
         let Some(at) = self.nodes.iter().position(|node| node.node.name == name) else { return };
-        match Running::start(self.nodes[at].node.clone(), &self.members, &args.serve) {
+        match Running::start(self.nodes[at].node.clone(), &self.members, &self.flags) {
             Ok(node) => self.nodes[at] = node,
             Err(error) => note!("cannot start node {name} again: {error}"),
         }
