@@ -73,7 +73,7 @@ fn a_command_above_the_level_of_the_cluster_waits_for_the_upgrade_of_all_members
     set_level(node, 1);
     node.start();
     cluster.ready();
-    let later = cluster.prepare_later(&[0, 1, 2], &[]);
+    let later = cluster.prepare_later(&[0, 1, 2], &["--join=auto"]);
     let node = &mut cluster.nodes[later];
     node.start();
     assert_eq!(node.ended().code(), Some(5));
