@@ -1,6 +1,7 @@
 //! Where backups are written to and read from, besides plain files.
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -69,9 +70,7 @@ fn links_devices_and_pipes_stay_what_they_are() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let (reader, copy) = (pipe.clone(), directory.join("copy.snapshot"));
     let reading = std::thread::spawn(move || {
-        // `fs::copy` refuses pipes.
-        let (mut from, mut to) = (fs::File::open(reader).unwrap(), fs::File::create(copy).unwrap());
-        std::io::copy(&mut from, &mut to).unwrap()
+        io::copy(&mut File::open(reader).unwrap(), &mut File::create(copy).unwrap()).unwrap()
     });
     let told = save(&cluster, "pipe");
     assert_eq!(reading.join().unwrap(), told["file_bytes"].as_u64().unwrap());
