@@ -137,7 +137,7 @@ impl<'a> MakeWriter<'a> for Lines {
 struct Worker<W> {
     sink: W,
     shared: Arc<Shared>,
-    /// Dropped lines that the log tells of.
+    /// Dropped lines that the log reports.
     reported: u64,
     reported_at: Option<Instant>,
 }

@@ -225,7 +225,7 @@ pub enum ConfigError {
     },
     /// Anybody could speak as a member.
     #[error(
-        "--peer-addr {0} can be reached from other machines, and without TLS whoever connects to it can change or delete all \
+        "--peer-addr {0} can be reached from other machines, and without TLS anyone who connects to it can change or delete all \
          data. Give all members the same secret by --peer-secret-file (`openssl rand -base64 32` makes one), or \
          certificates by --peer-tls-cert, --peer-tls-key and --peer-tls-ca. Only where nobody else can connect to this \
          address, give --insecure-peers"

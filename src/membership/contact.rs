@@ -29,7 +29,7 @@ pub enum Refused {
         /// What it forms.
         own: ClusterId,
     },
-    /// The answer that `Form` rests on is not the newest.
+    /// The answer that `Form` names is not the newest.
     #[error("the nonce is not the newest: ask again")]
     StaleNonce,
     /// It has the id of a member with another name.

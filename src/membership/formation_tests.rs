@@ -225,7 +225,7 @@ fn an_intent_that_nobody_accepted_gives_way_to_a_cluster_and_to_the_founder() {
     // What somebody accepted is formed.
     let accepted = [forming("a", 1, Y), of_cluster("c", 3, X, true)];
     assert_eq!(decide_as("b", &intent(), &accepted), Decision::Formed);
-    // Somebody who is not listed any more may hold it.
+    // A node that is no longer listed may hold it.
     let answers = BTreeMap::from([of_cluster("b", 2, Y, false)]);
     let decision = decide(&local("a"), &intent(), JoinPolicy::Auto, &cluster(&["a", "b"]), &answers);
     assert!(matches!(decision, Decision::StayOut { .. }), "{decision:?}");

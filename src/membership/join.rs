@@ -7,7 +7,7 @@ use super::{AdminError, AdminReason, HelloAnswer, RemovedBy};
 use crate::raft::{Change, Configuration, MEMBERS_MAX, NewMember};
 use crate::types::{ClusterId, LogIndex, NodeId};
 
-/// A node whose name is taken gives up once the holder has answered for so many election timeouts. In Kubernetes, a member
+/// A node whose name is taken stops asking once the holder has answered for so many election timeouts. In Kubernetes, a member
 /// that was silent for so many is replaced by its name's new pod.
 const SILENT_ELECTION_TIMEOUTS: u32 = 10;
 
@@ -69,7 +69,7 @@ impl Admission<'_> {
     }
 }
 
-/// For how long a name's holder is waited for: to answer, until the node that wants its name gives up; or to stay silent,
+/// For how long a name's holder is waited for: to answer, until the node that wants its name stops asking; or to stay silent,
 /// until the name's new pod replaces it.
 #[must_use]
 pub fn silent_before_replaced(election_timeout: Duration) -> Duration {

@@ -1,6 +1,6 @@
 //! A removed node that was away: what it makes of the answers of those that it asks.
 //!
-//! A removal takes a node's data out of use for ever, so one answer is not enough. Two things prove it: the same word from
+//! A removal takes a node's data out of use permanently, so one answer is not enough. Two things prove it: the same word from
 //! most of the other voters that the node knows, or the committed configuration that removed it, if a majority of that
 //! configuration's voters confirms it and, of the voters that the node knows and that are still members, most do.
 

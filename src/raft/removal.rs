@@ -1,6 +1,6 @@
 //! The end of a membership: who tells a removed node so, and what that node believes.
 //!
-//! A removal takes a node's data out of use for ever, so one word is not enough. A node believes the committed entry in
+//! A removal takes a node's data out of use permanently, so one word is not enough. A node believes the committed entry in
 //! its own log, or the same word from a majority of the other voters that it knows.
 
 use std::collections::BTreeMap;

@@ -173,7 +173,7 @@ impl Server {
                 Some(Join::Always) => JoinPolicy::Always,
                 Some(Join::Wait) => JoinPolicy::Wait,
             },
-            // A former self that is gone has been silent for long enough by then.
+            // The node that had this name before and is gone has been silent for long enough by then.
             name_in_use_max: silent_before_replaced(self.config.raft.election_timeout),
         };
         let resolver = addresses.resolver();

@@ -1,5 +1,5 @@
 //! The connections of one port: at most so many at one time. If one more comes, the one that has been idle longest is
-//! closed for it, so that whoever holds connections without using them keeps nobody out.
+//! closed for it, so that clients with unused connections keep nobody out.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

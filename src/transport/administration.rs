@@ -155,7 +155,7 @@ fn member_to_wire(new: NewMember) -> proto::NewMember {
     proto::NewMember { node_id: id.0, name, peer_addr, stays_learner }
 }
 
-/// A request to join that came from the address `remote`. Only a member that passes it on tells of another one.
+/// A request to join that came from the address `remote`. Only a member that passes it on reports another one.
 pub(super) fn join_from_wire(
     request: proto::JoinRequest,
     remote: Option<IpAddr>,

@@ -31,7 +31,7 @@ pub enum Elsewhere {
 
 /// Whom a node asks.
 pub struct Asked {
-    /// The members that there should be: a majority of them decides which cluster is the right one.
+    /// The expected members: a majority of them decides which cluster is the right one.
     pub expected: InitialCluster,
     /// All that may know more.
     pub everyone: InitialCluster,

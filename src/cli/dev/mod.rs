@@ -187,7 +187,7 @@ impl Cluster {
                         for name in removed {
                             note!(
                                 "node {name} is no member of the cluster: it was removed. It may be added again \
-                                 (kuberaft member add), or begin anew with --fresh"
+                                 (kuberaft member add), or start again with --fresh"
                             );
                         }
                         // The nodes run, whether it can be said or not.

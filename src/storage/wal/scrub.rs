@@ -169,7 +169,7 @@ impl ReadError {
 }
 
 impl<H: File> Reader<'_, H> {
-    /// What stands at `at`: `wanted` bytes or more, unless the file ends before.
+    /// What is at `at`: `wanted` bytes or more, unless the file ends before.
     fn load(&mut self, at: u64, wanted: usize, pace: Pace<'_>) -> Result<&[u8], ReadError> {
         let left = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
         let skip = usize::try_from(at - self.at).unwrap_or(usize::MAX);

@@ -100,7 +100,7 @@ fn a_member_of_another_cluster_than_most_of_its_list_ends() {
     assert_eq!(node.ended().code(), Some(5));
     let log = node.log();
     assert!(log.contains("belongs to cluster"), "{log}");
-    assert_eq!(cluster.nodes[0].fetch("/readyz").0, 200, "the others go on");
+    assert_eq!(cluster.nodes[0].fetch("/readyz").0, 200, "the others continue");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Members that share a secret: they talk under TLS with nothing else set up, keep strangers out, and go on while the secret
+//! Members that share a secret: they talk under TLS with nothing else set up, keep strangers out, and continue while the secret
 //! is replaced and certificates end.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! The log's last segment is gone, with or without the name that would tell of it.
+//! The log's last segment is gone, with or without the name that would report it.
 
 use super::*;
 
