@@ -178,6 +178,10 @@ impl Raft {
     fn judge_own_state(&mut self, configuration: &Configuration, index: LogIndex, out: &mut Vec<Effect>) {
         if let Some(verdict) = self.divergence.judge(self.id, configuration, index) {
             let Verdict { index, own, majority } = verdict;
+            // So that the others can say who differed, even if this node never told them before.
+            for to in configuration.members().into_keys().filter(|to| *to != self.id) {
+                out.push(Effect::Send { to, signal: Signal::StateDigests { digests: vec![(index, own)] } });
+            }
             out.push(Effect::Observe(Observation::StateDiverged { index, own, majority }));
             out.push(Effect::Halt(HaltReason::Diverged));
             // Once is enough.
