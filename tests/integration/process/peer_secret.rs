@@ -41,7 +41,7 @@ fn three_nodes_of_one_secret_serve_and_keep_strangers_out() {
     let _alone = alone();
     let folder = directory();
     let (_, flag) = secret(folder.path(), "secret", &[OLD]);
-    let mut cluster = Cluster::start_with(3, &[&flag]);
+    let mut cluster = Cluster::start_with(3, &[&flag, "--admit=anyone"]);
     cluster.nodes[0].put("k", "v").unwrap();
     let (_, other) = secret(folder.path(), "other", &[NEW]);
     for (flags, why) in [
