@@ -46,8 +46,8 @@ fn certificate(error: &CertificateError) -> String {
             "its certificate is for another name: sign one with the member's host as subject alternative name".to_owned()
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is of an authority that --peer-tls-ca does not hold: give all members certificates of one \
-             authority"
+            "its certificate is of an authority that this node does not trust: give all members the same \
+             --peer-secret-file, or certificates of one authority (--peer-tls-ca)"
                 .to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
