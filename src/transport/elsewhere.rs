@@ -85,7 +85,7 @@ impl Said {
 
 impl Watched<'_> {
     /// Asks until the answers show that this node is not one of theirs. If its addition was lost, it asks to be added again.
-    /// `whom` says before each round who is to be asked, or that it is not worth asking; `report` is told what is wrong
+    /// `whom` says before each round which members to ask, or that it is not worth asking; `report` is told what is wrong
     /// after each round.
     pub async fn watch(
         &self,
