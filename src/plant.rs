@@ -40,7 +40,7 @@ pub enum Plant {
     NoFlush,
     /// A failed flush is tried again and then believed.
     RetriedFlush,
-    /// A log that begins anew behind a snapshot forgets the vote.
+    /// A log that restarts behind a snapshot forgets the vote.
     ResetDropsVote,
     /// Reads are served without a round of heartbeats.
     ReadWithoutRound,
@@ -48,13 +48,13 @@ pub enum Plant {
     ReadBeforeNoop,
     /// Any answer to a question for a read index is taken for the latest one's.
     ReadAnswerMixedUp,
-    /// A read round that waits for voters who are removed meanwhile goes on waiting for them.
+    /// A read round continues to wait for voters that were removed meanwhile.
     ReadWaitsForRemoved,
     /// A forwarded write whose fate is unknown is sent again.
     ForwardTwice,
     /// A leader takes writes however many bytes are not committed.
     UnboundedWrites,
-    /// An invitation to a new cluster is accepted although the answer that it rests on is not the newest.
+    /// An invitation to a new cluster is accepted although the answer that it depends on is not the newest.
     NonceNotChecked,
     /// The intent to form a cluster is not durable before others are told.
     IntentNotPersisted,
@@ -62,7 +62,7 @@ pub enum Plant {
     JointOneMajority,
     /// A joint configuration is left before it is committed.
     LeaveJointEarly,
-    /// A leader that leaves steps down, and stands no more, as soon as its log says so.
+    /// A leader that leaves steps down, and asks for no more votes, as soon as its log says so.
     LeaverStepsDownEarly,
     /// A new leader changes members before it has committed an entry of its own term.
     ChangeBeforeNoop,
@@ -78,7 +78,7 @@ pub enum Plant {
     SnapshotDropsConfiguration,
     /// The log is kept behind a snapshot although its entry there is another one.
     StaleEntryAtSnapshot,
-    /// The log is cut up to what is applied, durable or not.
+    /// The log is compacted up to what is applied, durable or not.
     CompactWithoutSnapshot,
     /// A lease starts when the echo arrives.
     LeaseFromReceipt,
@@ -86,9 +86,9 @@ pub enum Plant {
     LeaseWithoutMargin,
     /// With leases on, a node votes right after its start.
     VoteAtOnceWithLeases,
-    /// A leader whose disk stalls goes on leading.
+    /// A leader whose disk stalls continues to lead.
     StalledLeaderStays,
-    /// A node whose disk was emptied goes on under its old identity.
+    /// A node whose disk was emptied continues under its old identity.
     WipedDiskSameId,
 }
 
@@ -224,25 +224,25 @@ impl Plant {
             Self::ReplacedCountsDurable => "The flush of a replaced entry makes its successor durable",
             Self::NoFlush => "The log is written but never flushed",
             Self::RetriedFlush => "A failed flush is tried again and then believed",
-            Self::ResetDropsVote => "A log that begins anew behind a snapshot forgets the vote",
+            Self::ResetDropsVote => "A log that restarts behind a snapshot forgets the vote",
             Self::ReadWithoutRound => "Reads are served without a round of heartbeats",
             Self::ReadBeforeNoop => "A new leader serves reads before its no-op is committed",
             Self::ReadAnswerMixedUp => {
                 "Any answer to a question for a read index is taken for the latest one's"
             }
             Self::ReadWaitsForRemoved => {
-                "A read round that waits for voters who are removed meanwhile goes on waiting for them"
+                "A read round continues to wait for voters that were removed meanwhile"
             }
             Self::ForwardTwice => "A forwarded write whose fate is unknown is sent again",
             Self::UnboundedWrites => "A leader takes writes however many bytes are not committed",
             Self::NonceNotChecked => {
-                "An invitation to a new cluster is accepted although the answer that it rests on is not the newest"
+                "An invitation to a new cluster is accepted although the answer that it depends on is not the newest"
             }
             Self::IntentNotPersisted => "The intent to form a cluster is not durable before others are told",
             Self::JointOneMajority => "While voters change, a majority of the new ones alone decides",
             Self::LeaveJointEarly => "A joint configuration is left before it is committed",
             Self::LeaverStepsDownEarly => {
-                "A leader that leaves steps down, and stands no more, as soon as its log says so"
+                "A leader that leaves steps down, and asks for no more votes, as soon as its log says so"
             }
             Self::ChangeBeforeNoop => {
                 "A new leader changes members before it has committed an entry of its own term"
@@ -257,14 +257,14 @@ impl Plant {
             Self::StaleEntryAtSnapshot => {
                 "The log is kept behind a snapshot although its entry there is another one"
             }
-            Self::CompactWithoutSnapshot => "The log is cut up to what is applied, durable or not",
+            Self::CompactWithoutSnapshot => "The log is compacted up to what is applied, durable or not",
             Self::LeaseFromReceipt => "A lease starts when the echo arrives",
             Self::LeaseWithoutMargin => {
                 "A lease lasts as long as the followers' promise, whatever their clocks"
             }
             Self::VoteAtOnceWithLeases => "With leases on, a node votes right after its start",
-            Self::StalledLeaderStays => "A leader whose disk stalls goes on leading",
-            Self::WipedDiskSameId => "A node whose disk was emptied goes on under its old identity",
+            Self::StalledLeaderStays => "A leader whose disk stalls continues to lead",
+            Self::WipedDiskSameId => "A node whose disk was emptied continues under its old identity",
         }
     }
 }

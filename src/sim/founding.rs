@@ -417,7 +417,7 @@ impl Cluster {
                 intent.cluster_id,
                 earlier.cluster_id
             );
-            self.report("a former goes on with its intent", what);
+            self.report("a founder keeps its intent", what);
         }
         let now = self.now;
         if self.setup.raft.planted.is(Plant::IntentNotPersisted) {

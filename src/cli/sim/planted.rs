@@ -104,9 +104,9 @@ fn page(args: &Sim, rows: &str, verdict: &str) -> String {
          faults stop, and `an impossible state` an assertion in a node. One caught seed is looked at with \
          `kuberaft sim --plant BUG`, which prints the command that replays it.\n\n\
          Not planted: that acknowledgements of an earlier membership count. It does no harm here. A node id is added once, \
-         and removed for ever, so it has one session; only an addition that was never committed can be followed by another \
-         of the same id, under a leader of a later term, who does not listen to answers of earlier terms. The check of \
-         sessions is a second lock on that door.\n\n\
+         and removed permanently, so it has one session; only an addition that was never committed can be followed by \
+         another of the same id, under a leader of a later term, who does not listen to answers of earlier terms. The \
+         check of sessions is a second protection.\n\n\
          | bug | what it does | caught by | seeds, median | seeds, most |\n\
          | --- | --- | --- | ---: | ---: |\n\
          {rows}\n\

@@ -6,7 +6,7 @@
 //! | one change at a time | a leader's new configuration follows one that is committed; a joint one is left for nothing but its end |
 //! | ready for changes | its leader has committed an entry of its own term |
 //! | voters change by steps | other voters only in a joint configuration whose old ones are those before; every two quorums of consecutive committed configurations share a node |
-//! | removed for ever | no removed id is a member again; only who was removed is told so |
+//! | removed permanently | no removed id is a member again; only who was removed is told so |
 //! | sessions | a member's session is the entry that added it |
 //! | promoted when caught up | a new voter's disk, and a majority of the voters to be, lacks few entries, or only late ones |
 //! | handed over whole | who is told to stand at once holds all that the leader's log held |
@@ -105,7 +105,7 @@ impl Invariants {
             return Ok(());
         };
         if let Some(id) = next.members().into_keys().find(|id| self.members.removed.contains(id)) {
-            return broken("removed for ever", format!("node {id} is a member again, by entry {index}"));
+            return broken("removed permanently", format!("node {id} is a member again, by entry {index}"));
         }
         self.members.removed.extend(next.removed.keys());
         self.members.history.push((index, Arc::clone(&next)));
@@ -155,7 +155,10 @@ impl Invariants {
         // Of removals by later leaders this one need not know; what it does then is never committed.
         let is_removed = |id: &&NodeId| before.removed.contains_key(id) || next.removed.contains_key(id);
         if let Some(id) = members.keys().find(is_removed) {
-            return broken("removed for ever", format!("{leader} makes node {id} a member again, {index}"));
+            return broken(
+                "removed permanently",
+                format!("{leader} makes node {id} a member again, {index}"),
+            );
         }
         let wrong = members.iter().find(|(id, member)| {
             member.session != before.member(**id).map_or(Session(index.0), |known| known.session)
@@ -233,7 +236,7 @@ impl Invariants {
             return Ok(());
         }
         let what = format!("n{} is told that it was removed, and was not", node + 1);
-        broken("removed for ever", what)
+        broken("removed permanently", what)
     }
 
     /// An administrator was told that entry `index` has made the change.
