@@ -65,7 +65,7 @@ metrics! {
     raft_snapshot_index: IntGauge = "kuberaft_raft_snapshot_index", "Latest index that the durable checkpoint covers";
     raft_snapshots_sent_total: IntCounter = "kuberaft_raft_snapshots_sent_total", "Snapshots that a peer received whole from this node";
     raft_snapshots_received_total: IntCounter = "kuberaft_raft_snapshots_received_total", "Snapshots that this node received whole";
-    raft_snapshots_refused_total: IntCounter = "kuberaft_raft_snapshots_refused_total", "Snapshots refused, or let go half received, for want of disk space";
+    raft_snapshots_refused_total: IntCounter = "kuberaft_raft_snapshots_refused_total", "Snapshots refused, or discarded half received, for want of disk space";
     raft_snapshot_bytes_total: IntCounterVec = "kuberaft_raft_snapshot_bytes_total", "Bytes of snapshots' content, sent or received", ["direction"];
     raft_messages_ignored_total: IntCounterVec = "kuberaft_raft_messages_ignored_total", "Seconds in which peers' messages were ignored that no correct peer sends to this node, by reason", ["why"];
     raft_messages_refused_total: IntCounterVec = "kuberaft_raft_messages_refused_total", "Streams of peers closed because of a malformed message", ["peer"];
