@@ -1,9 +1,9 @@
 //! Members come and go: an administrator adds spare nodes, removes, promotes, demotes and replaces members, and
-//! hands over the lead; nodes that were removed end, and some come back with their old disks.
+//! transfers leadership; nodes that were removed end, and some come back with their old disks.
 //!
 //! The administrator knows what a careful one cannot know: which disks are gone. It asks for nothing that leaves
 //! voters without a majority of intact disks, and no fault takes a disk that such a majority needs; else a cluster
-//! could rightly stop for ever.
+//! could rightly stop permanently.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -38,7 +38,7 @@ pub struct Workload {
     pub deletes: u32,
     /// Of a thousand writes, how many carry an idempotency key and are asked again while nobody knows their outcome.
     pub named: u32,
-    /// Of a thousand answered writes, how many are read at once from another node, as whoever is told of them would.
+    /// Of a thousand answered writes, how many are read at once from another node, as anyone who hears of them would.
     pub looked_at: u32,
     /// Longest value in bytes.
     pub value_bytes: u64,

@@ -2,7 +2,7 @@
 //! by which faults or a script act on it. Everything is decided by the seed and the calls made.
 //!
 //! [`Cluster::step`] takes the next event. Scripts use the rest: cut links, crash, pause, time a node out, ask as
-//! a client, and [`Cluster::run_until`] something holds; [`Trace::take`] then tells what happened.
+//! a client, and [`Cluster::run_until`] something holds; [`Trace::take`] then returns what happened.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -44,7 +44,7 @@ impl Cluster {
         self.restart_planned(node);
     }
 
-    /// Nothing of a node's process runs for so long; its disk goes on.
+    /// Nothing of a node's process runs for so long; its disk continues.
     pub fn pause(&mut self, node: usize, micros: u64) {
         let until = Instant(self.now.0 + micros);
         let machine = &mut self.machines[node];
@@ -75,7 +75,7 @@ impl Cluster {
         self.machines[node].holds_elections = held;
     }
 
-    /// A node that stands for election, or asks whether it could, does so again at once: its clock jumps there. It has
+    /// A candidate or pre-candidate asks for votes again at once: its clock jumps there. It has
     /// heard no leader for an election timeout, so it promises nothing that this breaks.
     pub fn stand_again(&mut self, node: usize) {
         let (now, machine) = (self.now, &mut self.machines[node]);

@@ -1,8 +1,8 @@
 //! One node's disk in virtual time, as a process, a kill and a power cut see it.
 //!
 //! The code under test calls it and gets its answer at once, but every operation has a time at which it begins
-//! and one at which it is done, one after the other as a disk does them. Whoever runs that code lets it go on
-//! only when the last operation is done ([`Disk::end`]), so a crash may come at any moment of it:
+//! and one at which it is done, one after the other as a disk does them. The caller of that code lets it
+//! continue only when the last operation is done ([`Disk::end`]), so a crash may come at any moment of it:
 //! [`Disk::crash`] takes back what had not begun by then. What was written but not flushed is in the kernel's
 //! memory: a killed process finds it again, after a power cut any part of it is there.
 //!

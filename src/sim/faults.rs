@@ -1,8 +1,8 @@
 //! What goes wrong in a run, drawn from its seed: which kinds of faults at all (swarm testing: Groce and others,
-//! 2012), how often, for how long; the mix changes as the run goes on.
+//! 2012), how often, for how long; the mix changes during the run.
 //!
 //! Never more than Raft and disks allow: what was flushed stays, unless a bit of it flips, and such a node may
-//! stay out for ever, so only a minority of disks gets that.
+//! stay out permanently, so only a minority of disks gets that.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ pub enum FaultKind {
     Blackout,
     /// A process is killed between two effects.
     CrashAtEffect,
-    /// A process stops for a while and goes on.
+    /// A process stops for a while and continues.
     Pause,
     /// A clock jumps forward.
     ClockJump,
@@ -344,7 +344,7 @@ impl Faults {
         self.later(cluster, timeout * 5, Remedy::Mend);
     }
 
-    /// One that knows of no leader waits for votes; whoever has promised the leader not to vote restarts or hears no
+    /// One that knows of no leader waits for votes; one that has promised the leader not to vote restarts or hears no
     /// more of it, and is asked by the other. Nothing is written meanwhile, so that it would get the vote.
     fn isolate_for_restart(&mut self, cluster: &mut Cluster, node: usize, random: &mut Random) {
         let Some(leader) = cluster.leader() else { return };
@@ -458,7 +458,7 @@ impl Faults {
             Remedy::StandAgain(node) => cluster.stand_again(node),
             Remedy::ClientsRest => cluster.run_clients(false),
             Remedy::Reunion => {
-                cluster.tell(|| "the network is whole again, and clients go on".to_owned());
+                cluster.tell(|| "the network is whole again, and clients continue".to_owned());
                 cluster.network.mend();
                 cluster.run_clients(true);
             }
@@ -500,7 +500,7 @@ fn compacts_at_once(cluster: &Cluster) -> bool {
     cluster.setup().raft.trailing_entries == 0 && cluster.setup().checkpoint_interval <= 1_000_000
 }
 
-/// Leases rest on clocks that do not jump, and differ in pace by less than the margin: 1,047 to 953 are 10 % apart.
+/// Leases depend on clocks that do not jump, and differ in pace by less than the margin: 1,047 to 953 are 10 % apart.
 fn bears_wild_clocks(cluster: &Cluster) -> bool {
     cluster.setup().wild_clocks || !cluster.setup().raft.lease_reads
 }

@@ -32,13 +32,13 @@ pub(super) const IDS: u64 = 8;
 /// What is known of the forming of a cluster, from outside.
 pub(super) struct Founding {
     initial: InitialCluster,
-    /// The newest intent of each former, from when it is durable and others may be told.
+    /// The newest intent of each founder, from when it is durable and others may be told.
     intents: BTreeMap<NodeId, Intent>,
     /// Questions and invitations are lost or late.
     pub(super) is_rough: bool,
     /// Whoever forms first loses its directory as soon as it has invited the others, and forms again.
     former_falls: bool,
-    /// It has: what it formed may be known to one disk alone, and be lost for ever with that.
+    /// It has: what it formed may be known to one disk alone, and be lost permanently with that.
     former_fell: bool,
     /// A node that takes itself for the founder until then: its list is corrected late.
     misled: Option<(usize, Instant)>,
@@ -59,7 +59,7 @@ impl Founding {
     }
 }
 
-/// What a data directory holds beside log and state.
+/// What a data directory holds in addition to log and state.
 #[derive(Default)]
 pub(super) struct Directory {
     pub(super) standing: Standing,
@@ -99,7 +99,7 @@ pub(super) struct Founder {
     /// Number of the round of questions.
     round: u64,
     answers: BTreeMap<String, HelloAnswer>,
-    /// Something is made durable until then; whoever asks waits.
+    /// Something is made durable until then; a node that asks waits.
     busy_until: Instant,
 }
 
@@ -128,7 +128,7 @@ fn name(node: usize) -> String {
 }
 
 impl Cluster {
-    /// Whether what the first former began may be known to one disk alone: nobody can go on without that.
+    /// Whether what the first founder began may be known to one disk alone: no node can continue without that.
     pub(super) fn rests_on_one_disk(&self) -> bool {
         self.founding.former_fell && !self.is_formed()
     }
@@ -150,7 +150,7 @@ impl Cluster {
     }
 
     /// Whether every node that runs or may run belongs to one cluster and knows its members, or has to stay out of it
-    /// for ever. Before, the founder's configuration may be on fewer than a majority of the disks.
+    /// permanently. Before, the founder's configuration may be on fewer than a majority of the disks.
     #[must_use]
     pub fn is_formed(&self) -> bool {
         let members = |node: &usize| self.machines[*node].process.is_some();
@@ -403,7 +403,7 @@ impl Cluster {
         }
     }
 
-    /// Makes an intent durable. An earlier one is given up only if one of its members is there no more.
+    /// Makes an intent durable. An earlier one is abandoned only if one of its members no longer exists.
     fn intend(&mut self, node: usize, configuration: Configuration) {
         let former = self.machines[node].id;
         let ids: BTreeSet<NodeId> = self.machines.iter().map(|machine| machine.id).collect();
@@ -412,7 +412,7 @@ impl Cluster {
             && earlier.configuration.voters.keys().all(|id| ids.contains(id))
         {
             let what = format!(
-                "n{} intends cluster {}, and gives up {}, all of whose members are there",
+                "n{} intends cluster {}, and abandons {}, all of whose members exist",
                 node + 1,
                 intent.cluster_id,
                 earlier.cluster_id
@@ -454,7 +454,7 @@ impl Cluster {
             Wal::create(files.clone(), Path::new(DIRECTORY), owner, options(&self.setup), first.as_ref());
         let created_at = files.disk().end();
         if let Err(error) = created {
-            // It ends when it sees the error; until then its disk goes on.
+            // It ends when it sees the error; until then its disk continues.
             self.machines[node].files.disk().crash(self.now, Crash::Killed);
             self.halt(node, &error.to_string());
             return;

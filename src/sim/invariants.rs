@@ -310,7 +310,7 @@ impl Invariants {
     /// A message leaves a node.
     ///
     /// # Errors
-    /// A promise that does not rest on the sender's disk; a second vote.
+    /// A promise of what the sender's disk does not hold; a second vote.
     pub fn sending(&mut self, node: usize, to: NodeId, message: &Message) -> Checked {
         let promise = match message {
             Message::Promise(promise) => promise,
@@ -322,7 +322,7 @@ impl Invariants {
             Promise::VoteGranted { term } | Promise::Appended { term, .. } => *term,
         };
         let is_kept = match promise {
-            // The disk is ahead where a later record was flushed with the one it rests on.
+            // The disk is ahead where a later record was flushed with the one that it depends on.
             _ if hard_state.term > term => true,
             Promise::VoteGranted { .. } => *hard_state == HardState { term, voted_for: Some(to) },
             Promise::Appended { match_index, .. } => {
@@ -345,7 +345,7 @@ impl Invariants {
         Ok(())
     }
 
-    /// A core's turn is over. While `log_waits`, what it has for its log is not handed over yet: what it commits is
+    /// A core's turn is over. While `log_waits`, its records for the log are not handed over yet: what it commits is
     /// judged when it is, against that log.
     ///
     /// # Errors

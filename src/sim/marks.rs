@@ -37,7 +37,7 @@ fn digest(kind: u64, bytes: &[u8]) -> u64 {
     mix(state, u64::from_le_bytes(last))
 }
 
-/// A log as a list of marks, with what must be remembered beside it.
+/// A log as a list of marks, with what must be remembered in addition.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MarkedLog {
     pub(super) marks: Vec<Mark>,
@@ -83,7 +83,7 @@ impl MarkedLog {
         self.configurations.iter().rfind(|(at, _)| *at <= index)
     }
 
-    /// Begins anew with these entries; what is behind them stays if it may.
+    /// Restarts with these entries; what is behind them stays if it may.
     fn replace(&mut self, prefix: &Prefix) {
         let covered = prefix.log.last().index;
         let mut log = prefix.log.clone();
@@ -125,7 +125,7 @@ pub(super) struct Write {
     pub(super) hard_state: HardState,
     pub(super) marks: Vec<Mark>,
     pub(super) configurations: Configurations,
-    /// First, the log begins anew with this.
+    /// First, the log restarts with this.
     pub(super) prefix: Option<Prefix>,
     /// When, by the node's clock.
     pub(super) since: Instant,

@@ -171,7 +171,7 @@ pub(super) struct Process {
     pub(super) leads: bool,
     /// When the core's next turn is planned.
     pub(super) turn_at: Option<Instant>,
-    /// When the timer is planned to wake the core.
+    /// When the core's timer is planned to fire.
     pub(super) timer_at: Option<Instant>,
     /// The core works until then.
     pub(super) busy_until: Instant,

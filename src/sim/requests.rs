@@ -26,7 +26,7 @@ impl Cluster {
         }
     }
 
-    /// `node`, or a member that runs in its place, if all is calm and clients can know who is a member.
+    /// `node`, or a member that runs in its place, if all is calm and clients can know the members.
     fn reachable(&self, node: usize) -> usize {
         let leader = self.leader().filter(|_| self.is_calm && self.setup.churn.is_some());
         let members = leader.map(|leader| self.running_members(leader)).unwrap_or_default();

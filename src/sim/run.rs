@@ -62,7 +62,7 @@ pub struct Outcome {
     pub operations: usize,
     /// Faults inflicted.
     pub faults: u64,
-    /// The judge gave up on the history: neither right nor wrong.
+    /// The checker stopped its search in the history: neither right nor wrong.
     pub undecided: bool,
     /// What went wrong, if something did.
     pub failure: Option<Failure>,
@@ -174,7 +174,7 @@ impl Runner {
         }
     }
 
-    /// All intact nodes run, or only just a majority of all; sometimes leaders fall just before.
+    /// All intact nodes run, or only just a majority of all; sometimes leaders crash just before.
     fn heal(&mut self) {
         let nodes = self.cluster.setup().nodes;
         let is_in = |node: &usize| !self.cluster.is_lost(*node) && !self.cluster.is_outside(*node);
@@ -216,8 +216,8 @@ impl Runner {
         out
     }
 
-    /// The leader falls while it is at work, and the next one as soon as it is elected: the second is told. Those that
-    /// are left have different logs and know of different terms.
+    /// The leader crashes while it is at work, and the next one as soon as it is elected: the second is returned. The
+    /// other nodes have different logs and know of different terms.
     fn fell_leaders(&mut self) -> Option<usize> {
         let cluster = &mut self.cluster;
         let patience = cluster.setup().raft.election_timeout * 10;
@@ -233,7 +233,7 @@ impl Runner {
             return None;
         }
         let second = cluster.leader()?;
-        cluster.crash(second, Crash::Killed, "falls as soon as it is elected");
+        cluster.crash(second, Crash::Killed, "crashes as soon as it is elected");
         Some(second)
     }
 

@@ -1,5 +1,5 @@
 //! Snapshots between nodes: offered, sent in chunks, taken in, verified and handed to the core, as the transport and the
-//! driver do it, over links that lose and delay. What breaks is gone on with, begun anew or given up.
+//! driver do it, over links that lose and delay. What breaks is continued, restarted or abandoned.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -210,7 +210,7 @@ impl Cluster {
     /// Nothing of what is staged is kept, so that its room is there for the log.
     fn let_go(&mut self, node: usize, why: &dyn Display) -> Heard {
         self.process(node).snapshots.incoming = None;
-        self.note_snapshot(node, || format!("n{} lets go of a snapshot: {why}", node + 1));
+        self.note_snapshot(node, || format!("n{} discards a snapshot: {why}", node + 1));
         Heard::Refused
     }
 

@@ -49,7 +49,7 @@ pub(super) struct SimState {
     rewrite: Option<(LiveRecords, usize)>,
 }
 
-/// A generation beside the current one; a crash leaves nothing of it.
+/// A generation next to the current one; a crash leaves nothing of it.
 pub(super) struct SimStaging {
     disk: Arc<Mutex<StateDisk>>,
     records: Vec<Record>,
@@ -164,7 +164,7 @@ impl StateStore for SimState {
         Ok(SimStaging { disk: Arc::clone(&self.disk), records: Vec::new() })
     }
 
-    /// Durable at once, with any checkpoint that was under way: nothing may be lost that an acknowledgement rests on.
+    /// Durable at once, with any checkpoint that was under way: nothing may be lost that an acknowledgement depends on.
     fn install(&mut self, staging: SimStaging, checkpoint: Checkpoint) -> Result<(), StorageError> {
         assert!(!self.covers(checkpoint.applied), "{checkpoint:?} in place of {:?}", self.checkpoint);
         let checkpoint = Checkpoint { installed: true, ..checkpoint };

@@ -58,10 +58,10 @@ fn leases_with_clocks_beyond_the_margin_give_stale_reads() {
     assert!((0..500).any(is_stale));
 }
 
-/// A snapshot is refused or let go for want of room, by the look at free space as by the disk itself; that stops no node,
-/// and what the cluster owes holds.
+/// A snapshot is refused or discarded for want of room, after a look at free space or by the disk itself. That stops no
+/// node, and every rule holds.
 #[test]
-fn snapshots_that_find_no_room_are_refused_and_the_cluster_goes_on() {
+fn snapshots_that_find_no_room_are_refused_and_the_cluster_continues() {
     let mut seen = BTreeSet::new();
     for seed in 0..60 {
         let only = [FaultKind::DiskFull, FaultKind::Kill];
@@ -74,11 +74,8 @@ fn snapshots_that_find_no_room_are_refused_and_the_cluster_goes_on() {
         assert_eq!(outcome.failure, None, "seed {seed}");
         for (_, happening) in outcome.happenings {
             let Happening::Fault { what } = happening else { continue };
-            let kinds = [
-                "has no room for a snapshot",
-                "lets go of a snapshot: no room",
-                "lets go of a snapshot: disk",
-            ];
+            let kinds =
+                ["has no room for a snapshot", "discards a snapshot: no room", "discards a snapshot: disk"];
             seen.extend(kinds.into_iter().filter(|kind| what.contains(kind)));
         }
         if seen.len() == 3 {

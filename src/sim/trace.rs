@@ -96,7 +96,7 @@ pub enum Happening {
         /// Why, and whether it may still take effect.
         refusal: Refusal,
     },
-    /// A client was answered, or gave up.
+    /// A client was answered, or stopped waiting.
     Answered {
         /// Which client.
         client: usize,
@@ -269,14 +269,14 @@ impl fmt::Display for Seen<'_> {
             Observation::ConfigurationChanged { .. }
             | Observation::MemberPromoted { .. }
             | Observation::MemberRemoved { .. } => members(f, self.0),
-            Observation::TransferStarted { to } => write!(f, "hands over the lead to n{}", to.0),
+            Observation::TransferStarted { to } => write!(f, "transfers leadership to n{}", to.0),
             Observation::TransferEnded { to, done: true } => {
-                write!(f, "has handed over the lead to n{}", to.0)
+                write!(f, "has transferred leadership to n{}", to.0)
             }
             Observation::TransferEnded { to, done: false } => {
-                write!(f, "has not handed over the lead to n{}", to.0)
+                write!(f, "has not transferred leadership to n{}", to.0)
             }
-            Observation::LogCompacted { through } => write!(f, "lets go of its log up to {through}"),
+            Observation::LogCompacted { through } => write!(f, "compacts its log up to {through}"),
             Observation::SnapshotStarted { to } => write!(f, "sends n{} a snapshot", to.0),
             Observation::SnapshotSent { to, index: Some(index) } => {
                 write!(f, "has sent n{} a snapshot up to {index}", to.0)

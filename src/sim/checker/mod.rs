@@ -5,7 +5,7 @@
 //! each key is searched alone, by the algorithm of Wing and Gong (1993) with the memory of Lowe (2017). What the
 //! keys share is the store's revision: [`check`] also sees that it rises with real time across keys.
 //!
-//! An operation whose outcome the client never learned stays open for ever: it may take effect at any time after
+//! An operation whose outcome the client never learned stays open: it may take effect at any time after
 //! its call, or never. One that is known to have had no effect (a refusal before the log) is left out.
 
 mod register;
@@ -26,7 +26,7 @@ use crate::types::{Instant, Revision};
 use search::Verdict;
 pub use violation::{Reason, Violation};
 
-/// Steps that the search takes on one key before it gives up; some seconds.
+/// Most steps of the search for one key; that takes some seconds.
 const STEPS_MAX: u64 = 1_000_000;
 
 /// One operation of one client, as that client saw it.
@@ -97,7 +97,7 @@ pub enum Answer {
 ///
 /// # Errors
 /// The first key, in byte order, whose operations have no explanation, with the shortest part of them that
-/// shows it; or revisions that contradict real time; or a key whose search was given up
+/// shows it; or revisions that contradict real time; or a key whose search was stopped
 /// ([`Reason::Undecided`]), which many open operations and clients on one key without revisions can cause.
 pub fn check(history: &[Operation]) -> Result<(), Violation> {
     if let Some(operation) = history.iter().find(|operation| !is_sound(operation)) {

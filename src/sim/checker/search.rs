@@ -50,7 +50,7 @@ struct Search {
     writes_left: Vec<u32>,
     /// Whether an open operation has a condition, so that it may see any write.
     has_open_condition: bool,
-    /// Whether there are but reads and unconditional puts and no revision, so that only reads tell what was there.
+    /// Whether there are only reads and unconditional puts and no revision, so that only reads show what was there.
     is_plain: bool,
     seen: HashSet<Box<[u64]>>,
 }
@@ -63,7 +63,7 @@ struct Choices {
     is_forced: bool,
 }
 
-/// A placed operation, and how to go on without it.
+/// A placed operation, and how to continue without it.
 struct Placed {
     node: usize,
     before: State,

@@ -72,7 +72,7 @@ fn is_observation(operation: &Operation) -> bool {
             .is_some_and(|returned| matches!(returned.answer, Answer::Refused | Answer::Missing))
 }
 
-/// Whether an operation that is kept tells of this write. Such a write is kept, too: without it the part would
+/// Whether an operation that is kept shows this write. Such a write is kept, too: without it the part would
 /// look wrong for a reason that is none.
 fn is_told_of(operations: &[Operation], loosened: &[bool], at: usize) -> bool {
     let made = revision_of(&operations[at]);

@@ -497,7 +497,7 @@ fn one_wrong_answer_in_a_long_history_is_found_and_cut_out() {
 }
 
 #[test]
-fn a_search_that_is_given_up_says_so() {
+fn a_search_that_is_stopped_says_so() {
     let history = run_register(1, 8, 100, false, true);
     assert_eq!(search::search(&history, 10), Verdict::Undecided);
 }

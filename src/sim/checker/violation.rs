@@ -25,9 +25,9 @@ pub enum Reason {
     RevisionShared,
     /// A write was called after a revision was told and got no later one.
     RevisionOrder,
-    /// An answer that does not fit its call or comes before it; whoever recorded it is at fault.
+    /// An answer that does not fit its call or comes before it: a fault of the recording.
     Malformed,
-    /// The search was given up: neither right nor wrong.
+    /// The search was stopped: neither right nor wrong.
     Undecided,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Violation {
             Reason::RevisionShared => "a revision belongs to one write only",
             Reason::RevisionOrder => "a later write has no later revision",
             Reason::Malformed => "not a history: the answer does not fit the call, or comes before it",
-            Reason::Undecided => "undecided: the search was given up",
+            Reason::Undecided => "undecided: the search was stopped",
         };
         if self.reason == Reason::Undecided {
             let key = self.operations.first().map(|operation| shown(&operation.key)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What reads by lease rest on (thesis, 6.4.1), as long as clocks keep within the margin.
+//! What reads by lease depend on (thesis, 6.4.1), as long as clocks keep within the margin.
 
 use super::{Checked, Invariants, broken};
 use crate::types::Term;

@@ -9,7 +9,7 @@
 //! | removed permanently | no removed id is a member again; only who was removed is told so |
 //! | sessions | a member's session is the entry that added it |
 //! | promoted when caught up | a new voter's disk, and a majority of the voters to be, lacks few entries, or only late ones |
-//! | handed over whole | who is told to stand at once holds all that the leader's log held |
+//! | handed over whole | a node that is asked to start an election at once holds all that the leader's log held |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(super) struct Members {
 }
 
 impl Invariants {
-    /// A node's disk is gone for ever.
+    /// A node's disk is gone permanently.
     pub fn lost(&mut self, node: usize) {
         let log = std::mem::take(&mut self.nodes[node]).durable;
         // It may be lost again before anybody starts with the new one.
@@ -207,7 +207,7 @@ impl Invariants {
         broken("promoted when caught up", what)
     }
 
-    /// A leader tells another to stand at once.
+    /// A leader asks another node to start an election at once.
     pub(super) fn handing_over(&self, node: usize, to: NodeId, term: Term) -> Checked {
         let this = &self.nodes[node];
         let (Some(target), Some(RoleName::Leader)) = (self.durable_of(to), this.role) else { return Ok(()) };

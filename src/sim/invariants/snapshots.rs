@@ -18,7 +18,7 @@ pub struct Found<'a> {
     pub entries: &'a [Entry],
     /// Up to where entries are applied.
     pub applied: LogIndex,
-    /// The entry of an installed snapshot behind which the log has yet to begin anew.
+    /// The entry of an installed snapshot behind which the log has not restarted yet.
     pub begins_anew: Option<LogIndex>,
 }
 
@@ -93,7 +93,7 @@ impl Invariants {
     /// A leader, by its own clock at `now` at the end of a turn.
     ///
     /// # Errors
-    /// Its disk stalls, there are others, and it goes on leading.
+    /// Its disk stalls, there are others, and it continues to lead.
     pub fn leads_with_disk(
         &self,
         node: usize,

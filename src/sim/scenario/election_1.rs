@@ -94,7 +94,7 @@ fn cut_off(stage: &mut Stage) -> Told {
 fn come_back(stage: &mut Stage) -> Told {
     stage.section("Without PreVote: the links are back");
     let highest = stage.terms().into_iter().max().unwrap_or_default();
-    stage.act("all links are mended", |cluster| cluster.network.mend());
+    stage.act("all links are repaired", |cluster| cluster.network.mend());
     let leader = stage.lead(10_000)?;
     let term = stage.term(leader);
     let found = format!("{} leads term {term}; the highest was {highest}", name(leader));
@@ -127,9 +127,9 @@ fn disturb(stage: &mut Stage) -> Told {
         name(alone)
     );
     let led = stage.role(leader) == Some(RoleName::Leader) && stage.term(leader) == term;
-    stage.check("two of three are a majority: they go on", led && risen > term.next(), &found)?;
+    stage.check("two of three are a majority: they continue", led && risen > term.next(), &found)?;
     let mark = stage.past.len();
-    stage.act(&format!("{}'s links are mended", name(alone)), |cluster| cluster.network.mend());
+    stage.act(&format!("{}'s links are repaired", name(alone)), |cluster| cluster.network.mend());
     let steps_down = |happening: &Happening| {
         matches!(happening, Happening::Observed { node, observation: Observation::RoleChanged { role, .. } }
             if *node == leader && *role == RoleName::Follower)
@@ -156,7 +156,7 @@ fn with_pre_vote(stage: &mut Stage) -> Told {
         let found = format!("{} asked {count} times, and is at term {term}", name(node));
         stage.check("the term stays 1", count >= 3 && term == Term(1), &found)?;
     }
-    stage.act("all links are mended", |cluster| cluster.network.mend());
+    stage.act("all links are repaired", |cluster| cluster.network.mend());
     let leader = stage.lead(10_000)?;
     let term = stage.term(leader);
     let found = format!("{} leads term {term}", name(leader));
@@ -174,7 +174,7 @@ fn stay_quiet(stage: &mut Stage) -> Told {
     let found = format!("{} asked {count} times, and is at term {}", name(alone), stage.term(alone));
     stage.check("its term does not rise", count >= 3 && stage.term(alone) == term, &found)?;
     let mark = stage.past.len();
-    stage.act(&format!("{}'s links are mended", name(alone)), |cluster| cluster.network.mend());
+    stage.act(&format!("{}'s links are repaired", name(alone)), |cluster| cluster.network.mend());
     let again = stage.lead(2000)?;
     stage.run_for(1000);
     let changes = elections(stage, mark, 0) + elections(stage, mark, 1) + elections(stage, mark, 2);

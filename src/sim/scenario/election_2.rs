@@ -62,7 +62,7 @@ fn refuse_the_laggard(stage: &mut Stage, leader: usize) -> Told {
     );
     let expected = format!("entry {written} is committed, and {} does not have it", name(behind));
     stage.check(&expected, stored && stage.last(behind) < written, &found)?;
-    let what = format!("{} dies, {}'s links are mended", name(leader), name(behind));
+    let what = format!("{} dies, {}'s links are repaired", name(leader), name(behind));
     stage.act(&what, |cluster| {
         cluster.crash(leader, Crash::PowerLost, "the scenario says so");
         cluster.network.mend();

@@ -11,7 +11,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "election-3",
     title: "Heartbeats keep the leader; without them there is an election",
     about: "A leader sends empty AppendEntries messages to all followers all the time. Each one that arrives starts the \
-            follower's election timeout anew, so that nobody stands for election while the leader is heard. When \
+            follower's election timeout again, so that nobody starts an election while the leader is heard. When \
             the heartbeats of a leader do not arrive any more, an election timeout later there is an election.",
     play,
 };
@@ -76,7 +76,7 @@ fn many_timeouts(stage: &mut Stage, leader: usize, term: Term) -> Told {
     let stays = stage.role(leader) == Some(RoleName::Leader)
         && stage.terms() == vec![term; NODES]
         && stage.count(mark, stood) == 0;
-    let found = format!("{} in term {now}, {} stood for election", name(leader), stage.count(mark, stood));
+    let found = format!("{} in term {now}, {} started an election", name(leader), stage.count(mark, stood));
     stage.check("leader and term stay", stays, &found)
 }
 
@@ -96,7 +96,7 @@ fn cut_heartbeats(stage: &mut Stage, leader: usize, term: Term) -> Told {
         |stage: &Stage| stage.cluster.leader().is_some_and(|next| next != leader && stage.term(next) > term);
     stage.run_until(5000, is_replaced);
     let Some(first) = stage.find(mark, stood) else {
-        return stage.check("a follower stands for election", false, &stage.cluster.summary());
+        return stage.check("a follower starts an election", false, &stage.cluster.summary());
     };
     let (at, Happening::Observed { node, .. }) = stage.past[first].clone() else { return Ok(()) };
     let waited = at.since(silence(stage, 0, node).0).as_millis();

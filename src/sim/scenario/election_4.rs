@@ -39,7 +39,7 @@ fn lose_one(stage: &mut Stage, leader: usize, term: Term) -> Told {
     let found = format!("{} is {role} in term {}", name(leader), stage.term(leader));
     let expected = format!("with the other follower, {} is a majority, and leads on", name(leader));
     stage.check(&expected, holds, &found)?;
-    stage.act(&format!("{}'s links are mended", name(lost)), |cluster| cluster.network.mend());
+    stage.act(&format!("{}'s links are repaired", name(lost)), |cluster| cluster.network.mend());
     stage.lead(3000)?;
     stage.run_for(100);
     Ok(())
@@ -98,7 +98,7 @@ fn others_go_on(stage: &mut Stage, leader: usize, term: Term) -> Told {
     let found = ending.as_ref().map_or("nothing".to_owned(), ToString::to_string);
     let expected = format!("the client of {} is told that its write has no effect", name(leader));
     stage.check(&expected, ending == Some(Ending::NotApplied), &found)?;
-    stage.act("all links are mended", |cluster| cluster.network.mend());
+    stage.act("all links are repaired", |cluster| cluster.network.mend());
     let now = stage.lead(3000)?;
     let found = format!("{} leads, {} is at term {}", name(now), name(leader), stage.term(leader));
     stage.check("the old leader follows the new one", now == next && stage.term(leader) > term, &found)

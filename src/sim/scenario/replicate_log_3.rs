@@ -119,7 +119,7 @@ fn read(stage: &mut Stage, node: usize, expected: &str) -> Told {
 }
 
 fn replaced(stage: &mut Stage, leader: usize, index: LogIndex) -> Told {
-    stage.section("The others go on without it");
+    stage.section("The others continue without it");
     let term = stage.term(leader);
     let is_replaced = |stage: &Stage| stage.cluster.leader().is_some_and(|next| stage.term(next) > term);
     stage.run_until(1500, is_replaced);
@@ -130,7 +130,7 @@ fn replaced(stage: &mut Stage, leader: usize, index: LogIndex) -> Told {
     stage.check(&expected, committed && next != leader, &found)?;
     stage.section("The entry's fate: another took its place");
     let mark = stage.past.len();
-    stage.act("all links are mended", |cluster| cluster.network.mend());
+    stage.act("all links are repaired", |cluster| cluster.network.mend());
     stage.run_until(1000, answered);
     let dropped = |happening: &Happening| {
         matches!(happening, Happening::Appending { node, truncate_from: Some(from), .. }

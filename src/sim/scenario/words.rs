@@ -73,7 +73,7 @@ pub(super) fn said(message: &Message) -> Said {
             Said::new("ReadIndexRefused", "I cannot confirm that I lead".to_owned(), None, None)
         }
         Signal::TimeoutNow { term } => {
-            Said::new("TimeoutNow", "take over: stand for election at once".to_owned(), Some(*term), None)
+            Said::new("TimeoutNow", "take over: start an election at once".to_owned(), Some(*term), None)
         }
         Signal::Removed { index } => {
             Said::new("Removed", "you are no longer a member".to_owned(), None, Some(*index))
