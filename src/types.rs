@@ -130,7 +130,7 @@ number! {
 number! {
     /// The log's own clock, in microseconds since the cluster was formed, as far as there were leaders to count
     /// them: each leader stamps the entries it makes, never below an earlier stamp. All replicas agree on it, and
-    /// no wall clock is in it, so nothing that rests on it can expire early because a clock was set.
+    /// no wall clock is in it, so nothing that depends on it can expire early because a clock was set.
     LogTime
 }
 number! {

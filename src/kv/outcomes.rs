@@ -2,7 +2,7 @@
 //!
 //! An outcome counts for ten minutes of the log's clock and is pushed out by 100,000 later ones. Outcomes are dropped
 //! only when another one is added, so that what is held depends on the outcomes alone and not on what else was applied
-//! in between: whoever takes the same outcomes in order, or only the later ones, holds the same afterwards.
+//! in between: a store that takes the same outcomes in order, or only the later ones, holds the same afterwards.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Outcomes {
         let outcome = Arc::new(Remembered { key: Bytes::copy_from_slice(&outcome.key), ..outcome.clone() });
         self.digest = self.digest.wrapping_add(digest_outcome(&outcome));
         let earlier = self.by_key.insert(outcome.key.clone(), Arc::clone(&outcome));
-        assert!(earlier.is_none(), "a second outcome of one idempotency key: {outcome:?} beside {earlier:?}");
+        assert!(earlier.is_none(), "a second outcome of one idempotency key: {outcome:?} after {earlier:?}");
         self.by_index.push_back(outcome);
     }
 

@@ -187,7 +187,7 @@ fn check_views(seed: u64) {
             assert_eq!(store.hash(), hash, "seed {seed}");
             assert_eq!((store.revision(), store.len()), (view.revision(), view.len()), "seed {seed}");
             assert_eq!(store.view().records().collect::<Vec<_>>(), records, "seed {seed}");
-            // It goes on as the first one would.
+            // It continues as the first one would.
             let answer = store.apply(
                 at.next(),
                 LogTime(time),

@@ -2,8 +2,8 @@
 //!
 //! sled writes as it is opened (up to a segment of 8 MiB for each of its two directories), and so do the checkpoints of
 //! what is replayed. On a disk that other files filled, or that a node's own files filled up to the last byte, a node
-//! could never start again, and never get as far as to compact. So a running node keeps a file of no use, `ballast`,
-//! beside its data; a start that finds the disk full removes it, and it is made again once there is plenty.
+//! could never start again, and never get as far as to compact. So a running node keeps a reserve file, `ballast`,
+//! next to its data; a start that finds the disk full deletes it, and it is made again once there is enough space.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -50,7 +50,7 @@ impl Ballast {
         START_BYTES_MAX.min(self.reserve_bytes / 4)
     }
 
-    /// Gives the ballast up if there is less free space than it holds. Returns the bytes that are free then. The
+    /// Deletes the ballast if there is less free space than it holds. Returns the bytes that are free then. The
     /// directory need not be there yet.
     ///
     /// # Errors
@@ -74,11 +74,11 @@ impl Ballast {
         Ok(true)
     }
 
-    /// Makes it if it is not there and `free_bytes` leave so much room that the node takes entries beside it. Returns
-    /// the bytes that are free then.
+    /// Makes it if it is not there and `free_bytes` leave so much room that the node still takes entries. Returns the
+    /// bytes that are free then.
     ///
     /// # Errors
-    /// [`StorageError::Disk`]; the node can go on without it.
+    /// [`StorageError::Disk`]; the node can continue without it.
     pub fn keep(&self, free_bytes: u64) -> Result<u64, StorageError> {
         let (path, bytes) = (self.path(), self.size_bytes());
         let is_room = free_bytes >= enough_bytes(self.reserve_bytes).saturating_add(bytes);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_while_there_is_room_and_is_given_up_when_there_is_not() {
+    fn it_stays_while_there_is_room_and_is_deleted_when_there_is_not() {
         let temporary = tempfile::tempdir().unwrap();
         let (ballast, path) = (ballast(temporary.path()), temporary.path().join(NAME));
         ballast.keep(1 << 30).unwrap();

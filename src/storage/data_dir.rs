@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data-dir>/lock         held while a node runs on it
-//! <data-dir>/ballast      of no use but to be given up: see `ballast.rs`
+//! <data-dir>/ballast      space for a start on a full disk: see `ballast.rs`
 //! <data-dir>/data/        0700; absent: empty. Appears whole, with an identity in it
 //! <data-dir>/data/sled/   identity, and which generation of the state counts
 //! <data-dir>/data/state-<number>/   the applied state, a generation each
@@ -120,7 +120,7 @@ impl DataDir {
         if !exists(&data)? {
             create(root, &data, name)?;
         }
-        // Also if it was there: whoever made it may have been killed right before this.
+        // Also if it was there: the process that made it may have been killed right before this.
         sync_with_parents(root)?;
         let mut database = Database::open_existing(&data.join("sled"))?;
         let mut identity = read_identity(&database, &data)?;
@@ -286,8 +286,8 @@ fn create(root: &Path, data: &Path, name: &str) -> Result<(), StorageError> {
     fs::rename(&new, data).map_err(StorageError::disk("rename", data))
 }
 
-/// Makes the names in a directory durable, and those that lead to it, as far up as its file system goes: whoever made it,
-/// and the ones above it, need not have done that.
+/// Makes the names in a directory durable, and those that lead to it, as far up as its file system goes: the process
+/// that made it, and the ones above it, need not have done that.
 fn sync_with_parents(root: &Path) -> Result<(), StorageError> {
     sync(root)?;
     let absolute = fs::canonicalize(root).map_err(StorageError::disk("resolve", root))?;

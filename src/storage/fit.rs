@@ -10,7 +10,7 @@ use super::{Checkpoint, StorageError};
 pub enum Fit {
     /// The log holds the last entry that the state covers, or begins right behind it.
     Joined,
-    /// The state is an installed snapshot, and a crash came before the log began anew behind it
+    /// The state is an installed snapshot, and a crash came before the log restarted behind it
     /// ([`Wal::reset`](super::wal::Wal::reset)): a start must do that first.
     BeginsAnew,
 }
@@ -33,7 +33,7 @@ pub fn check_fit(path: &Path, log: &Recovered, state: &Checkpoint) -> Result<Fit
     if applied.index <= log.last.index && run.term == applied.term {
         return Ok(Fit::Joined);
     }
-    // A log that began anew would begin behind the snapshot, so this is the one from before.
+    // A log that restarted would begin behind the snapshot, so this is the one from before.
     if state.installed {
         return Ok(Fit::BeginsAnew);
     }

@@ -18,7 +18,7 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock of the data directory `root`, which must exist. While another process holds it, calls
-    /// `wait` with what is known of the holder, again and again; `wait` sleeps, or breaks to give up.
+    /// `wait` with what is known of the holder, again and again; `wait` sleeps, or breaks to stop waiting.
     ///
     /// # Errors
     /// [`StorageError::Locked`] if `wait` broke, [`StorageError::Disk`].
@@ -40,7 +40,7 @@ impl Lock {
         Ok(Self { _file: file })
     }
 
-    /// Takes the lock beside other readers, without making it or waiting for it. `None` if there is no lock file.
+    /// Takes the lock together with other readers, without making it or waiting for it. `None` if there is none.
     ///
     /// # Errors
     /// [`StorageError::Locked`] if a node runs on the directory, [`StorageError::Disk`].

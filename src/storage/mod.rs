@@ -8,7 +8,7 @@
 //! 1. [`DataDir::open`]: lock, identity; an empty directory gets one.
 //! 2. Not in a cluster yet: [`DataDir::record_intent`], [`DataDir::join`].
 //! 3. [`DataDir::into_parts`]: the log is read forward and its torn tail cut; the state's newest checkpoint found.
-//!    [`check_fit`] says whether they belong together, and whether the log must begin anew behind the state first.
+//!    [`check_fit`] says whether they belong together, and whether the log must restart behind the state first.
 //! 4. [`StateStore::restore`] into the state machine, then the entries above the checkpoint up to the known
 //!    commit index from [`wal::Wal::read`].
 //!

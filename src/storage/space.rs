@@ -1,7 +1,7 @@
 //! Free space: told apart early enough that votes, checkpoints and compaction still find room.
 //!
-//! A log that meets a full disk halts the node. So a node stops taking entries while there is still a reserve, which
-//! what it goes on writing uses up: hard state, the zeros of the next segment, checkpoints.
+//! A log that meets a full disk halts the node. So a node stops taking entries while there is still a reserve for
+//! what it continues to write: hard state, the zeros of the next segment, checkpoints.
 
 use std::path::Path;
 
@@ -71,7 +71,7 @@ impl Space {
 pub struct NoRoom {
     /// What it would take.
     pub needed_bytes: u64,
-    /// What must stay free beside it.
+    /// What must stay free in addition to it.
     pub reserve_bytes: u64,
     /// What is free.
     pub free_bytes: u64,
@@ -81,7 +81,7 @@ pub struct NoRoom {
 const MIB: u64 = 1 << 20;
 
 impl NoRoom {
-    /// Whether `needed_bytes` fit beside the reserve.
+    /// Whether `needed_bytes` fit in addition to the reserve.
     ///
     /// # Errors
     /// They do not.

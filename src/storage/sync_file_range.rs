@@ -22,8 +22,8 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 /// Flushes the whole file, whatever the range and the flags; returns 0, or -1 with `errno` set.
 ///
 /// Through the standard library, and so through the C library's `fdatasync`: a test may replace that one.
-// SAFETY of the name: the C library's function of that name has this signature on 64-bit Linux, and whoever
-// calls it gets a stronger promise than it asked for.
+// SAFETY of the name: the C library's function of that name has this signature on 64-bit Linux, and its
+// callers get a stronger promise than they asked for.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn sync_file_range(fd: c_int, _offset: i64, _bytes: i64, _flags: c_uint) -> c_int {
     CALLS.fetch_add(1, Ordering::Relaxed);

@@ -39,7 +39,7 @@ pub struct AuditRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// `kuberaft recover`: a survivor of a lost quorum goes on alone.
+    /// `kuberaft recover`: a survivor of a lost quorum continues alone.
     Recovered,
     /// `kuberaft snapshot restore`.
     Restored,

@@ -1,4 +1,4 @@
-//! Where in Kubernetes a data directory is at home: a copy of it elsewhere must not go on as the same member.
+//! Where in Kubernetes a data directory is at home: a copy of it elsewhere must not continue as the same member.
 //!
 //! Pods' addresses are given out again, so a copy in another namespace with the same ids would sooner or later be taken
 //! for the original by the original's own peers.

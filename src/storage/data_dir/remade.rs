@@ -1,5 +1,5 @@
-//! A member's data made anew out of a state: by `kuberaft recover` out of the node's own, by `kuberaft snapshot restore`
-//! out of a backup.
+//! A member's data made again from a state: by `kuberaft recover` from the node's own, by `kuberaft snapshot restore`
+//! from a backup.
 //!
 //! ```text
 //! <data-dir>/data.new/              the directory, being made
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The old data is only read. Until the new one has its second name, a crash leaves the old one in force; from then on,
-//! whoever opens the directory next finishes the exchange. Nothing is ever both.
+//! the next process that opens the directory completes the exchange. Nothing is ever both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ pub(super) fn is_unfinished(root: &Path) -> Result<bool, StorageError> {
 }
 
 impl NewData {
-    /// Begins beside what is in `root`, whose lock is held.
+    /// Begins next to what is in `root`, whose lock is held.
     ///
     /// # Errors
     /// As any write.
@@ -134,7 +134,7 @@ impl NewData {
 impl Drop for NewData {
     fn drop(&mut self) {
         self.state = None;
-        // Of what cannot be removed now, the next attempt begins anew.
+        // What cannot be removed now is removed by the next attempt.
         let _ = fs::remove_dir_all(&self.new);
     }
 }

@@ -1,4 +1,4 @@
-//! The data of a node that was removed from its cluster: kept beside the new one, never used again.
+//! The data of a node that was removed from its cluster: kept next to the new one, never used again.
 //!
 //! ```text
 //! <data-dir>/data.new/      the new node's directory, being made

@@ -284,7 +284,7 @@ fn a_flipped_bit_in_any_of_sleds_files_is_found_or_harmless() {
 }
 
 #[test]
-fn a_flipped_bit_beside_unfinished_generations_is_found_or_harmless() {
+fn a_flipped_bit_next_to_unfinished_generations_is_found_or_harmless() {
     let whole = temporary();
     let node_id = member(whole.path(), 200);
     // A second generation is current, and a third one was left by a crash.
@@ -369,7 +369,7 @@ fn setting_aside_is_finished_after_a_crash_at_any_step() {
     let steps: [Change; 3] = [
         |root| fs::rename(root.join("data"), root.join("data.next")).unwrap(),
         |root| fs::rename(root.join("data.removed"), root.join("data")).unwrap(),
-        // The new directory was not whole yet: it is made anew.
+        // The new directory was not complete yet: it is made again.
         |root| fs::rename(root.join("data.next"), root.join("data.new")).unwrap(),
     ];
     for undone in 1..=steps.len() {

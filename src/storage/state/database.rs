@@ -114,7 +114,7 @@ impl Database {
     /// Makes all writes so far durable.
     pub(in crate::storage) fn flush(&self) -> Result<(), StorageError> {
         guarded(&self.path, || self.db.flush())?;
-        debug_assert!(!has_blobs(&self.path), "sled put a value beside its log");
+        debug_assert!(!has_blobs(&self.path), "sled put a value outside its log");
         Ok(())
     }
 }
@@ -127,7 +127,7 @@ fn allocate_behind(path: &Path, bytes: u64) -> io::Result<()> {
 }
 
 /// Removes snapshots that sled began and a crash cut short. sled would take the newest for a finished one and call it
-/// damaged; without it, it goes on from the one before or reads its whole log.
+/// damaged; without it, sled uses the one before or reads its whole log.
 fn remove_unfinished(path: &Path) -> Result<(), StorageError> {
     let entries = match wait_for(path, || std::fs::read_dir(path)) {
         Ok(entries) => entries,
@@ -144,7 +144,7 @@ fn remove_unfinished(path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Opens once sled's own lock is free: its threads let go of it a moment after the last handle is dropped, so
+/// Opens once sled's own lock is free: its threads release it a moment after the last handle is dropped, so
 /// it can still be held when a directory that was just made is opened again. Other processes are kept out by
 /// the data directory's lock.
 fn open_free(path: &Path, config: &sled::Config) -> Result<sled::Db, StorageError> {

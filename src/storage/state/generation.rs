@@ -177,7 +177,7 @@ impl Generation {
     }
 }
 
-/// sled's threads write to the directory until a moment after the last handle is dropped, and let go of their lock
+/// sled's threads write to the directory until a moment after the last handle is dropped, and release their lock
 /// then. If they take long, what they leave is removed at the next start.
 fn wait_until_closed(path: &Path) {
     const PAUSE: Duration = Duration::from_millis(2);

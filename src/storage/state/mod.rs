@@ -11,11 +11,11 @@
 //! <data>/state-<number>/    blocks of records, and the newest checkpoint since
 //! ```
 //! A generation grows by what was applied: rows, the history of the keys, and outcomes that are remembered for
-//! idempotency keys, in the order of the log. Another one takes its place when a snapshot was received, or when it holds
-//! much more than what is live: the new one is written beside it, flushed, and made current by one record of `current`;
-//! then the old one is removed. Whenever a crash comes, exactly one is current, and the others are removed at the next
-//! start, as soon as log and state are known to fit together. Outcomes that no longer count are not taken out one by
-//! one: the store drops them again as it is restored, and rewriting leaves them out.
+//! idempotency keys, in the order of the log. Another one takes its place when a snapshot was received, or when it
+//! holds much more than what is live: the new one is written next to it, flushed, and made current by one record of
+//! `current`; then the old one is removed. Whenever a crash comes, exactly one is current, and the others are removed
+//! at the next start, as soon as log and state are known to fit together. Outcomes that no longer count are not taken
+//! out one by one: the store drops them again as it is restored, and rewriting leaves them out.
 
 mod blocks;
 mod database;
@@ -55,7 +55,7 @@ pub struct Checkpoint {
     /// Index of that configuration's entry; 0 if there is none.
     pub configuration_index: LogIndex,
     /// It came by [`StateStore::install`], and nothing was committed since. If the log does not hold the entry then, it
-    /// did not lose its end: a crash came before the log was begun anew behind the entry, which the start makes good.
+    /// did not lose its end: a crash came before the log was restarted behind the entry, which the start completes.
     pub installed: bool,
 }
 
@@ -64,7 +64,7 @@ pub type LiveRecords = Box<dyn Iterator<Item = Record> + Send>;
 
 /// Holds the state as of a checkpoint. The simulator has its own.
 pub trait StateStore: Send {
-    /// A generation that is written beside the current one.
+    /// A generation that is written next to the current one.
     type Staging: Staging;
 
     /// The newest checkpoint that is durable.
@@ -105,14 +105,14 @@ pub trait StateStore: Send {
     /// As [`StateStore::write`].
     fn commit(&mut self, checkpoint: Checkpoint) -> Result<(), StorageError>;
 
-    /// Begins a generation beside the current one. If it is dropped and not installed, nothing is left of it.
+    /// Begins a generation next to the current one. If it is dropped and not installed, nothing is left of it.
     ///
     /// # Errors
     /// As [`StateStore::write`].
     fn stage(&self) -> Result<Self::Staging, StorageError>;
 
     /// Makes a staged generation current, as the checkpoint `checkpoint`, which covers more than the present one: all of
-    /// it or, if a crash comes in between, nothing. The old generation is removed; a rewrite under way is given up.
+    /// it or, if a crash comes in between, nothing. The old generation is removed; a rewrite under way is cancelled.
     ///
     /// # Errors
     /// As [`StateStore::write`]; [`StorageError::Disorder`] if the checkpoint does not cover what was staged, or less
@@ -120,13 +120,13 @@ pub trait StateStore: Send {
     fn install(&mut self, staging: Self::Staging, checkpoint: Checkpoint) -> Result<(), StorageError>;
 
     /// Whether so much of what is stored is history that the live state, of which `live_rows` are rows, should be
-    /// written anew.
+    /// written again.
     ///
     /// # Errors
     /// As [`StateStore::write`].
     fn needs_rewrite(&self, live_rows: u64) -> Result<bool, StorageError>;
 
-    /// Begins to write the state anew, which is `live` as of the entry `at`. Ignored if that is not what the newest
+    /// Begins to rewrite the state, which is `live` as of the entry `at`. Ignored if that is not what the newest
     /// checkpoint covers.
     ///
     /// # Errors

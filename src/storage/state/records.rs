@@ -21,7 +21,7 @@ const ROW: u8 = 1;
 const OUTCOME: u8 = 2;
 const DELETED: u32 = u32::MAX;
 
-/// Most bytes of a record beside key and value.
+/// Most bytes of a record without key and value.
 const FIXED_BYTES_MAX: usize = 1 + 3 * 8 + 4 + 1 + 3 * 8;
 
 /// Bytes that are no record.

@@ -1,4 +1,4 @@
-//! Writing the state anew: the live records, then what was committed meanwhile.
+//! Rewriting the state: the live records, then what was committed meanwhile.
 
 use super::generation::Generation;
 use super::sled_state::SledStaging;

@@ -15,14 +15,14 @@ use crate::types::LogPosition;
 const CURRENT: &str = "current";
 /// A generation is not rewritten before it has grown by this much, in bytes of records.
 const REWRITE_FLOOR_BYTES: u64 = 64 << 20;
-/// What must stay free beside a rewrite.
+/// What must stay free during a rewrite.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 /// A staged generation is flushed each time this much was written to it, so that no flush is long.
 const FLUSH_BYTES: u64 = 4 << 20;
 
-/// What a staged generation takes beside its records: two of sled's segments.
+/// What a staged generation takes in addition to its records: two of sled's segments.
 const STAGING_FIXED_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
-/// What a checkpoint takes beside its records: sled fills up the segment that it is in before it begins the next one.
+/// What a checkpoint takes in addition to its records: sled fills its current segment before it begins the next one.
 const CHECKPOINT_FIXED_BYTES: u64 = SEGMENT_BYTES as u64;
 
 /// The state store on sled.
@@ -222,7 +222,7 @@ fn sled_bytes_max(record_bytes: u64) -> u64 {
     record_bytes.saturating_mul(5) / 2
 }
 
-/// A rewrite that fills the disk is given up, and its space is free again: nothing depends on it.
+/// A rewrite that fills the disk is cancelled, and its space is free again: nothing depends on it.
 fn unless_full<T>(error: StorageError) -> Result<Option<T>, StorageError> {
     if error.is_full() { Ok(None) } else { Err(error) }
 }

@@ -352,7 +352,7 @@ fn a_rewritten_state_is_the_live_one_and_what_was_committed_meanwhile() {
 }
 
 #[test]
-fn a_rewrite_is_given_up_for_a_snapshot() {
+fn a_rewrite_is_cancelled_for_a_snapshot() {
     let directory = temporary();
     let mut state = open(directory.path());
     commit(&mut state, 1..=300);

@@ -1,4 +1,4 @@
-//! Where the log begins: dropping what a checkpoint covers, and beginning anew behind a snapshot.
+//! Where the log begins: dropping what a checkpoint covers, and restarting behind a snapshot.
 //!
 //! # Compaction
 //! Whole segments go, as a prefix, one after the other, and each is durably gone before the next one goes. So a
@@ -7,10 +7,10 @@
 //!
 //! A log may not begin with a segment if a truncation behind that place reaches back beyond it: what the truncation
 //! left is known from the dropped part only. Such a beginning is never chosen. A crash while several segments are
-//! being dropped can leave one, though; opening goes on to the next that is a beginning and removes what is
+//! being dropped can leave one, though; opening continues to the next that is a beginning and removes what is
 //! before it. If there is none, that is damage.
 //!
-//! # Beginning anew
+//! # Restarting
 //! One new segment whose header says that the log begins there. It appears under its name durably or not at all, so
 //! there is the old log or the new one; all earlier segments are void from then on. Opening looks for the
 //! newest such header first, and removes what a crash left before it.
@@ -61,7 +61,7 @@ impl<F: Files> Wal<F> {
         Ok(())
     }
 
-    /// The work of removing what was dropped, to be run beside the log thread: taking away a file of 64 MiB takes some
+    /// The work of removing what was dropped, to be run outside the log thread: to delete a file of 64 MiB takes some
     /// 40 ms on ext4. One must have been run before the next one is. After a crash, or without it, opening finds a
     /// log that begins earlier.
     pub fn take_removal(&mut self) -> Option<Removal<F>> {
@@ -70,7 +70,7 @@ impl<F: Files> Wal<F> {
         (!paths.is_empty()).then_some(Removal { files, directory, paths })
     }
 
-    /// Begins the log anew behind `before`, which a durable checkpoint must cover: it holds no entries then. Flushes
+    /// Restarts the log behind `before`, which a durable checkpoint must cover: it holds no entries then. Flushes
     /// what waits first. Durable; after a crash in between there is the log from before.
     ///
     /// # Errors

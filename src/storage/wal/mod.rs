@@ -24,7 +24,7 @@
 //! damage wherever it stands. Torn can only be the very last write: if a good record head stands anywhere
 //! behind it, or another segment, the torn record had been flushed before that one was written, so zeros in it
 //! are damage, too. The same look behind is taken where nothing but zeros follows the last record. A torn tail
-//! was never acknowledged; it is overwritten with zeros, durably, before the log goes on, which keeps 1 true.
+//! was never acknowledged; it is overwritten with zeros, durably, before the log continues, which keeps 1 true.
 //!
 //! Not told apart from a cut write: a last record of which the disk later returns whole sectors as zeros. Its
 //! entries are on a majority's disks if they were committed.
@@ -393,7 +393,7 @@ impl<F: Files> Wal<F> {
         result
     }
 
-    /// Work that makes the next segment ready, when it is time for it; handed out once a segment. Run it beside
+    /// Work that makes the next segment ready, when it is time for it; handed out once a segment. Run it outside
     /// the log thread: without it, the flush that needs the segment must fill it with zeros itself.
     pub fn take_preparation(&mut self) -> Option<Preparation<F>> {
         let active = self.active();
@@ -483,7 +483,7 @@ impl<F: Files> Wal<F> {
         Ok(segment)
     }
 
-    /// The header of a segment that goes on where the flushed part ends.
+    /// The header of a segment that continues where the flushed part ends.
     fn next_header(&self) -> SegmentHeader {
         SegmentHeader {
             owner: self.owner,

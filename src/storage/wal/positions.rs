@@ -71,7 +71,7 @@ impl Positions {
         if let Some(run) = below.checked_sub(1).and_then(|at| self.runs.get_mut(at))
             && first <= self.last.index
         {
-            // Of the run that goes on behind `before`, the rest stays.
+            // Of the run that continues behind `before`, the rest stays.
             run.index = first;
             self.runs.drain(..below - 1);
         } else {

@@ -195,7 +195,7 @@ impl<H> Scan<H> {
         self.segments.last_mut().expect("a log has a segment")
     }
 
-    /// What to tell whoever opens the log.
+    /// What the opener of the log must know.
     pub(super) fn recovered(&self) -> Recovered {
         Recovered {
             hard_state: self.hard_state,
@@ -259,7 +259,7 @@ impl<H> Scan<H> {
         damage(path, self.end, Some(self.positions.last.index.next()), what)
     }
 
-    /// No whole record stands at `at`. What lies behind tells the end of the log from lost records.
+    /// No complete record is at `at`. What lies behind distinguishes the end of the log from lost records.
     fn end_here(
         &mut self,
         path: &Path,

@@ -58,7 +58,7 @@ impl<H> Segment<H> {
     }
 }
 
-/// The work of making the next segment ready, to be done beside the log's writes.
+/// The work of making the next segment ready, to be done outside the log's writes.
 pub struct Preparation<F> {
     files: F,
     directory: PathBuf,

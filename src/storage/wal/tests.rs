@@ -276,7 +276,7 @@ fn torn_groups() -> Vec<Vec<Entry>> {
     ]
 }
 
-/// Opens, expects what stood before the last group, goes on writing, and opens again.
+/// Opens, expects what was there before the last group, continues to write, and opens again.
 fn check_cut(files: &MemoryFiles, entries: &[Entry], is_reported: bool) {
     let (mut wal, recovered) = open(files).unwrap();
     assert_eq!(recovered.torn_tail.is_some(), is_reported);

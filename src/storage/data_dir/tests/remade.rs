@@ -1,4 +1,4 @@
-//! Data made anew out of a state, in place of what was there.
+//! Data made again from a state, in place of what was there.
 
 use super::*;
 use crate::storage::{Fit, StateStore, check_fit};
@@ -49,7 +49,7 @@ fn assert_remade(root: &Path, node_id: NodeId, rows: u64) {
     assert_eq!(report.audit, remake(node_id).audit);
 }
 
-/// The directory of a member, ready to be made anew.
+/// The directory of a member, ready to be made again.
 fn lock(root: &Path) -> (Lock, NodeId) {
     let node_id = member(root, 40);
     let Opened { lock, wal, state, .. } =

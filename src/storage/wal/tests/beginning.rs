@@ -151,7 +151,7 @@ fn a_compaction_cut_short_before_a_truncation_that_reaches_back_is_finished() {
 }
 
 #[test]
-fn a_log_begins_anew_behind_a_snapshot() {
+fn a_log_restarts_behind_a_snapshot() {
     for before in [position(5, 2), position(12, 5), position(400, 7)] {
         let (files, mut wal, _) = long();
         wal.append(&append(6, None, vec![]));

@@ -30,7 +30,7 @@ impl Random {
 #[derive(Clone, Default)]
 struct Model {
     hard_state: HardState,
-    /// Where it began anew.
+    /// Where it restarted.
     before: LogPosition,
     /// From there on, dropped ones included.
     entries: Vec<Entry>,
@@ -107,7 +107,8 @@ fn image(journal: &[Operation], block_bytes: usize, random: &mut Random) -> Memo
     MemoryFiles(Arc::new(Mutex::new(Disk { files: files.collect(), ..Disk::default() })))
 }
 
-/// Appends, truncates, compacts and begins anew at random. Returns for each flush how much of the journal it had made, and the log then.
+/// Appends, truncates, compacts and restarts at random. Returns for each flush how much of the journal it had made, and
+/// the log then.
 fn work(files: &MemoryFiles, random: &mut Random) -> Vec<(usize, Model)> {
     let journal_length = || files.0.lock().unwrap().journal.len();
     let mut wal = Wal::create(files.clone(), &directory(), OWNER, SMALL, None).unwrap();
