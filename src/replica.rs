@@ -1,8 +1,8 @@
 //! A replica in three parts without threads or I/O of their own: core, log and apply.
 //!
-//! Each part takes input and fills an output; whoever runs them carries the outputs to the next part, in order.
+//! Each part takes input and fills an output; the caller carries the outputs to the next part, in order.
 //! The driver gives each part a thread and a bounded queue. What must stay in order travels in one queue: an
-//! acknowledgement goes through the log's queue behind the append it rests on, a confirmed read through apply's
+//! acknowledgement goes through the log's queue behind the append that it depends on, a confirmed read through apply's
 //! queue behind the entries it must see.
 
 pub mod admission;

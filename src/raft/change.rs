@@ -12,7 +12,7 @@ pub struct Change {
     pub promote: Vec<NodeId>,
     /// Voters to make learners, which then stay learners.
     pub demote: Vec<NodeId>,
-    /// Members to remove for ever.
+    /// Members to remove permanently.
     pub remove: Vec<NodeId>,
     /// A higher feature level for the cluster; alone in its change.
     pub feature_level: Option<FeatureLevel>,

@@ -1,5 +1,5 @@
-//! Letting go of the log's beginning (paper, 7). What the state covers durably is no longer needed for a restart; some
-//! entries are kept for followers, since entries are cheaper to send than the whole state.
+//! Compaction: dropping the log's beginning (paper, 7). What the state covers durably is no longer needed for a
+//! restart; some entries are kept for followers, since entries are cheaper to send than the whole state.
 
 use super::progress::{Flow, Progress, Transfer};
 use super::role::Role;
@@ -7,7 +7,7 @@ use super::{Effect, Observation, Raft};
 use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition};
 
-/// The log is cut when that lets go of at least one in this many of the trailing entries, not at every checkpoint.
+/// The log is compacted when that drops at least one in this many of the trailing entries, not at every checkpoint.
 const STEPS: u64 = 8;
 
 impl Raft {

@@ -14,7 +14,7 @@ pub struct Entry {
     pub term: Term,
     /// Place in the log, from 1.
     pub index: LogIndex,
-    /// When its leader made it, by the log's clock; never falls along a log.
+    /// When its leader made it, by the log's clock; never lower than that of the entry before.
     pub time: LogTime,
     /// Type and content.
     pub payload: Payload,

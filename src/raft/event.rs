@@ -36,7 +36,7 @@ pub enum Event {
     Read {
         /// The reads.
         ids: Vec<ReadId>,
-        /// When to give up on them.
+        /// When they are refused if they were not served.
         deadline: Instant,
     },
     /// Every append up to and including `io` is durable.
@@ -70,7 +70,7 @@ pub enum Event {
         change: Change,
         /// Refused unless the configuration in force is that of this entry.
         expected: Option<LogIndex>,
-        /// When to give up.
+        /// When the request ends with a timeout.
         deadline: Instant,
     },
     /// An administrator wants another leader.
@@ -79,7 +79,7 @@ pub enum Event {
         request: RequestId,
         /// Who shall lead; `None`: the voter that is furthest.
         to: Option<NodeId>,
-        /// When to give up.
+        /// When the request ends with a timeout.
         deadline: Instant,
     },
     /// The state as of this entry is durable: the log below it is no longer needed for a restart.
@@ -147,7 +147,7 @@ pub enum Effect {
         to: NodeId,
         /// What.
         promise: Promise,
-        /// The append it rests on.
+        /// The append that it depends on.
         after: IoId,
     },
     /// Read older entries for a peer that lags. Answered by [`Event::Loaded`].
@@ -205,7 +205,7 @@ pub enum Effect {
         term: Term,
     },
     /// Make a received snapshot the state, in this order: everything before it in the log's queue; the record that
-    /// makes it current; the log begins anew behind it (or, with `keep_log`, drops what it covers); the state. The
+    /// makes it current; the log restarts behind it (or, with `keep_log`, drops what it covers); the state. The
     /// log's part is answered by [`Event::Appended`] of `io`, the state's by [`Event::Applied`].
     InstallSnapshot {
         /// Counts as an append.

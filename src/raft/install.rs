@@ -1,8 +1,8 @@
 //! Snapshots between nodes (paper, 7): a leader that no longer holds what a follower needs sends its state instead.
 //!
-//! The core sees where a snapshot stands in the log, never its content. At the receiver the log is changed in memory at
-//! once, as if the entries up to the snapshot's had been appended; what rests on that waits for the disk as it does for
-//! appends, and nothing is handed to apply until the snapshot is the applied state.
+//! The core sees the position of a snapshot in the log, never its content. At the receiver the log is changed in memory
+//! at once, as if the entries up to the snapshot's had been appended; what depends on that waits for the disk as it
+//! does for appends, and nothing is handed to apply until the snapshot is the applied state.
 
 use super::progress::{Flow, Transfer};
 use super::role::Role;
@@ -35,8 +35,8 @@ impl Raft {
         }
     }
 
-    /// A transfer has ended. The follower's log is taken to go on behind the snapshot, until it says otherwise; that it
-    /// is durable there is known only when it says so. What failed is tried again with the next heartbeat.
+    /// A transfer has ended. The follower's log is assumed to continue behind the snapshot, until it says otherwise;
+    /// that it is durable there is known only when it says so. What failed is tried again with the next heartbeat.
     pub(super) fn on_snapshot_sent(
         &mut self,
         now: Instant,
@@ -88,7 +88,7 @@ impl Raft {
         } else {
             out.push(Effect::DropSnapshot { staged });
         }
-        // What is committed equals the leader's log, whoever leads (paper, 5.4.3), and is durable by then.
+        // What is committed equals any leader's log (paper, 5.4.3), and is durable by then.
         let match_index = self.log.commit();
         let stickiness_ms = self.stickiness_ms();
         let round = if let Role::Follower(follower) = &mut self.role {
@@ -99,7 +99,7 @@ impl Raft {
         };
         self.acknowledge(from, Promise::Appended { term, session, match_index, round, stickiness_ms }, out);
         self.move_proposals(now, out);
-        // Questions asked before are asked anew: their answers may be of the time before the snapshot.
+        // Questions asked before are asked again: their answers may be of the time before the snapshot.
         self.reads.forget_questions();
         self.move_reads(now, out);
     }

@@ -105,7 +105,7 @@ impl Raft {
     }
 
     /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.
-    /// While the lead is being handed over, it waits for the next leader.
+    /// During a leadership transfer, it waits for the next leader.
     pub(super) fn form_batches(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if self.is_space_low() {
             self.refuse_for_space(out);
@@ -241,7 +241,7 @@ impl Raft {
         }
     }
 
-    /// What every append of this moment has in common, beside the followers it may go to; `None` unless leading.
+    /// What every append of this moment has in common, and the followers it may go to; `None` unless leading.
     pub(super) fn outgoing(&mut self) -> Option<(Outgoing<'_>, &mut BTreeMap<NodeId, Progress>)> {
         let told_timeout_ms = self.told_timeout_ms();
         let Role::Leader(leader) = &mut self.role else { return None };

@@ -389,8 +389,8 @@ impl Log {
         entries
     }
 
-    /// Takes note of what was applied, and lets go of the oldest applied entries beyond the cache's size. True if that
-    /// was the state of a snapshot.
+    /// Takes note of what was applied, and drops the oldest applied entries beyond the cache's size. True if that was
+    /// the state of a snapshot.
     pub(super) fn on_applied(&mut self, index: LogIndex) -> bool {
         self.applied = self.applied.max(index.min(self.handed));
         let installed = self.installing.take_if(|position| *position <= index).is_some();

@@ -167,7 +167,7 @@ impl Raft {
         }
     }
 
-    /// After a commit: does what the commit of a configuration allows. Whoever leads goes on with what an earlier leader
+    /// After a commit: does what the commit of a configuration allows. The leader continues what an earlier leader
     /// began.
     pub(super) fn settle_configuration(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let index = self.log.configuration_index();
@@ -186,7 +186,7 @@ impl Raft {
         }
         if configuration.voters.contains_key(&self.id) {
             self.drop_removed(&configuration, out);
-            // Who is gone echoes no round that is under way; a leader that is left alone needs no echo.
+            // A node that is gone echoes no round that is under way; a leader that is left alone needs no echo.
             if !self.settings.planted.is(Plant::ReadWaitsForRemoved) {
                 self.confirm_reads(now, out);
             }
@@ -210,7 +210,7 @@ impl Raft {
         followers
     }
 
-    /// Starts anew with members of another session than before, and begins with those that were added.
+    /// Starts again with members of another session than before, and begins with those that were added.
     pub(super) fn follow_configuration(&mut self, now: Instant) {
         let followers = self.followers();
         let (last, before) = (self.log.last().index, self.log.before().index);
@@ -240,7 +240,7 @@ impl Raft {
         Some(Arc::clone(configuration))
     }
 
-    /// After each step: tells of a configuration that came into force, and of the commit of this node's own removal.
+    /// After each step: reports a configuration that came into force, and the commit of this node's own removal.
     pub(super) fn tell_configuration(&mut self, out: &mut Vec<Effect>) {
         let removed = self.log.committed_configuration().and_then(|(_, c)| c.removed.get(&self.id).copied());
         if let Some(index) = removed {
@@ -265,7 +265,7 @@ impl Raft {
         }
     }
 
-    /// When the first of the administrators' requests gives up.
+    /// The first deadline of the administrators' requests.
     pub(super) fn admin_deadline(&self) -> Option<Instant> {
         let handover = self.handover.as_ref().map(|handover| handover.deadline);
         let Role::Leader(leader) = &self.role else { return handover };
@@ -287,7 +287,7 @@ impl Raft {
         self.expire_transfer(now, out);
     }
 
-    /// Leadership ended while a change was under way: another leader goes on with it, or replaces it.
+    /// Leadership ended while a change was under way: another leader continues it, or replaces it.
     pub(super) fn give_up_change(change: &PendingChange, out: &mut Vec<Effect>) {
         let result = Err(AdminRefusal::LeadershipLost);
         out.push(Effect::Reply { request: change.request, result });

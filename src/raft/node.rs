@@ -91,7 +91,7 @@ pub struct Status {
     pub is_learner: bool,
     /// Whether that configuration is joint, or not known to be committed.
     pub change_in_progress: bool,
-    /// At a leader: whom it is handing over the lead to.
+    /// At a leader: the target of its leadership transfer.
     pub transfer_to: Option<NodeId>,
     /// At a leader: whether a majority answers; elsewhere: whether a leader is known.
     pub has_quorum: bool,
@@ -310,7 +310,7 @@ impl Raft {
         now.after(self.random.up_to_twice(self.election_timeout()))
     }
 
-    /// Whether this node stands for election: as a voter, before or after a change that is under way. One that a
+    /// Whether this node may be a candidate: as a voter, before or after a change that is under way. One that a
     /// configuration leaves out is still needed until that is committed: if it alone has its entry, nobody else can
     /// win (thesis, 4.2.2).
     pub(super) fn is_voter(&self) -> bool {
@@ -549,7 +549,7 @@ impl Raft {
             self.hard_state = HardState { term, voted_for: None };
             self.hard_state_changed = true;
         }
-        // A higher term alone is no sign of a leader: the time to the next election goes on (paper, 5.2).
+        // A higher term alone is no sign of a leader: the time to the next election continues (paper, 5.2).
         let election_deadline = match (&self.role, leader) {
             (Role::Follower(follower), None) => follower.election_deadline,
             _ => self.draw_election_deadline(now),
@@ -559,7 +559,7 @@ impl Raft {
         self.change_role(Role::Follower(follower), why, out);
     }
 
-    /// The only place where the role changes: what rested on the old role is given up or moved.
+    /// The only place where the role changes: what depended on the old role is abandoned or moved.
     pub(super) fn change_role(&mut self, role: Role, why: &'static str, out: &mut Vec<Effect>) {
         let old_leader = self.leader();
         let old_role = std::mem::replace(&mut self.role, role);

@@ -88,7 +88,7 @@ pub enum Observation {
         /// Which.
         member: NodeId,
     },
-    /// This leader prepares to hand over the lead.
+    /// This leader begins a leadership transfer.
     TransferStarted {
         /// To whom.
         to: NodeId,
@@ -100,7 +100,7 @@ pub enum Observation {
         /// Whether that one leads now.
         done: bool,
     },
-    /// The log's beginning was let go of.
+    /// The log's beginning was dropped.
     LogCompacted {
         /// Up to which entry.
         through: LogIndex,

@@ -2,7 +2,7 @@
 //!
 //! A write is queued until a leader is known, then appended (on the leader) or forwarded (elsewhere). Once its
 //! (index, term) is known it is followed through the log: applied there, or certainly not applied when another
-//! term's entry is committed there, whoever leads by then.
+//! term's entry is committed there, under any leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +57,7 @@ pub(super) struct Proposals {
     waiting: BTreeMap<ProposalId, Waiting>,
     /// Those of `waiting` whose place in the log is known; of several with one index, at most one is committed.
     appended: BTreeMap<LogPosition, ProposalId>,
-    /// Those of `waiting`, the first to give up first.
+    /// Those of `waiting`, the first to expire first.
     deadlines: BTreeSet<(Instant, ProposalId)>,
 }
 
@@ -229,7 +229,7 @@ impl Proposals {
         ids
     }
 
-    /// When the first of the waiting writes gives up.
+    /// When the first of the waiting writes expires.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_is_given_up_takes_no_room_wherever_it_was() {
+    fn a_write_that_expires_takes_no_room_wherever_it_was() {
         let mut proposals = Proposals::default();
         for (id, deadline) in [(1, 2_000), (2, 200), (3, 2_000), (4, 100)] {
             proposals.add_local(write(id, deadline));

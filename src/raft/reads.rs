@@ -197,7 +197,7 @@ impl Reads {
         Some((index, local.into_iter().flat_map(|reads| reads.ids).collect()))
     }
 
-    /// When the oldest read gives up.
+    /// When the oldest read expires.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.pending().map(|reads| reads.deadline).min()
     }

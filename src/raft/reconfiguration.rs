@@ -212,7 +212,7 @@ mod tests {
         let mut configuration = of_voters([1]);
         let count = REMOVED_MAX as u64 + 5;
         for i in 0..count {
-            // Ids fall while indexes rise: it is the index that counts.
+            // Ids decrease while indexes rise: it is the index that counts.
             let id = 2 * count - i;
             configuration = configuration.changed(&add(id), LogIndex(2 * i + 1));
             configuration = configuration.changed(&remove(&[id]), LogIndex(2 * i + 2));

@@ -47,7 +47,7 @@ pub struct Settings {
     pub lease_reads: bool,
     /// How much faster than the leader's a follower's clock may run, in parts per million: a lease is shorter by it.
     pub clock_drift_ppm: u32,
-    /// A leader whose oldest append is not durable after this time steps down, and no node stands for election
+    /// A leader whose oldest append is not durable after this time steps down, and no node starts an election
     /// meanwhile. At least twice the election timeout is waited.
     pub disk_stall_timeout: Duration,
     /// Time between two messages to each other member about the own state, to find replicas that differ; zero: never.

@@ -1,4 +1,4 @@
-//! What the core knows of a snapshot: where it stands in the log. Its content never passes through here.
+//! What the core knows of a snapshot: its position in the log. Its content never passes through here.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Leadership transfer (thesis, 3.10): writes pause, the target's log is completed, then it stands at once.
+//! Leadership transfer (thesis, 3.10): writes pause, the target's log is completed, then the target starts an election
+//! at once.
 
 use super::members::ChangeRequest;
 use super::role::{Leader, Role};
@@ -10,7 +11,7 @@ use crate::types::{Instant, NodeId, RequestId, Term};
 #[derive(Debug)]
 pub(super) struct Transfer {
     to: NodeId,
-    /// When the leader goes on leading.
+    /// When the leader takes writes again.
     pub(super) deadline: Instant,
     purpose: Purpose,
 }
@@ -23,7 +24,7 @@ enum Purpose {
     Change(ChangeRequest),
 }
 
-/// A transfer whose leader leads no longer: who leads now tells what became of it.
+/// A transfer whose leader leads no longer: the present leader shows what became of it.
 #[derive(Debug)]
 pub(super) struct Handover {
     to: NodeId,
@@ -80,13 +81,13 @@ impl Raft {
         able.rev().max_by_key(|(_, progress)| progress.match_index).map(|(id, _)| *id)
     }
 
-    /// Whom this leader is handing over the lead to.
+    /// The target of this leader's transfer.
     pub(super) fn transfer_to(&self) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else { return None };
         leader.transfer.as_ref().map(|transfer| transfer.to)
     }
 
-    /// Hands the lead to `to`, because a change leaves this leader out.
+    /// Transfers leadership to `to`, because a change leaves this leader out.
     pub(super) fn transfer_for_change(
         &mut self,
         now: Instant,
@@ -119,7 +120,7 @@ impl Raft {
         }
     }
 
-    /// The leader of `term` wants this node to stand for election at once. Only a voter that does not already.
+    /// The leader of `term` wants this node to start an election at once. Only a voter that is not a candidate does.
     pub(super) fn on_timeout_now(&mut self, now: Instant, term: Term, out: &mut Vec<Effect>) {
         let waits = match self.role {
             Role::Follower(_) | Role::PreCandidate(_) => true,
@@ -130,7 +131,7 @@ impl Raft {
         }
     }
 
-    /// The target has not taken over in time: this leader goes on.
+    /// The target has not taken over in time: this leader continues.
     pub(super) fn expire_transfer(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if let Some(handover) = self.handover.take_if(|handover| handover.deadline <= now) {
             let result = Err(AdminRefusal::Timeout);
@@ -189,7 +190,7 @@ impl Purpose {
         }
     }
 
-    /// When its asker gives up.
+    /// When it expires.
     fn deadline(&self) -> Instant {
         match self {
             Self::Asked { deadline, .. } => *deadline,

@@ -142,7 +142,7 @@ impl Apply {
             }
         }
         out.digest = store.digest();
-        // Readers need not wait while a whole state is let go.
+        // Readers need not wait while a whole state is dropped.
         drop(store);
         Ok(())
     }
@@ -170,7 +170,7 @@ impl Apply {
         std::mem::replace(store, new)
     }
 
-    /// Where the state stands in the log.
+    /// The state's position in the log.
     fn snapshot(&self) -> Snapshot {
         let (configuration_index, configuration) = self.configuration.clone();
         Snapshot { position: self.applied, time: self.time, configuration, configuration_index }

@@ -10,7 +10,7 @@ use crate::storage::wal::{FlushStats, Wal};
 use crate::storage::{Checkpoint, StateStore, StorageError};
 use crate::types::{IoId, LogIndex, NodeId, StagedId};
 
-/// The write-ahead log's part. It shares the state store with whoever writes checkpoints.
+/// The write-ahead log's part. It shares the state store with the part that writes checkpoints.
 pub struct Log<F: Files, S: StateStore> {
     wal: Wal<F>,
     state: Arc<Mutex<S>>,
@@ -20,7 +20,7 @@ pub struct Log<F: Files, S: StateStore> {
 /// What the log part did.
 #[derive(Debug, Default)]
 pub struct LogOutput {
-    /// Promises that rest on what is durable now.
+    /// Promises that depend on what is durable now.
     pub sends: Vec<(NodeId, Message)>,
     /// For the core.
     pub events: Vec<Event>,

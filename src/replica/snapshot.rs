@@ -45,7 +45,7 @@ pub struct Header {
     pub term: Term,
     /// The receiver's session.
     pub session: Session,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub snapshot: Snapshot,
     /// The store's revision.
     pub revision: Revision,

@@ -336,7 +336,7 @@ impl Cluster {
         todo.push_back((Event::Applied { index, digest: None, marks: Vec::new() }, None));
     }
 
-    /// Makes pending appends durable, at most `count`; the promises that rest on them leave.
+    /// Makes pending appends durable, at most `count`; the promises that depend on them leave.
     pub(super) fn flush(&mut self, id: NodeId, count: usize) {
         let mut todo = Todo::new();
         self.flush_pending(id, count, true, &mut todo);
@@ -378,7 +378,7 @@ impl Cluster {
         }
     }
 
-    /// A promise leaves only when the disk holds what it rests on.
+    /// A promise leaves only when the disk holds what it depends on.
     fn check_promise(&mut self, id: NodeId, to: NodeId, promise: &Promise) {
         let Some(node) = self.nodes.get(&id) else { return };
         let HardState { term, voted_for } = node.disk.hard_state;

@@ -85,11 +85,16 @@ impl Disk {
     /// Drops the log's beginning. That may be done at once: nothing that waits to be flushed is part of it.
     pub(super) fn compact(&mut self, through: LogIndex) -> Result<(), String> {
         if through > self.covered {
-            return Err(format!("the log is cut at {through}, but the state covers only {}", self.covered));
+            return Err(format!(
+                "the log is compacted at {through}, but the state covers only {}",
+                self.covered
+            ));
         }
         for log in [&mut self.written, &mut self.durable] {
             let before = log.at(through).map(Entry::position);
-            log.begin_behind(before.ok_or_else(|| format!("the log is cut at {through}, which it lacks"))?);
+            log.begin_behind(
+                before.ok_or_else(|| format!("the log is compacted at {through}, which it lacks"))?,
+            );
         }
         Ok(())
     }

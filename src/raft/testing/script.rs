@@ -3,7 +3,7 @@
 //! | command | does |
 //! | --- | --- |
 //! | `cluster nodes=3` | starts n1 to n3 with empty disks. `voters='n1 n2'`: who they take for voters (else all); a node that is not among them knows no configuration. `only='n3'`: only these run, the script plays the others. `seed=1`, and any of the settings, sizes in bytes |
-//! | `disk N log='1 1 2'` | starts the node anew with this on its disk: entries of these terms; `term=3 vote=n2 applied=2 voters='n1 n2'`: the rest of its state |
+//! | `disk N log='1 1 2'` | starts the node again with this on its disk: entries of these terms; `term=3 vote=n2 applied=2 voters='n1 n2'`: the rest of its state |
 //! | `timeout N…` | fires the node's timer: time passes to its deadline |
 //! | `advance T` | time passes, timers fire, messages stay under way |
 //! | `run T` | time passes, timers fire, messages arrive at once |
@@ -27,7 +27,7 @@
 //! | `propose N x=1 y=2 [within=10s]` | clients ask the node for writes, all at once; `size=100` makes one of that many bytes |
 //! | `read N [count=1] [within=10s]` | clients ask the node for linearizable reads, all at once |
 //! | `change N [add='N…'] [add-learner='N…'] [promote='N…'] [demote='N…'] [remove='N…'] [expected=3] [within=10s]` | an administrator asks the node for other members; `name=x`: the name of the first to be added (else as the node) |
-//! | `transfer N [to=N] [within=10s]` | an administrator asks the node to hand over the lead |
+//! | `transfer N [to=N] [within=10s]` | an administrator asks the node to transfer leadership |
 //! | `message N N Kind name=value…` | the second node gets this message as if the first had sent it |
 //! | `status [N…]`, `log [N…]`, `messages` | shows the nodes; their logs, `\|` after what they know to be committed; what is under way |
 

@@ -1,6 +1,6 @@
 //! The protocol trace: how events, messages and effects are shown. Made for readers with the Raft paper in hand.
 //!
-//! An event stands at the start of a line, what it causes is indented below it. `3@2` is the entry with index 3
+//! An event is at the start of a line, what it causes is indented below it. `3@2` is the entry with index 3
 //! of term 2; `[2@2 x=1]` are entries; an append without entries is a heartbeat or a probe.
 
 use std::collections::BTreeMap;

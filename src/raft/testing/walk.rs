@@ -207,7 +207,7 @@ impl Walk {
     }
 
     /// Crashes a node, often one that leads; its state machine may fall back to an earlier checkpoint. It may be back at
-    /// once, and before anybody else stand for election.
+    /// once, and start an election before any other node does.
     fn crash(&mut self, id: NodeId) {
         let id = self.cluster.leader().filter(|_| self.below(2) == 0).unwrap_or(id);
         self.cluster.crash(id);
@@ -343,8 +343,8 @@ impl Walk {
         }
     }
 
-    /// Doubles a message, unless it forwards writes or answers that: those rest on a transport that does not repeat
-    /// them, since neither the leader nor the follower could tell.
+    /// Doubles a message, unless it forwards writes or answers that: those depend on a transport that does not repeat
+    /// them, since neither the leader nor the follower would notice.
     fn double(&mut self) {
         let under_way = self.cluster.network.len();
         if under_way > 0 {
@@ -384,7 +384,7 @@ impl Walk {
             return Err("the cluster does not recover".to_owned());
         }
         if self.cluster.clients.is_waiting() || self.cluster.administrators.is_waiting() {
-            return Err("a client waits for ever".to_owned());
+            return Err("a client waits forever".to_owned());
         }
         let leader = self.cluster.leader().and_then(|id| self.cluster.raft(id));
         let Some(configuration) = leader.and_then(|raft| raft.log.configuration()) else {
@@ -395,7 +395,7 @@ impl Walk {
         }
         let applied = |id: &NodeId| self.cluster.nodes[id].applied.len() as u64;
         if configuration.members().keys().any(|id| applied(id) != self.cluster.history.committed().0) {
-            return Err("a node lags for ever".to_owned());
+            return Err("a node lags forever".to_owned());
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub enum SurvivorError {
 
 /// The state after the log's last entry, be that known to be committed or not.
 pub struct Survivor {
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub snapshot: Snapshot,
     /// The state.
     pub view: View,
@@ -61,7 +61,7 @@ pub fn survivor<F: Files, S: StateStore>(
 ) -> Result<Survivor, SurvivorError> {
     let Disk { wal, found, state, .. } = disk;
     let covered = state.checkpoint();
-    // If the log has not begun anew behind an installed snapshot yet, it holds nothing that counts.
+    // If the log has not restarted behind an installed snapshot yet, it holds nothing that counts.
     let last = match check_fit(wal.directory(), &found, covered)? {
         Fit::Joined => found.last.index,
         Fit::BeginsAnew => covered.applied.index,

@@ -65,7 +65,7 @@ fn start(opened: Opened) -> Result<Recovered<OsFiles, SledState>, RecoveryError>
 }
 
 #[test]
-fn a_compacted_log_goes_on_from_the_checkpoint() {
+fn a_compacted_log_continues_from_the_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     drop(member(root.path(), 60));
     let mut replica = start(open(root.path()).into_parts().unwrap()).unwrap();

@@ -18,7 +18,7 @@ pub struct Cut {
     pub session: Session,
     /// The leader's term.
     pub term: Term,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub snapshot: Snapshot,
     /// The state.
     pub view: View,

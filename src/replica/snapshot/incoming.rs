@@ -2,7 +2,7 @@
 //!
 //! The store is built while the chunks come, and not read back from the staging afterwards: its digest is what proves
 //! that the content is the sender's, and installing is then a matter of moment. It costs the memory of a second state
-//! until the old one is let go, as reading back would; chunks themselves take no more than one at a time.
+//! until the old one is dropped, as reading back would; chunks themselves take no more than one at a time.
 
 use std::collections::BTreeSet;
 

@@ -17,7 +17,7 @@ use crate::types::{LogIndex, LogTime, Revision};
 /// Largest record, encoded: the largest request that can be configured, and what is known of it.
 pub(super) const RECORD_BYTES_MAX: usize = (3 << 20) + 128;
 
-/// Most bytes of a record beside key and value.
+/// Most bytes of a record without key and value.
 const FIXED_BYTES_MAX: u64 = 1 + 3 * 8 + 4 + 1 + 3 * 8;
 
 /// At least as many bytes as all records of a state take.

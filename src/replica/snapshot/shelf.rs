@@ -10,7 +10,7 @@ use crate::types::{Revision, StagedId};
 
 /// A snapshot that arrived whole and was verified.
 pub struct Content<G> {
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub snapshot: Snapshot,
     /// On disk, sealed.
     pub staging: G,

@@ -132,7 +132,7 @@ fn chunks_hold_to_their_limit_unless_one_record_is_larger() {
 }
 
 #[test]
-fn a_broken_transfer_goes_on_behind_the_last_whole_chunk() {
+fn a_broken_transfer_continues_behind_the_last_complete_chunk() {
     let store = store(40);
     let cut = cut(&store);
     let all = chunks(&cut, 0);
