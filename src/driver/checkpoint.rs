@@ -1,5 +1,5 @@
 //! The checkpoint's thread: writes what was applied to the state store, behind, so that a start need not replay the log.
-//! When most of what is stored is history, it writes the live state anew, piece by piece between checkpoints.
+//! When most of what is stored is history, it rewrites the live state, piece by piece between checkpoints.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::storage::{Checkpoint, StateStore, StorageError};
 const RECORDS_MAX: usize = 65_536;
 /// The same in bytes.
 const RECORDS_BYTES_MAX: usize = 16 << 20;
-/// A rewrite goes on by one piece for each so many bytes of a checkpoint: four times as fast as the state grows, so
+/// A rewrite writes one more piece for each so many bytes of a checkpoint: four times as fast as the state grows, so
 /// that it ends while writes come without a pause, and history stays in proportion to what is alive.
 const BYTES_PER_PIECE: usize = 256 << 10;
 
@@ -71,7 +71,7 @@ impl ViewWanted {
 /// it is held for one checkpoint or for one piece of a rewrite.
 pub(super) type SharedState<S> = Arc<Mutex<S>>;
 
-/// Runs until apply lets go of the queue; then writes what is left.
+/// Runs until apply drops the queue; then writes what is left.
 pub(super) fn run<S: StateStore>(
     state: &SharedState<S>,
     changes: &Receiver<Changes>,

@@ -4,7 +4,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::types::Instant;
 
-/// Monotonic time that goes on while the machine is suspended, so that a leader that slept knows it.
+/// Monotonic time that continues while the machine is suspended, so that a leader notices that it was suspended.
 #[must_use]
 pub fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);

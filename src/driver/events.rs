@@ -1,4 +1,4 @@
-//! The stream of what the core reports, for whoever wants to follow it: the page, Events, scripts.
+//! The stream of what the core reports, for all that follow it: the page, Events, scripts.
 //!
 //! Measurements that come many times a second (round trips, commits) are metrics, not events. Slow listeners do
 //! not hold anybody up: they are told how many events they missed.
@@ -20,7 +20,7 @@ const KEPT: usize = 256;
 pub struct Observed {
     /// Rises by one from 1 since the process started.
     pub id: u64,
-    /// When it was seen here, in milliseconds since 1970; for readers, nothing rests on it.
+    /// When it was seen here, in milliseconds since 1970; for readers, nothing depends on it.
     pub time_ms: u64,
     /// What was seen.
     #[serde(flatten)]

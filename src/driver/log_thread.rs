@@ -17,7 +17,7 @@ use crate::storage::StateStore;
 use crate::storage::files::Files;
 use crate::supervision::Beat;
 
-/// Runs until the core lets go of the queue, or until the disk fails.
+/// Runs until the core drops the queue, or until the disk fails.
 pub(super) fn run<F: Files, S: StateStore>(
     mut log: Log<F, S>,
     jobs: &Receiver<Vec<LogInput>>,
@@ -70,7 +70,7 @@ pub(super) fn run<F: Files, S: StateStore>(
     Ok(())
 }
 
-/// Hands out what is to be done beside, if it is time for it and somebody is free to do it: else later.
+/// Hands out the work of the segments thread, if there is some and that thread is free; otherwise later.
 fn hand_out<F: Files, S: StateStore>(
     log: &mut Log<F, S>,
     segments: &Sender<SegmentJob<F>>,

@@ -45,7 +45,7 @@ pub(super) struct Observer {
     events: Events,
     configuration: Option<Arc<Configuration>>,
     peers_due: Instant,
-    /// When a leader was last heard, whoever it was; the start, before.
+    /// When any leader was last heard; the start, before.
     leader_heard: Instant,
     /// The leader last counted as a change.
     leader: Option<NodeId>,
@@ -194,9 +194,11 @@ impl Observer {
             Observation::MemberRemoved { member } => {
                 tracing::info!(member = self.name(member), "member removed");
             }
-            Observation::TransferStarted { to } => tracing::info!(to = self.name(to), "hands over the lead"),
+            Observation::TransferStarted { to } => {
+                tracing::info!(to = self.name(to), "begins a leadership transfer")
+            }
             Observation::TransferEnded { to, done } => {
-                tracing::info!(to = self.name(to), done, "handing over the lead has ended");
+                tracing::info!(to = self.name(to), done, "the leadership transfer has ended");
             }
             Observation::MessageIgnored { from, why } => {
                 metrics.raft_messages_ignored_total.with_label_values(&[why]).inc();

@@ -46,7 +46,7 @@ impl Watch {
             Ok(free) => free,
             Err(error) => {
                 if !std::mem::replace(&mut self.is_blind, true) {
-                    tracing::warn!(%error, "free space cannot be told; the node goes on as if it had not changed");
+                    tracing::warn!(%error, "free space cannot be read; the node continues as if it had not changed");
                 }
                 return None;
             }

@@ -39,7 +39,7 @@ pub enum Failure {
     /// A thread ended in order although nothing asked it to.
     #[error("the {0} thread ended unexpectedly")]
     Ended(&'static str),
-    /// Not a failure of anything: the cluster goes on without this node, for ever.
+    /// Not a failure of anything: the cluster continues without this node, permanently.
     #[error("this node was removed from its cluster by entry {index}")]
     Removed {
         /// The entry.
@@ -138,7 +138,7 @@ impl Threads {
 
 /// A running replica's threads.
 pub struct Running {
-    /// The core first, the checkpoint last: each ends when the one before it has let go of its queue.
+    /// The core first, the checkpoint last: each ends when the one before it has dropped its queue.
     threads: Vec<(&'static str, JoinHandle<()>)>,
     pulse: Pulse,
     outcomes: mpsc::UnboundedReceiver<(&'static str, Outcome)>,

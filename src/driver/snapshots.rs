@@ -19,7 +19,7 @@ use crate::storage::space::NoRoom;
 use crate::storage::{Staging, StateStore, StorageError};
 use crate::types::{NodeId, StagedId};
 
-/// A snapshot of which nothing came for so long is let go: nobody will go on with it.
+/// A snapshot of which nothing came for so long is discarded: nobody will continue it.
 const ABANDONED: Duration = Duration::from_mins(1);
 
 /// Free space is looked at each time so many bytes came.
@@ -74,7 +74,7 @@ impl<S: StateStore> Receiving<S> {
         Self { state, shelf, status, done, failures, room, metrics, slot }
     }
 
-    /// Lets go of a snapshot whose sender has gone for good. To be called now and then.
+    /// Discards a snapshot whose sender has gone for good. To be called now and then.
     pub(super) fn expire(&self) {
         // Locked: something of it comes right now.
         let Ok(mut slot) = self.slot.try_lock() else { return };
@@ -225,16 +225,16 @@ impl<S: StateStore> Receive for Receiving<S> {
     }
 }
 
-/// What lets go of a snapshot that the core does not want.
+/// Discards a snapshot that the core does not want.
 pub(super) fn dropper<G: std::marker::Send + 'static>(
     shelf: Shelf<G>,
 ) -> Box<dyn Fn(StagedId) + std::marker::Send> {
     Box::new(move |staged| {
         let shelf = shelf.clone();
-        // A whole state takes a while to let go, and the core does not wait. It is rare.
+        // A whole state takes a while to drop, and the core does not wait. It is rare.
         let remove = move || shelf.remove(staged);
         if let Err(error) = std::thread::Builder::new().name("drop-snapshot".into()).spawn(remove) {
-            tracing::error!(%error, "no thread to let go of a snapshot; it stays in memory");
+            tracing::error!(%error, "no thread to discard a snapshot; it stays in memory");
         }
     })
 }

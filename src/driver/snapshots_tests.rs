@@ -131,7 +131,7 @@ fn a_leader_of_an_earlier_term_is_told_so() {
 }
 
 #[test]
-fn a_malformed_snapshot_is_let_go_and_can_be_sent_anew() {
+fn a_malformed_snapshot_is_discarded_and_can_be_sent_again() {
     let node = node();
     let cut = cut(5, 500);
     let bad = Header { hash: 1, ..cut.header(7) };
@@ -144,7 +144,7 @@ fn a_malformed_snapshot_is_let_go_and_can_be_sent_anew() {
 }
 
 #[test]
-fn a_snapshot_that_nobody_goes_on_with_is_let_go() {
+fn a_snapshot_that_nobody_continues_is_discarded() {
     let node = node();
     let cut = cut(5, 500);
     node.offer(&cut, 7).unwrap();
@@ -170,7 +170,7 @@ fn refused_for_room(result: Result<impl std::fmt::Debug, Refused>) -> String {
 }
 
 #[test]
-fn a_snapshot_that_does_not_fit_beside_the_reserve_is_refused_until_there_is_room() {
+fn a_snapshot_that_would_use_up_the_reserve_is_refused_until_there_is_room() {
     let node = node();
     let cut = cut(5, 500);
     node.set_free(RESERVE + needed(&cut) - 1);
@@ -188,7 +188,7 @@ fn a_snapshot_that_does_not_fit_beside_the_reserve_is_refused_until_there_is_roo
 }
 
 #[test]
-fn a_snapshot_is_let_go_when_space_runs_out_under_it_and_begins_anew_when_there_is_room() {
+fn a_snapshot_is_discarded_when_space_runs_out_and_starts_again_when_there_is_room() {
     let node = node();
     // More than is taken between two looks.
     let cut = Cut::sample(150, Term(5), LogPosition { index: LogIndex(500), term: Term(5) });
