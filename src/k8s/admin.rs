@@ -225,7 +225,7 @@ fn gone<T>(deleted: Result<T, KubeError>) -> Result<(), KubeError> {
     }
 }
 
-/// Sends a request until it is answered; gives up after some tries, and at once where trying again does not help.
+/// Sends a request until it is answered; stops after some tries, and at once where trying again does not help.
 async fn insist<T, F>(request: impl Fn() -> F) -> Result<T, KubeError>
 where
     F: Future<Output = kube::Result<T>>,

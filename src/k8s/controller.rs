@@ -1,5 +1,5 @@
 //! The leader's work in Kubernetes: members follow the StatefulSet, pods follow their template, the label follows the
-//! leader. Runs on every member and acts only where this node leads; the StatefulSet is read afresh before each step.
+//! leader. Runs on every member and acts only where this node leads; the StatefulSet is read again before each step.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl<C: Cluster> Controller<C> {
         Self { kube, cluster, announcer, waiting, majority_on_one_node, is_api_away: false, labelled }
     }
 
-    /// Runs until dropped. `wake` is notified when leadership changed; the StatefulSet's changes wake it, too.
+    /// Runs until dropped. `wake` is notified when leadership changed; the StatefulSet's changes have the same effect.
     pub async fn run(mut self, wake: Arc<Notify>) {
         if let Err(error) = self.kube.label_own_pod(FOLLOWER).await {
             tracing::debug!(%error, "the pod's role label cannot be set");
@@ -121,7 +121,7 @@ impl<C: Cluster> Controller<C> {
         looked.unwrap_or(true)
     }
 
-    /// One look, and at most one step. Returns whether to look again soon.
+    /// One look, and at most one step. Returns whether the next look is due soon.
     async fn look(&mut self, led: &Led) -> Result<bool, KubeError> {
         let Some(workload) = self.kube.workload().await? else { return Ok(false) };
         let is_labelled = self.label(led, &workload).await;

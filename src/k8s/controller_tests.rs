@@ -200,7 +200,7 @@ async fn an_api_server_that_was_away_is_found_again() {
     eventually("the label", || role(&server, 0).as_deref() == Some("leader")).await;
     server.set_away(true);
     server.put("statefulsets", stateful_set(3));
-    // Longer than a look, and than a look again.
+    // Longer than a look, and than the next one.
     tokio::time::sleep(BUSY_INTERVAL * 3).await;
     assert!(cluster.removed().is_empty());
     server.set_away(false);
@@ -305,7 +305,7 @@ async fn too_many_replicas_and_a_majority_on_one_node_are_announced() {
 }
 
 #[tokio::test]
-async fn a_rollout_goes_on_beside_pods_too_many_to_become_members() {
+async fn a_rollout_continues_with_pods_too_many_to_become_members() {
     let server = server(7).await;
     for ordinal in 0..7 {
         let mut old = pod(ordinal, None);
@@ -337,6 +337,6 @@ async fn a_node_that_does_not_lead_does_nothing() {
     eventually("its own label", || role(&server, 0).as_deref() == Some("follower")).await;
     eventually("a watch", || server.count("WATCH statefulsets") > 0).await;
     server.put("statefulsets", stateful_set(2));
-    eventually("the watch wakes", || server.count("WATCH statefulsets") > 0).await;
+    eventually("the watch reports", || server.count("WATCH statefulsets") > 0).await;
     assert_eq!(server.count("GET statefulsets kv"), 0);
 }

@@ -13,7 +13,7 @@ use crate::types::ClusterId;
 
 /// The ConfigMap's key.
 const KEY: &str = "cluster-id";
-/// So often the latch is read again because it changed in between; then whoever asks tries later.
+/// So often the latch is read again because it changed in between; then the caller tries later.
 const CONFLICTS_MAX: u32 = 10;
 /// Pause before a latch that changed meanwhile is read again.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
@@ -95,7 +95,7 @@ impl LatchMap {
     }
 
     /// Writes the id into an empty latch. Returns what the latch says afterwards: `Filled(id)` if it holds this id,
-    /// whoever wrote it; `Empty` if it changes all the time.
+    /// also if another node wrote it; `Empty` if it changes all the time.
     pub async fn fill(&self, id: ClusterId) -> Latch {
         for _ in 0..CONFLICTS_MAX {
             let (latch, version) = match self.read().await {

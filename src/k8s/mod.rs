@@ -1,7 +1,7 @@
 //! Kubernetes: where the other pods are, what their StatefulSet wants, which cluster was formed, and what people see.
 //!
 //! Raft never depends on the API server. What is read here are hints and wishes; while the API is away, the cluster
-//! goes on serving with what was known. Decisions are made in [`membership`](crate::membership); this module reads,
+//! continues to serve with what was known. Decisions are made in [`membership`](crate::membership); this module reads,
 //! writes and tries again.
 
 mod addresses;
@@ -35,7 +35,7 @@ use kube::{Api, Client};
 
 /// Longest wait for one answer of the API server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// A watch is begun anew after so long, in seconds; one that is silent for longer is broken.
+/// A watch is started again after so long, in seconds; one that is silent for longer is broken.
 const WATCH_SECONDS: u32 = 60;
 /// Longest silence on a connection that something is read from.
 const READ_TIMEOUT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 20);

@@ -1,8 +1,8 @@
 //! The label that the leader Service selects by. A hint, never a lease: every member forwards to the leader.
 //!
 //! Only a leader moves it: it labels itself first, then takes the label off every other pod that still says leader,
-//! dead ones too, and says who is a learner. A leader that stops keeps its label until the next one takes it: a label dropped first leaves the
-//! Service without a pod, one left on a dead pod for long sends clients there.
+//! dead ones too, and labels the learners. A leader that stops keeps its label until the next one takes it: a label
+//! dropped first leaves the Service without a pod, one left on a dead pod for long sends clients there.
 
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::ResourceExt;
@@ -29,8 +29,8 @@ impl Kube {
         }
     }
 
-    /// Labels this pod as the leader's, then the others: members by what they are, and whoever else still says leader
-    /// as a follower. `is_learner` answers for members' pods.
+    /// Labels this pod as the leader's, then the others: members by what they are, and any other pod that still says
+    /// leader as a follower. `is_learner` answers for members' pods.
     ///
     /// # Errors
     /// As [`Kube::label_own_pod`]; the other pods were tried nevertheless.

@@ -33,7 +33,7 @@ impl Rollout {
         Ok(Self { stateful_sets: Api::default_namespaced(client), name: name.to_owned() })
     }
 
-    /// Reads it afresh.
+    /// Reads it again.
     ///
     /// # Errors
     /// The API server does not answer, or refuses.

@@ -228,7 +228,7 @@ async fn a_latch_that_cannot_be_read_is_not_an_empty_one() {
 }
 
 #[tokio::test]
-async fn a_latch_that_always_conflicts_is_given_up_for_now() {
+async fn a_latch_that_always_conflicts_is_left_for_now() {
     let server = ApiServer::start().await;
     server.put("configmaps", latch(""));
     server.fail("PATCH", "configmaps", Fault::Status(409), usize::MAX);
@@ -275,7 +275,7 @@ async fn only_a_fresh_and_sure_answer_makes_a_stop_a_scale_down() {
         server.fail("GET", resource, Fault::Silence, 1);
         assert!(!kube.is_scaled_below().await, "no answer on {resource}");
     }
-    assert!(kube.is_scaled_below().await, "asked afresh");
+    assert!(kube.is_scaled_below().await, "asked again");
     let mut successor = pod(3, None);
     successor["metadata"]["uid"] = json!("successor");
     server.put("pods", successor);

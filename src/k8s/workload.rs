@@ -1,4 +1,5 @@
-//! The StatefulSet and its pods, read afresh: a watch can be minutes behind and replays old states.
+//! The StatefulSet and its pods, read from the API server each time: a watch can be minutes behind and replays old
+//! states.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod as KubePod;
