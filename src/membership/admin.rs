@@ -98,7 +98,7 @@ reasons! {
     NotAMember = "not_a_member",
     /// Nothing to do.
     Already = "already",
-    /// The node was removed for ever.
+    /// The node was removed permanently.
     Removed = "removed",
     /// Another member has the name.
     NameTaken = "name_taken",

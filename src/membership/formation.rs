@@ -24,7 +24,7 @@ pub struct Local {
 /// What a node does that may not form a cluster, when its peers know one that does not count it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JoinPolicy {
-    /// An empty node asks to join. One that was removed from the cluster waits: whoever removed it meant it.
+    /// An empty node asks to join. One that was removed from the cluster waits: the removal was intended.
     #[default]
     Auto,
     /// Asks to join, also after it was removed.
@@ -47,8 +47,8 @@ pub enum Standing {
     Retired(ClusterId),
 }
 
-/// A cluster about to be formed. Durable before anyone hears of it, so that a former that crashes goes on
-/// with the same ids.
+/// A cluster about to be formed. Durable before anyone hears of it, so that a founder that crashes
+/// continues with the same ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intent {
@@ -233,8 +233,8 @@ pub fn decide(
     }
 }
 
-/// As [`decide`], for a node with an intent of which nobody was told for sure: it begins anew, as if it was empty. `None`
-/// if what it intended is what it would intend now, or if somebody knows of it after all.
+/// As [`decide`], for a node with an intent of which nobody was told for sure: it starts again, as if it was empty.
+/// `None` if what it intended is what it would intend now, or if somebody knows of it after all.
 #[must_use]
 pub fn decide_anew(
     local: &Local,
@@ -452,12 +452,12 @@ fn give_way(
     Some(Decision::StayOut { why })
 }
 
-/// A former with a durable intent, in its first life or a later one.
+/// A founder with a durable intent, in its first life or a later one.
 ///
-/// An intent is given up for a new one only when every expected peer has answered in this round that it is
+/// An intent is replaced by a new one only when every expected peer has answered in this round that it is
 /// empty, and one of them under another node id than the intent has. Then nobody holds the old id; a `Form`
 /// of it that is still on its way names a nonce that this round's questions have made void. In any other case
-/// someone may hold it, so the former goes on: it invites as soon as a majority of the founding members can
+/// someone may hold it, so the founder continues: it invites as soon as a majority of the founding members can
 /// be had, and starts when a majority has accepted. A founding member that lost its directory meanwhile then
 /// stays out like any other emptied node; the rest are reached by the running cluster.
 fn go_on_forming(

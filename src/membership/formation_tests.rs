@@ -117,7 +117,7 @@ fn a_single_name_forms_at_once() {
 }
 
 #[test]
-fn an_empty_node_never_forms_beside_a_known_cluster() {
+fn an_empty_node_never_forms_a_second_cluster_next_to_a_known_one() {
     let answers = [of_cluster("b", 2, X, false), empty("c", 3)];
     let peers = vec!["b".to_owned()];
     assert_eq!(decide_as("a", &Standing::Empty, &answers), Decision::Join { cluster_id: X, peers });
@@ -184,7 +184,7 @@ fn contradictory_answers_are_named() {
 }
 
 #[test]
-fn an_intent_goes_on_with_the_same_ids() {
+fn an_intent_continues_with_the_same_ids() {
     let all = [empty("b", 2), empty("c", 3)];
     assert_eq!(invitations(decide_as("a", &intent(), &all)), [(NodeId(2), 102), (NodeId(3), 103)]);
     assert_eq!(
@@ -259,13 +259,13 @@ fn founding_members_with_other_lists_are_refused_and_both_lists_shown() {
 }
 
 #[test]
-fn an_intent_is_given_up_only_if_nobody_can_hold_it() {
+fn an_intent_is_replaced_only_if_nobody_can_hold_it() {
     let emptied = [empty("b", 20), empty("c", 3)];
     assert_eq!(
         decide_as("a", &intent(), &emptied),
         Decision::Intend(founders(&[(1, "a"), (20, "b"), (3, "c")]))
     );
-    // c may have been told: it is asked for, not given up.
+    // c may have been told: its answer is awaited, the intent stays.
     check_wait(decide_as("a", &intent(), &[empty("b", 20)]), "waiting for c to answer");
     // c was told: b's new directory stays out of a cluster that works without it.
     let told = [empty("b", 20), of_cluster("c", 3, X, true)];
@@ -286,7 +286,7 @@ fn a_cluster_that_lost_its_majority_while_it_was_formed_is_not_replaced() {
 }
 
 #[test]
-fn an_intent_that_nobody_was_told_of_is_begun_anew() {
+fn an_intent_that_nobody_was_told_of_is_started_again() {
     let Standing::Intent(intent) = intent() else { unreachable!() };
     let anew = |names: &[&str], answers: &[(String, HelloAnswer)]| {
         let answers = answers.iter().cloned().collect();
@@ -346,7 +346,7 @@ fn contact_makes_an_empty_node_a_member_and_no_other() {
     assert_eq!(
         contact(&Standing::Empty, X, 9),
         Err(Refused::WrongTarget { own: NodeId(1), target: NodeId(9) }),
-        "its directory was emptied: it is not its former self"
+        "its directory was emptied: it is not the previous node"
     );
     assert_eq!(contact(&intent(), X, 1), Ok(Some(offer(X))));
     assert_eq!(contact(&intent(), Y, 1), Err(Refused::Forming { own: X }));

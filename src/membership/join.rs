@@ -14,7 +14,7 @@ const SILENT_ELECTION_TIMEOUTS: u32 = 10;
 /// The cluster, as a member sees it that is asked.
 #[derive(Clone, Debug)]
 pub struct ClusterView<'a> {
-    /// Who is asked.
+    /// The member that is asked.
     pub own: NodeId,
     /// The latest configuration in its log.
     pub configuration: &'a Configuration,
@@ -78,7 +78,7 @@ pub fn silent_before_replaced(election_timeout: Duration) -> Duration {
 
 /// What the leader does for `new`.
 ///
-/// A member of the same name under another id is the node's former self, or a second process that was started by
+/// A member of the same name under another id is the previous node, or a second process that was started by
 /// mistake. So it is replaced only once it has been silent for long, and in two changes: it is removed, which needs a
 /// majority of the voters that stay, and then the new node is added as a learner, whose promotion makes it whole.
 #[must_use]
@@ -154,8 +154,8 @@ fn lost_majority(configuration: &Configuration, lost: NodeId, name: &str) -> Opt
 }
 
 /// Whom a node of cluster `own` asks to be added again, by name: nobody whose answer it has counts it, or says that it was
-/// removed. A leader that adds a node makes contact at once, and the addition is lost if that leader falls before it is
-/// committed. Members that do not run yet count nobody, and a leader that counts the asker does nothing.
+/// removed. A leader that adds a node makes contact at once, and the addition is lost if that leader crashes before it
+/// is committed. Members that do not run yet count nobody, and a leader that counts the asker does nothing.
 #[must_use]
 pub fn forgotten_by(own: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> Vec<String> {
     let of_own = || answers.iter().filter(|(_, answer)| answer.cluster_id == Some(own));
@@ -165,8 +165,8 @@ pub fn forgotten_by(own: ClusterId, answers: &BTreeMap<String, HelloAnswer>) -> 
     of_own().map(|(name, _)| name.clone()).collect()
 }
 
-/// The entry that removed `id`, once nobody needs it any more: only then it is told so, as it gives up its data. While
-/// the removal's configuration is joint, a majority of the voters before may need it.
+/// The entry that removed `id`, once nobody needs it any more: only then it is told so, as it sets its data aside.
+/// While the removal's configuration is joint, a majority of the voters before may need it.
 #[must_use]
 pub fn removed_by(
     configuration: &Configuration,

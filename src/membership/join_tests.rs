@@ -1,4 +1,4 @@
-//! Who is added, who replaces whom, and who is refused.
+//! Which nodes are added, which replace others, and which are refused.
 
 use super::*;
 use crate::raft::Member;

@@ -126,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_forming_goes_on_under_its_own_id() {
+    fn an_interrupted_forming_continues_under_its_own_id() {
         assert_eq!(may_form(Latch::Filled(OWN), Some(OWN), "kv-cluster", &[]), Ok(()));
     }
 
     #[test]
-    fn a_cluster_wakes_unless_the_latch_is_another_ones() {
+    fn a_cluster_starts_again_unless_the_latch_is_another_ones() {
         let cases = [
             (Latch::Filled(OWN), Wake::Start),
             (Latch::Unreachable, Wake::Start),

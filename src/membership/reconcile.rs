@@ -33,7 +33,7 @@ pub fn reconcile(
     workload: &Workload,
 ) -> Reconciliation {
     if workload.is_deleted || workload.replicas == 0 {
-        // Hibernation, or the end: the same members wake again.
+        // Scaled to zero or deleted: the same members may start again.
         return Reconciliation::Settled;
     }
     let members = configuration.members();

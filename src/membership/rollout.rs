@@ -49,7 +49,7 @@ pub fn next(
         return Rollout::Wait { why: format!("{} is being replaced", pod.name) };
     }
     if let Some(broken) = wanted.iter().find(|pod| !is_old(pod) && !pod.is_ready) {
-        // A new pod that does not get ready stops the rollout; a newer template goes on with it first.
+        // A new pod that does not get ready stops the rollout; a newer template continues with it first.
         return Rollout::Wait { why: format!("{} of the newest revision is not ready", broken.name) };
     }
     let members = Members { own, configuration, health };
@@ -255,7 +255,7 @@ mod tests {
         assert!(matches!(step(&[3]), Rollout::Wait { .. }), "it votes");
         let joint = Configuration { outgoing: (1..=3).map(member).collect(), ..five.clone() };
         let step = next(NodeId(1), &joint, &health(&[2, 3]), &workload, &pods);
-        assert!(matches!(step, Rollout::Wait { .. }), "no majority of the former voters");
+        assert!(matches!(step, Rollout::Wait { .. }), "no majority of the outgoing voters");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Too few pods for a majority: a cluster that was put to sleep with three members and woken with one.
+//! Too few pods for a majority: a cluster that was scaled to zero with three members and started again with one.
 
 use super::workload::Workload;
 use crate::raft::Configuration;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::raft::Configuration;
 use crate::types::NodeId;
 
-/// A StatefulSet, as read afresh.
+/// A StatefulSet, as just read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
     /// Its name; its pods are called `<name>-<ordinal>`.
@@ -93,7 +93,7 @@ impl Workload {
         format!("{}-{ordinal}", self.name)
     }
 
-    /// The names of all pods that there should be.
+    /// The names of all expected pods.
     #[must_use]
     pub fn pods(&self) -> Vec<String> {
         (self.first_ordinal..self.first_ordinal + self.replicas).map(|ordinal| self.pod(ordinal)).collect()
