@@ -92,7 +92,7 @@ impl Parts {
         }
     }
 
-    /// Once, at whoever leads now.
+    /// Once, at the present leader.
     async fn attempt(&self, request: &AdminRequest, again: bool, timeout: Duration) -> AdminOutcome {
         let status = self.handle.status();
         match (status.leader, request) {
@@ -177,7 +177,7 @@ impl Parts {
                 Ok(_) => {}
                 Err(refusal) => {
                     let error = AdminError::from(refusal);
-                    // The members changed meanwhile: look again.
+                    // The members changed meanwhile: read them again.
                     if error.reason != AdminReason::Unexpected {
                         return Err(error);
                     }

@@ -154,7 +154,7 @@ async fn answers(
 /// Where pods are.
 struct Pods {
     addresses: k8s::Addresses,
-    /// Who is found nowhere is not there: the API server answers, or DNS does.
+    /// A member that is found nowhere does not run: the API server answers, or DNS does.
     tells: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What a pod tells of its node as Kubernetes Events: who leads, who came and went, what is wrong with the disk. Hints
-//! for people: some may be missing, none is waited for.
+//! What a pod reports of its node as Kubernetes Events: who leads, who came and went, what is wrong with the disk.
+//! Hints for people: some may be missing, none is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

@@ -58,7 +58,7 @@ impl Server {
         Ok(opened.map_err(io::Error::other)??)
     }
 
-    /// Waits until a start finds the space that it needs, and gives up the ballast for it. A start without would end
+    /// Waits until a start finds the space that it needs, and deletes the ballast for it. A start without would end
     /// in the middle of its writes with exit code 4, again and again.
     async fn make_room(&self) -> Result<(), ServerError> {
         let mut reported = false;

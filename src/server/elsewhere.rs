@@ -23,7 +23,7 @@ const ROUNDS_LED: u32 = 5;
 /// Pause between looks at the latch. Without a leader at two of them in a row, it is more than an election.
 const LATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why a node must not go on as the one that it is.
+/// Why a node must not continue as the one that it is.
 pub(super) enum Found {
     /// Its cluster removed it by this entry.
     Removed(LogIndex),

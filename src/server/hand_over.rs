@@ -12,7 +12,7 @@ use crate::types::NodeId;
 const ELECTION_TIMEOUTS: u32 = 4;
 /// Pause between two looks at who leads, and between two tries while another transfer is under way.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// One that led meanwhile may be stopping, too: where all are, the lead goes round no faster than this.
+/// One that led meanwhile may be stopping, too: where all are, leadership moves no faster than this.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lets another node lead, if this one does and there is another.
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_have_led_the_lead_goes_round_slowly() {
+    fn where_all_have_led_leadership_moves_slowly() {
         let all = status(&[(2, Some(8)), (3, Some(9))]);
         let mut former = Vec::new();
         for leader in [2, 3, 3, 2] {

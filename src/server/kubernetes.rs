@@ -1,4 +1,4 @@
-//! A node as a pod: whom it expects, what the latch says, and the leader's work beside its replica.
+//! A node as a pod: whom it expects, what the latch says, and the leader's work next to its replica.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -71,7 +71,7 @@ impl Kubernetes {
         StatefulSet { kube: self.kube.clone(), addresses: self.addresses.clone() }
     }
 
-    /// Begins the leader's work, which goes on until this is dropped.
+    /// Begins the leader's work, which continues until this is dropped.
     pub(super) fn control(&mut self, handle: &Handle, metrics: &Metrics, api: &Arc<Api<Handle>>) {
         let wake = Arc::new(Notify::new());
         let announcer = self.announcer.clone();
@@ -161,7 +161,7 @@ fn listed(names: Vec<String>, addresses: &Addresses) -> Result<InitialCluster, S
 }
 
 impl StatefulSet {
-    /// A cluster wakes only where the latch is its own, empty, or out of reach.
+    /// A cluster starts again only where the latch is its own, empty, or out of reach.
     pub(super) async fn may_wake(&self, own: ClusterId) -> Result<(), ServerError> {
         match latch::wake(self.kube.latch().await, own) {
             Wake::Start | Wake::StartAndFill => Ok(()),

@@ -1,4 +1,4 @@
-//! The sockets that a process listens on for all of its life, also when its node starts anew in it.
+//! The sockets that a process listens on for all of its life, also when its node starts again in it.
 
 use std::io;
 use std::net::TcpListener as StdListener;

@@ -4,7 +4,7 @@
 //! directory's lock, peers, the way into a cluster, recovery, the replica. Stop: readiness, leadership, HTTP with what
 //! is in flight, the replica with its last flush, peers.
 //!
-//! A node that learns that it was removed from its cluster stops, sets its data aside and starts anew in the same
+//! A node that learns that it was removed from its cluster stops, sets its data aside and starts again in the same
 //! process, as another node.
 
 mod addresses;
@@ -75,7 +75,7 @@ use tls::Tls;
 /// acknowledged.
 ///
 /// # Errors
-/// Why it could not start or go on.
+/// Why it could not start or continue.
 pub fn run(config: &Config, log: &Lines) -> Result<(), ServerError> {
     let connections = descriptors::raise_limit();
     let runtime = io_threads(config, "io")?;
@@ -129,7 +129,7 @@ enum Ended {
     Told,
     /// It was told to twice.
     AtOnce,
-    /// It was removed from its cluster: it starts anew, as another node.
+    /// It was removed from its cluster: it starts again, as another node.
     Removed(Listeners),
 }
 
@@ -313,7 +313,7 @@ impl Server {
         let lock = joined.stop(&peers_stop).await?;
         let aside =
             spawn_blocking(move || set_aside(&root, &lock, index)).await.map_err(io::Error::other)??;
-        tracing::warn!(path = %aside.display(), "this node's data was set aside; it starts anew as another node");
+        tracing::warn!(path = %aside.display(), "this node's data was set aside; it starts again as another node");
         Ok(())
     }
 

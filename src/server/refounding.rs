@@ -102,7 +102,7 @@ impl From<SurvivorError> for RefoundError {
     }
 }
 
-/// Where and as whom a recovered directory goes on.
+/// Where and as whom a recovered directory continues.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     /// Where in Kubernetes it will be used, if there.
