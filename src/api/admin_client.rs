@@ -19,7 +19,7 @@ pub enum MemberChange {
     Promote(String),
     /// Make a voter a learner.
     Demote(String),
-    /// Remove for ever.
+    /// Remove permanently.
     Remove(String),
 }
 

@@ -253,7 +253,7 @@ impl HttpBody for Held {
     }
 }
 
-/// Takes and forgets a bounded part of what is left, beside the answer.
+/// Takes and forgets a bounded part of what is left, in parallel with the answer.
 pub(super) fn discard(mut body: Body) {
     if body.is_end_stream() {
         return;

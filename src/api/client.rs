@@ -185,7 +185,7 @@ impl Client {
         let host = HeaderValue::from_str(endpoint).map_err(|_| ClientError::Endpoint(endpoint.into()))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::NotSent)?;
-        // The error reaches whoever waits for an answer; not its cause, if nobody does yet.
+        // The error reaches the caller that waits for an answer; not its cause, if none waits yet.
         let connection =
             tokio::spawn(async move { connection.await.err().and_then(|error| refusal(&error)) });
         Ok(Self { sender, host, token: None, connection: Some(connection) })

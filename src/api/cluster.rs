@@ -298,7 +298,7 @@ fn may_repeat(kind: Kind, error: &ClientError) -> bool {
     }
 }
 
-/// Whether the state machine gave this answer, so that it tells of every attempt with the same idempotency key.
+/// Whether the state machine gave this answer, so that it holds for every attempt with the same idempotency key.
 fn is_result(error: &ClientError) -> bool {
     matches!(error, ClientError::Problem(problem) if matches!(problem.status, 404 | 412 | 422))
 }

@@ -223,7 +223,7 @@ async fn a_handshake_that_the_deadline_cuts_off_does_not_hide_why_the_one_before
     };
     let error = tokio::select! {
         written = put(&mut cluster) => written.unwrap_err(),
-        () = serve => unreachable!("it goes on for ever"),
+        () = serve => unreachable!("it never ends"),
     };
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
 }

@@ -237,7 +237,7 @@ fn check_value<R: Replica>(api: &Api<R>, len: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// How many bytes the body may have beside the request's target.
+/// How many bytes the body may have in addition to the request's target.
 fn check_target<R: Replica>(api: &Api<R>, request: &Request) -> Result<usize, Problem> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let bytes_max = api.settings.request_bytes_max;

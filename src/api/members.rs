@@ -82,7 +82,7 @@ pub struct MemberToAdd {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransferTo {
-    /// Id or name; none: whoever is furthest.
+    /// Id or name; none: the voter whose log reaches furthest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
 }

@@ -47,7 +47,7 @@ pub(super) fn router<R: Replica>(api: Arc<Api<R>>) -> Router {
     complete(router, api)
 }
 
-/// What tells of the node and its cluster, and of no key; nothing of it changes anything.
+/// Routes that report on the node and its cluster and on no key; none of them changes anything.
 pub(super) fn operations<R: Replica>(api: Arc<Api<R>>) -> Router {
     complete(about(), api)
 }

@@ -47,7 +47,7 @@ const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
 pub enum Access {
     /// Clients: every route, under TLS if there is something to show.
     Clients(Option<Acceptor>),
-    /// Probes, Prometheus and the page: what tells of the node and of no key. Plain, as those come without
+    /// Probes, Prometheus and the page: what reports on the node and on no key. Plain, as those come without
     /// certificates.
     Operations,
 }
@@ -98,7 +98,7 @@ pub async fn serve<R: Replica>(
     cut
 }
 
-/// Accepts for ever.
+/// Accepts until it is dropped.
 async fn accept(
     listener: &TcpListener,
     tls: Option<&Acceptor>,

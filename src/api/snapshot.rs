@@ -1,4 +1,4 @@
-//! `GET /v1/snapshot`: the whole state as a file, streamed while the cluster goes on.
+//! `GET /v1/snapshot`: the whole state as a file, streamed while the cluster continues to serve.
 
 use std::io;
 use std::ops::ControlFlow;

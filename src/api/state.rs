@@ -176,7 +176,7 @@ impl<R: Replica> Api<R> {
         self.mentioned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends what would go on for ever, such as streams of events: the server stops.
+    /// Ends what would never end, such as streams of events: the server stops.
     pub(super) fn drain(&self) {
         self.draining.send_replace(true);
     }

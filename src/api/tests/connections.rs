@@ -91,7 +91,7 @@ fn idle() -> Settings {
 }
 
 #[tokio::test]
-async fn half_a_request_does_not_hold_a_connection_for_ever() {
+async fn half_a_request_does_not_hold_a_connection_forever() {
     let server = Server::start_with(idle()).await;
     let mut connections = JoinSet::new();
     for half in [&b""[..], b"G", b"PRI * HTTP/2.0\r\n", b"GET /livez HTTP/1.1\r\nHo", GET] {
@@ -172,7 +172,7 @@ async fn shutdown_finishes_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn shutdown_does_not_wait_for_ever() {
+async fn shutdown_does_not_wait_forever() {
     let drain_timeout = Duration::from_millis(10);
     let server = Server::start_with(Settings { drain_timeout, ..Settings::default() }).await;
     server.replica.close_gate();

@@ -307,7 +307,7 @@ async fn a_body_that_does_not_arrive_ends_at_the_deadline() {
     let reply = server.exchange(head.as_bytes()).await;
     assert_eq!(reply.problem(504), ("timeout".into(), "the body did not arrive before the deadline".into()));
     assert_eq!(reply.json()["outcome"], "not_applied");
-    // The client gives up in the middle: nothing is proposed.
+    // The client leaves in the middle: nothing is proposed.
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(head.replace("20ms", "4s").as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();

@@ -32,7 +32,7 @@ fn change(change: Change, expected: Option<u64>) -> AdminRequest {
 }
 
 #[tokio::test]
-async fn the_leader_tells_how_far_each_member_is() {
+async fn the_leader_reports_how_far_each_member_is() {
     let server = Server::start().await;
     {
         let mut status = server.replica.status.lock().unwrap();

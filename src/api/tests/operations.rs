@@ -188,7 +188,7 @@ async fn requests_are_counted_by_route_and_code() {
 }
 
 #[tokio::test]
-async fn the_ops_port_tells_of_the_node_and_of_no_key() {
+async fn the_ops_port_reports_on_the_node_and_on_no_key() {
     let server = Server::start_as(Settings::default(), Access::Operations).await;
     server.api.start(server.replica.clone());
     for path in ["/livez", "/readyz", "/metrics", "/ui", "/v1/status", "/v1/members"] {
