@@ -91,7 +91,7 @@ impl MemberClient {
 }
 
 /// Sends the request that asks for `call`, and reads the answer. The server is given a little less than `limit`, so that
-/// its definite answer comes before the client gives up.
+/// its definite answer comes before the client stops waiting.
 async fn exchange(
     client: &mut Client,
     key: &[u8],

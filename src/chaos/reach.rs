@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Longest time for a TCP handshake. The kernels answer it well below a millisecond within a cluster, however busy the
-/// processes are. An address whose pod is gone answers nothing at all, and DNS tells it for some seconds more; whoever
-/// knows all members has another one to ask.
+/// processes are. An address whose pod is gone answers nothing at all, and DNS returns it for some seconds more; a
+/// client that knows all members has another one to ask.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Anything that carries bytes both ways.

@@ -35,7 +35,7 @@ pub struct RoundReport {
     /// Acknowledged writes of the pulses that could not be read when the round was over: nobody answered. The final
     /// reading tries again.
     pub unread_writes: u64,
-    /// Whether one order explains all that clients saw; else why not. `undecided: …` if the checker gave up.
+    /// Whether one order explains all that clients saw; else why not. `undecided: …` if the checker stopped its search.
     pub linearizable: Result<(), String>,
     /// The longest time without an acknowledged write, for a client that knows all members: between two of them, from
     /// the round's begin to the first, from the last to the round's end.
@@ -294,7 +294,7 @@ mod tests {
         assert!(finished(vec![round()]).is_clean());
         let bad = [
             finished(vec![RoundReport { lost_writes: 1, ..round() }]),
-            finished(vec![RoundReport { linearizable: Err("undecided: given up".to_owned()), ..round() }]),
+            finished(vec![RoundReport { linearizable: Err("undecided: stopped".to_owned()), ..round() }]),
             FinalReport { lost_writes: 1, ..finished(vec![round()]) },
             FinalReport { unread_writes: 1, ..finished(vec![round()]) },
         ];

@@ -16,14 +16,14 @@ pub struct LoadSettings {
     pub register_keys: u32,
     /// From the begin of one request of a register client to the next one, at least.
     pub register_interval: Duration,
-    /// From the begin of one write of a pulse to the next one, at least; write gaps cannot be told more finely.
+    /// From the begin of one write of a pulse to the next one, at least; write gaps cannot be measured more finely.
     pub pulse_interval: Duration,
-    /// Most operations of the register clients that are recorded before they go on with other keys and those are
+    /// Most operations of the register clients that are recorded before they continue with other keys and those are
     /// judged: what bounds the memory of a long round.
     pub history_max: usize,
     /// Connections that read everything back.
     pub readers: usize,
-    /// Reading back is given up when no read succeeded for so long.
+    /// Reading back stops when no read succeeded for so long.
     pub patience: Duration,
     /// What the register clients' choices come from.
     pub seed: u64,
