@@ -150,7 +150,7 @@ pub struct Flags {
     )]
     pub(super) check_quorum: bool,
 
-    /// A leader whose disk takes longer than this for a write steps down, so that another one goes on; at least twice
+    /// A leader whose disk takes longer than this for a write steps down, so that another one leads; at least twice
     /// the election timeout is waited
     #[arg(
         long,
@@ -192,7 +192,7 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Timing")]
     pub(super) shutdown_timeout: Span,
 
-    /// How long to go on serving after SIGTERM, not ready and no longer leading, so that clients are sent elsewhere
+    /// How long to continue to serve after SIGTERM, not ready and no longer leading, so that clients are sent elsewhere
     /// first
     #[arg(long, value_name = "DURATION", default_value = "0s", help_heading = "Timing")]
     pub(super) shutdown_delay: Span,

@@ -61,7 +61,7 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Longest time to finish what is in flight after SIGTERM.
     pub shutdown_timeout: Duration,
-    /// How long to go on serving after SIGTERM.
+    /// How long to continue to serve after SIGTERM.
     pub shutdown_delay: Duration,
     /// How long to wait for the data directory's lock; `None`: as long as it takes.
     pub lock_timeout: Option<Duration>,
@@ -321,7 +321,7 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&flags.log_level) {
             return Err(ConfigError::LogLevel { level: flags.log_level, message: error.to_string() });
         }
-        // A pod's former process ends by itself; a pod that gave up would be started over and over.
+        // A pod's previous process ends by itself; a pod that did not wait would be started over and over.
         let lock_timeout = flags.lock_timeout.map(|span| span.0);
         let lock_timeout = lock_timeout.or_else(|| kubernetes.is_none().then_some(LOCK_TIMEOUT));
         Ok(Self {

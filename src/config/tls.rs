@@ -46,7 +46,7 @@ pub struct PeerTlsFlags {
     #[arg(long, value_name = "FILE", env = "KUBERAFT_PEER_TLS_CA", hide_env = true, help_heading = "TLS")]
     peer_tls_ca: Option<PathBuf>,
 
-    /// A DNS name that the certificate of whoever connects as a member must be valid for, where the authority signs for
+    /// A DNS name for which the certificate of every connecting member must be valid, where the authority signs for
     /// others, too [default: any certificate of the authority will do]
     #[arg(
         long,
