@@ -1,4 +1,4 @@
-//! Every metric, in one struct that is handed to whoever counts. Simulated nodes must not share counters,
+//! Every metric, in one struct that is handed to all that count. Simulated nodes must not share counters,
 //! so nothing here is static.
 
 use prometheus::{

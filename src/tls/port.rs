@@ -192,7 +192,7 @@ impl Port {
     }
 }
 
-/// Looks at the files of `ports` each `interval` and at each SIGHUP, for ever.
+/// Looks at the files of `ports` each `interval` and at each SIGHUP, until it is dropped.
 pub async fn watch(ports: Vec<Arc<Port>>, interval: Duration) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => Some(hangup),

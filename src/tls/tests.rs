@@ -205,7 +205,7 @@ async fn what_is_no_tls_is_refused_and_slowness_is_cut() {
     assert_eq!(told(&[0xff; 100]).await, "");
     // A handshake that begins well and then is none.
     told(&[[22, 3, 1, 0, 50].as_slice(), &[7; 200]].concat()).await;
-    // One that never goes on, and one that never begins: they return only because they are cut.
+    // One that never continues, and one that never begins: they return only because they are cut.
     told(&[22, 3, 1, 2, 0, 1]).await;
     told(&[]).await;
     assert_eq!(metrics.tls_handshakes_failed_total.with_label_values(&["client"]).get(), 5);
