@@ -41,7 +41,7 @@ pub trait BootstrapStore: Send + Sync {
     /// The record may not be durable.
     fn save_intent(&self, intent: &Intent) -> Result<(), StoreError>;
 
-    /// Remembers membership, for ever: the cluster's id and, where given, the configuration, which must survive
+    /// Remembers membership, permanently: the cluster's id and, where given, the configuration, which must survive
     /// until it is the first entry of the log. Takes the place of the intent.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ pub trait BootstrapStore: Send + Sync {
     fn save_membership(&self, formed: &Formed) -> Result<(), StoreError>;
 }
 
-/// Why a node cannot go on.
+/// Why a node cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// What the disk holds is not known any more.
@@ -66,7 +66,7 @@ pub enum BootstrapError {
     Outdated(AdminError),
 }
 
-/// Who is expected, and who else has a say before a cluster is formed. Asked afresh in every round.
+/// Which nodes are expected, and what else has a say before a cluster is formed. Asked in every round.
 pub trait Surroundings: Send + Sync {
     /// The founders, or members to ask; this node is among them, unless it shall only join.
     ///
@@ -132,7 +132,7 @@ pub struct Entrance {
     pub surroundings: Arc<dyn Surroundings>,
     /// What to do if they have a cluster already.
     pub policy: JoinPolicy,
-    /// For how long another node of this name must have answered without a break, until this one gives up.
+    /// For how long another node of this name must have answered without a break, until this one stops.
     pub name_in_use_max: Duration,
 }
 
@@ -320,7 +320,7 @@ fn new_cluster_id() -> Result<ClusterId, getrandom::Error> {
     }
 }
 
-/// One round of questions: who is expected now, and what they answer.
+/// One round of questions: the nodes that are expected now, and their answers.
 async fn ask_expected(
     service: &PeerService,
     surroundings: &dyn Surroundings,

@@ -18,7 +18,7 @@ pub const ENTRY_BYTES_MAX: usize = 3 << 20;
 /// Entries of one append, and items of one forwarded batch. Small items reach it before any limit in bytes.
 pub const ITEMS_MAX: usize = 1 << 16;
 
-/// What an item of a batch costs on the wire beside its content, at most, in bytes.
+/// What an item of a batch costs on the wire in addition to its content, at most, in bytes.
 const ITEM_OVERHEAD_BYTES: usize = 32;
 
 /// Why a message from a peer was refused.

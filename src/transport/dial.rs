@@ -324,7 +324,7 @@ async fn stream(target: &Target, attempt: &mut usize) -> DialError {
     }
 }
 
-/// An open outbox; closing it tells whoever sends that messages may be lost, also when the task is aborted.
+/// An open outbox; closing it reports to the sender that messages may be lost, also when the task is aborted.
 struct Open<'a>(&'a Target);
 
 impl Drop for Open<'_> {

@@ -6,7 +6,7 @@
 //!
 //! What goes out: [`Peers::send`] never blocks; a message that cannot be queued, or that is lost with its
 //! stream, is reported. What comes in is checked as it is decoded and goes to a [`Sink`]. Addresses are looked up
-//! anew at each dial.
+//! again at each dial.
 
 mod administration;
 mod bootstrap;

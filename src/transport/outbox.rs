@@ -50,7 +50,7 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct State {
     open: bool,
-    /// Counts streams: one that was given up may still be polled for a while and must not take messages.
+    /// Counts streams: one that was abandoned may still be polled for a while and must not take messages.
     generation: u64,
     messages: VecDeque<(Message, usize)>,
     bytes: usize,

@@ -54,7 +54,7 @@ fn what_waits_leaves_in_one_frame_in_order() {
 }
 
 #[test]
-fn a_push_wakes_the_stream() {
+fn a_push_notifies_the_stream() {
     let outbox = outbox(10, 1 << 20);
     let mut frames = outbox.open(proto::Frame::default());
     let woken = Arc::new(Woken::default());
@@ -139,7 +139,7 @@ fn closing_drops_what_waits_and_ends_the_stream() {
 }
 
 #[test]
-fn a_stream_given_up_takes_nothing_from_its_successor() {
+fn an_abandoned_stream_takes_nothing_from_its_successor() {
     let outbox = outbox(10, 1 << 20);
     let mut old = outbox.open(proto::Frame::default());
     outbox.close();

@@ -159,7 +159,7 @@ impl Peers {
         }
     }
 
-    /// Ends the streams of a former member, unless it is one again by then.
+    /// Ends the streams of a previous member, unless it is one again by then.
     fn end_later(&self, id: NodeId) {
         let (inner, pause) = (Arc::downgrade(&self.0), self.0.context.settings.farewell);
         self.0.runtime.spawn(async move {

@@ -39,7 +39,7 @@ struct Shared {
     directory: PeerDirectory,
     /// Held while something is made durable, so that membership is accepted once.
     founding: Mutex<Founding>,
-    /// Set once; wakes whoever waits for this node to belong to a cluster.
+    /// Set once; notifies all that wait for this node to belong to a cluster.
     outcome: watch::Sender<Outcome>,
     /// The names of this node's list, in the latest round of questions.
     listed: RwLock<BTreeSet<String>>,
@@ -129,7 +129,7 @@ impl PeerService {
         self.peers().map(|peers| peers.member_names()).unwrap_or_default()
     }
 
-    /// From now on messages go to `sink`; whoever makes contact is answered through `peers`. Streams that are
+    /// From now on messages go to `sink`; a node that makes contact is answered through `peers`. Streams that are
     /// open already have waited for this.
     pub fn run(&self, sink: Sink, peers: Peers) {
         self.0.running.send_replace(Some(Running { sink, peers }));

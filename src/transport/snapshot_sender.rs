@@ -85,7 +85,7 @@ pub(super) async fn send(context: Arc<PeersContext>, name: String, cut: Cut, mut
 /// What an attempt came to.
 enum Attempt {
     Complete,
-    /// It may be gone on with: the first chunk that the receiver lacked this time, if it said so.
+    /// It may be continued: the first chunk that the receiver lacked this time, if it said so.
     Broken(Option<u64>, DialError),
 }
 
@@ -108,7 +108,7 @@ impl Transfer {
             if tries >= TRIES || !self.leads() {
                 return Err(error);
             }
-            tracing::debug!(peer = self.name, "sending a snapshot goes on after a break: {error}");
+            tracing::debug!(peer = self.name, "sending a snapshot continues after a break: {error}");
             tokio::time::sleep(pause).await;
             pause *= 2;
         }

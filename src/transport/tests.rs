@@ -282,7 +282,7 @@ async fn a_cluster_forms_though_the_likeliest_addresses_are_dead() {
 }
 
 #[tokio::test]
-async fn a_restarted_former_goes_on_with_the_same_ids_and_reaches_the_rest() {
+async fn a_restarted_founder_continues_with_the_same_ids_and_reaches_the_rest() {
     let addresses = Addresses::default();
     let configuration = founders(&[(1, "a"), (2, "b"), (3, "c")]);
     let intent = Intent { cluster_id: X, configuration: configuration.clone() };
@@ -303,7 +303,7 @@ async fn a_restarted_former_goes_on_with_the_same_ids_and_reaches_the_rest() {
 }
 
 #[tokio::test]
-async fn a_former_that_told_nobody_gives_up_an_intent_with_a_lost_directory() {
+async fn a_founder_that_told_nobody_drops_an_intent_with_a_lost_directory() {
     let addresses = Addresses::default();
     let intent = Intent { cluster_id: X, configuration: founders(&[(1, "a"), (9, "b"), (3, "c")]) };
     let a = Arc::new(Disk { standing: Mutex::new(Standing::Intent(intent)), fails: false });
@@ -412,7 +412,7 @@ async fn nothing_is_shown_of_a_member_that_is_gone() {
         text.lines().filter(|line| labels.iter().any(|label| line.contains(label))).count()
     };
     assert_eq!((series("b"), series("c")), (2, 2), "messages that were not sent, and those that wait");
-    // The name goes on under another id; then it goes.
+    // The name continues under another id; then it goes.
     traffic.peers.set_peers(&names(&[(1, "a"), (9, "b"), (3, "c")]));
     assert_eq!((series("b"), series("c")), (2, 2));
     traffic.peers.set_peers(&names(&[(1, "a"), (3, "c")]));
@@ -437,7 +437,7 @@ async fn names_without_end_make_no_metrics_without_end() {
 }
 
 #[tokio::test]
-async fn whoever_is_in_contact_can_be_answered() {
+async fn a_node_that_is_in_contact_can_be_answered() {
     let addresses = Addresses::default();
     let a = start(&addresses, "a", 1, member_of(X)).await;
     let b = start(&addresses, "b", 2, member_of(X)).await;

@@ -100,7 +100,7 @@ async fn a_snapshot_arrives_whole_and_is_counted() {
 }
 
 #[tokio::test]
-async fn a_broken_transfer_goes_on_where_it_broke() {
+async fn a_broken_transfer_continues_where_it_broke() {
     let (_a, mut sender, _b, _, taker) = pair().await;
     taker.refuse(2, Refused::NotNow("the first break".into()));
     taker.refuse(5, Refused::NotNow("the second one".into()));
@@ -112,7 +112,7 @@ async fn a_broken_transfer_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_restarts_gets_all_of_it_anew() {
+async fn a_receiver_that_restarts_gets_all_of_it_again() {
     let (_a, mut sender, b, _, taker) = pair().await;
     taker.refuse(2, Refused::NotNow("a break".into()));
     let addresses = b.addresses.clone();

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::transport::{Answer, Surroundings};
 
-/// Says no as often as it is told to, and then goes on to the next step.
+/// Says no as often as it is told to, and then continues with the next step.
 struct Reluctant {
     cluster: InitialCluster,
     /// The step up to which it agrees.
