@@ -113,7 +113,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Re
     runtime.map_err(|error| CliError::Failed(format!("cannot start a runtime: {error}")))?.block_on(work)
 }
 
-/// The same work, given up on SIGINT or SIGTERM, so that what it holds is dropped and cleans up. Also in a container,
+/// The same work, cancelled on SIGINT or SIGTERM, so that what it holds is dropped and cleans up. Also in a container,
 /// where the first process ends by no signal that it does not listen to.
 pub(super) async fn unless_interrupted<T>(
     work: impl Future<Output = Result<T, CliError>>,

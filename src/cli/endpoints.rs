@@ -32,7 +32,7 @@ pub(super) struct Endpoints {
     tls: TlsFlags,
 }
 
-/// The flags of whoever talks to nodes that may speak TLS.
+/// The flags of commands that talk to nodes which may speak TLS.
 #[derive(Clone, Debug, Args)]
 pub(super) struct TlsFlags {
     /// Certificates of the authorities to trust (PEM); endpoints without http:// or https:// are taken to speak TLS then
@@ -104,14 +104,14 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// Where nothing is said, it speaks TLS if whoever asks has flags for that.
+    /// Where nothing is said, it speaks TLS if the command has flags for that.
     pub(super) fn is_tls(&self, flags: &TlsFlags) -> bool {
         self.is_tls.unwrap_or(flags.are_given())
     }
 }
 
 impl TlsFlags {
-    /// Whether there is any: whoever names an authority wants TLS.
+    /// Whether there is any: a command that names an authority wants TLS.
     pub(super) fn are_given(&self) -> bool {
         self.ca.is_some() || self.cert.is_some() || self.server_name.is_some()
     }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_names_an_authority_wants_tls() {
+    fn a_command_that_names_an_authority_wants_tls() {
         assert_eq!(names("--endpoints a:1,https://b:1"), "a:1, https://b:1");
         assert_eq!(names("--endpoints a:1,http://b:1 --tls-ca f"), "https://a:1, b:1");
         assert!(Command::try_parse_from(["command", "--tls-cert", "f"]).is_err());

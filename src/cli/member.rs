@@ -24,7 +24,7 @@ pub(super) enum Member {
     Promote(Named),
     /// Make a voter a learner, which it then stays
     Demote(Named),
-    /// Remove a member for ever
+    /// Remove a member permanently
     Remove(Named),
 }
 

@@ -107,7 +107,7 @@ impl LatchBefore<'_> {
         match self.says {
             Latch::Filled(other) if other != of && !is_forced => Err(CliError::Refused(format!(
                 "nothing was changed: ConfigMap {} says that cluster {other} was formed here, and the data is of cluster \
-                 {of}. --force goes on nevertheless: then no pod of {other} starts again",
+                 {of}. --force continues nevertheless: then no pod of {other} starts again",
                 self.name
             ))),
             _ => Ok(()),

@@ -19,8 +19,8 @@ use crate::types::{LogIndex, Name, NodeId};
 use report::Report;
 
 const WHEN: &str = "Only for a cluster that has lost a majority of its voters for good: their disks are gone. If they come \
-     back, start them instead. If several nodes are left, run this on each without --yes, and go on with the one whose \
-     log ends at the highest term, then index; empty the directories of the others, and they join it.\n\n\
+     back, start them instead. If several nodes are left, run this on each without --yes, and continue with the one \
+     whose log ends at the highest term, then index; empty the directories of the others, and they join it.\n\n\
      With --adopt, for a directory that was copied or moved from another namespace or StatefulSet: it keeps its data, \
      and becomes a cluster of its own with another id, so that it and the original are never taken for each other.\n\n\
      In Kubernetes it runs in a pod of its own that mounts the volume, while the StatefulSet has no replicas: \
@@ -210,7 +210,7 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
         return Err(CliError::Failed(format!(
             "nothing was changed: {} cannot be asked from here, and may be running. Say where the other members are: in \
              Kubernetes by --kube-service, where the API server or DNS answers, elsewhere by --initial-cluster; with --peer-tls-… if they ask for certificates. \
-             --force goes on nevertheless: if they are a majority with this node, two clusters have the same data",
+             --force continues nevertheless: if they are a majority with this node, two clusters have the same data",
             unknown.join(", ")
         )));
     }
@@ -218,7 +218,7 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
         let latch = unfinished(args, recovery, latch).map(|latch| latch.told());
         return Err(CliError::Failed(format!(
             "nothing was changed: with this node, a majority of the voters is there, so no recovery is needed. Start \
-             this node again; or give it an empty directory, and it joins. --force goes on nevertheless: then two \
+             this node again; or give it an empty directory, and it joins. --force continues nevertheless: then two \
              clusters have the same data, and writes to one are unknown to the other{}{}",
             if latch.is_some() { ". " } else { "" },
             latch.unwrap_or_default()
@@ -231,7 +231,7 @@ fn check(args: &Recover, recovery: &Recovery, latch: Option<&LatchBefore<'_>>) -
 fn is_agreed() -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
         return Err(CliError::Failed(
-            "nothing was changed: there is no terminal to ask on; --yes goes on without asking".to_owned(),
+            "nothing was changed: there is no terminal to ask on; --yes continues without asking".to_owned(),
         ));
     }
     note_part!("\nGo on? Type yes: ");
@@ -269,8 +269,9 @@ fn describe(recovery: &Recovery) -> String {
     }
     let _ = writeln!(
         text,
-        "\nWhat is lost: {MAY_BE_LOST}. If other nodes are left, go on with the one whose log ends at the highest term, \
-         then index.\n\nIt becomes the only voter of a new cluster, {cluster_id}, by entry {} of term {}. Dropped for ever: {}.",
+        "\nWhat is lost: {MAY_BE_LOST}. If other nodes are left, continue with the one whose log ends at the highest \
+         term, then index.\n\nIt becomes the only voter of a new cluster, {cluster_id}, by entry {} of term {}. Dropped \
+         permanently: {}.",
         plan.position.index,
         plan.position.term,
         names(&plan.dropped)

@@ -267,7 +267,7 @@ fn keep_first(found: &Mutex<Option<(Plan, Failure)>>, plan: Plan, failure: Failu
     }
 }
 
-/// The failure, and how to see it again with as little beside it as was found.
+/// The failure, and how to see it again with as few other events as was found.
 fn explain(plan: Plan, failure: Failure) -> String {
     // The failure is told at the end, too, whatever became of this.
     let _ = print::text(&format!(

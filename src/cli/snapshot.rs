@@ -35,7 +35,7 @@ const PIECE_TIMEOUT_MIN: Duration = Duration::from_secs(30);
 /// The commands below `snapshot`.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Snapshot {
-    /// Save the whole state, with every write acknowledged before, to a file; the cluster goes on meanwhile
+    /// Save the whole state, with every write acknowledged before, to a file; the cluster continues to serve meanwhile
     Save(Save),
     /// Show the backups in a folder, the newest first
     List(List),

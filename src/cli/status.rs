@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_lines_up_and_names_who_is_silent() {
+    fn the_table_lines_up_and_names_the_silent_ones() {
         let answer = |endpoint: &str, status: Option<StatusReport>, error: Option<&str>| Answer {
             endpoint: endpoint.to_owned(),
             status,

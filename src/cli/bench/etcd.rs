@@ -213,7 +213,7 @@ mod tests {
         IdentitySettings { cert: path("crt"), key: path("key") }
     }
 
-    /// A server that answers each call with an empty message, to whoever shows the client's certificate.
+    /// A server that answers each call with an empty message, to any client that shows the client's certificate.
     async fn serve(identity: &IdentitySettings, client: &IdentitySettings) -> Address {
         let metrics = Metrics::new();
         let settings =

@@ -76,7 +76,7 @@ pub(super) struct Args {
     requests: Option<u64>,
 
     /// Operations a second to begin, whether or not the earlier ones were answered, as far as there are clients (open
-    /// loop) [default: each client goes on as soon as it is answered (closed loop)]
+    /// loop) [default: each client continues as soon as it is answered (closed loop)]
     #[arg(long, value_name = "COUNT", value_parser = parse_rate)]
     rate: Option<f64>,
 

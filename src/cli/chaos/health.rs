@@ -18,7 +18,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Health {
-    /// Names of the members that there should be, sorted.
+    /// Names of the expected members, sorted.
     pub(super) members: Vec<String>,
     /// The leader's name, or what is lacking.
     pub(super) leader: Result<String, String>,
@@ -74,7 +74,7 @@ async fn status(reach: &dyn Reach, member: &str) -> Result<StatusReport, ClientE
     Client::over(stream, member).await?.status().await
 }
 
-/// A failure, for whoever knows which member it is of.
+/// A failure, for a reader that knows which member it is of.
 fn told(error: &ClientError) -> String {
     match error {
         ClientError::Connect { source, .. } => source.to_string(),
@@ -82,7 +82,7 @@ fn told(error: &ClientError) -> String {
     }
 }
 
-/// The leader's name if all is well. `answers` are of all members that there should be, sorted by name.
+/// The leader's name if all is well. `answers` are of all expected members, sorted by name.
 fn judge(answers: &[(String, Result<StatusReport, String>)]) -> Result<String, String> {
     let names: Vec<&str> = answers.iter().map(|(name, _)| name.as_str()).collect();
     let mut reports = Vec::new();

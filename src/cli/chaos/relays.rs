@@ -1,4 +1,4 @@
-//! The network between members on one machine: a relay for each ordered pair, which can fall silent or refuse.
+//! The network between members on one machine: a relay for each ordered pair, which can become silent or refuse.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -345,7 +345,7 @@ cut:random       1     0         812  812  812               -     -     -
             row.is_broken()
         };
         assert!(!with(|_| {}));
-        assert!(!with(|report| report.linearizable = Err("undecided: given up".to_owned())));
+        assert!(!with(|report| report.linearizable = Err("undecided: stopped".to_owned())));
         assert!(with(|report| report.linearizable = Err("no order".to_owned())));
         assert!(with(|report| report.lost_writes = 1));
     }

@@ -150,7 +150,7 @@ pub(super) struct Arguments {
     tls: TlsFlags,
 }
 
-/// `NAME=SHELL`; the name can stand in a list of faults.
+/// `NAME=SHELL`; the name can be used in a list of faults.
 fn parse_named(text: &str) -> Result<(String, String), String> {
     let expected = "expected NAME=SHELL, the name of lower-case letters, digits and `-`";
     let (name, command) = text.split_once('=').ok_or(expected)?;

@@ -336,7 +336,7 @@ impl Verified {
         let Checkpoint { applied_index, revision, generation, rows, outcomes, .. } = &self.checkpoint;
         let others = match self.checkpoint.unfinished_generations.len() {
             0 => String::new(),
-            count => format!("; {count} unfinished beside it, which the next start removes"),
+            count => format!("; {count} unfinished in addition, which the next start removes"),
         };
         format!(
             "identity    node {} named {}, {cluster}\nlog         {log}\n\

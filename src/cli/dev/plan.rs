@@ -114,11 +114,12 @@ impl Folder {
             toml::from_str::<Marker>(&text).ok().filter(|marker| (1..=NODES_MAX).contains(&marker.nodes));
         let Some(Marker { nodes: formed }) = marker else {
             let path = self.dir.join(MARKER);
-            return Err(CliError::Failed(format!("{} is damaged: start anew with --fresh", path.display())));
+            return Err(CliError::Failed(format!("{} is damaged: start again with --fresh", path.display())));
         };
         match asked {
             Some(asked) if asked != formed => Err(CliError::Failed(format!(
-                "{} holds a cluster of {formed} nodes: leave --nodes out to go on with it, or start anew with --fresh",
+                "{} holds a cluster of {formed} nodes: leave --nodes out to continue with it, or start again with \
+                 --fresh",
                 self.dir.display()
             ))),
             _ => Ok(formed),
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn starting_anew_deletes_only_what_is_ours() {
+    fn a_fresh_start_deletes_only_what_is_ours() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         fs::create_dir_all(path.join("1/wal")).unwrap();

@@ -32,7 +32,7 @@ pub(super) fn name(about: &About) -> String {
     format!("{PREFIX}{}-{day}T{time}Z{SUFFIX}", about.cluster_id)
 }
 
-/// A file for the next backup, beside its name. Those that writers left behind when they were killed are removed.
+/// A file for the next backup, under a temporary name. Those that killed writers left behind are removed.
 pub(super) fn begin(folder: &Path) -> Result<Partial, CliError> {
     let entries = fs::read_dir(folder).map_err(|error| failed("read", folder, &error))?;
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {

@@ -53,7 +53,7 @@ fn a_survivor_goes_on_alone_with_all_its_data_and_emptied_nodes_become_voters_ag
     assert!(told.contains("no terminal to ask on") && told.contains("nothing was changed"), "{told}");
     assert!(!data.join("data.before-recovery").exists());
     let told = succeed(&directory, &recover(&data, &["--yes"]));
-    for said in ["What is lost", "Dropped for ever", "only voter", "Next: kuberaft serve"] {
+    for said in ["What is lost", "Dropped permanently", "only voter", "Next: kuberaft serve"] {
         assert!(told.contains(said), "{said} is not in {told}");
     }
     assert!(data.join("data.before-recovery").is_dir());

@@ -26,7 +26,7 @@ use crate::chaos::{FinalReport, Load, RoundReport, table};
 
 /// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// How long whoever asked to finish may take to read the answer.
+/// How long the client that asked to finish may take to read the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is said how far finishing is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);

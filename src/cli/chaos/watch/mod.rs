@@ -36,7 +36,7 @@ Exit codes: 0 linearizable and nothing lost, 1 otherwise or failed, 2 usage";
 #[derive(Clone, Debug, Args)]
 #[command(after_help = CONTROL)]
 pub(super) struct Watch {
-    /// Client addresses of all members; the name stands in messages [default: those of `kuberaft dev`]
+    /// Client addresses of all members; the name appears in messages [default: those of `kuberaft dev`]
     #[arg(long, value_name = "[NAME=]HOST:PORT,…", value_parser = list(parse_member))]
     endpoints: Vec<List<Member>>,
 
@@ -96,7 +96,7 @@ pub(super) struct Watch {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     history_max: u32,
 
-    /// How long to go on when nobody answers: at the start, and when everything is read back
+    /// How long to continue when nobody answers: at the start, and when everything is read back
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     patience: Span,
 
