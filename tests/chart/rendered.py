@@ -5,7 +5,7 @@ usage: tests/chart/rendered.py [--update]
 
 Each rendering is compared with golden/NAME.yaml, which holds only what is unlike the default rendering; that one is
 k8s/kuberaft.yaml itself. A file that begins with "# On top of: a, b" is rendered with those options, too, and compared with
-what they give without it. --update writes these files anew. Both Helm 3 and Helm 4 render (helm and helm4 on PATH). All
+what they give without it. --update writes these files again. Both Helm 3 and Helm 4 render (helm and helm4 on PATH). All
 manifests, those in docs/ too, are checked against the Kubernetes API of every supported version, and against the types
 of the Prometheus operator and of cert-manager; a field that is not known there is an error.
 """
@@ -437,7 +437,7 @@ def check_about(default):
               for container in spec.get("initContainers", []) + spec["containers"]}
     told = {image["image"] for image in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
     if images != told:
-        problem(f"Chart.yaml tells of images {told}, the chart installs {images}")
+        problem(f"Chart.yaml lists the images {told}, the chart installs {images}")
     kinds = {"added", "changed", "deprecated", "removed", "fixed", "security"}
     for change in yaml.safe_load(chart["annotations"]["artifacthub.io/changes"]):
         if change["kind"] not in kinds or not change["description"]:
