@@ -337,7 +337,7 @@ fn known_cluster(
         JoinPolicy::Wait => Decision::StayOut {
             why: format!(
                 "cluster {cluster_id}, known to {peer}, has no member with this node's id {}: its data directory \
-                 is new or was emptied, and it does not vote as its former self; add it with `{}`",
+                 is new or was emptied, and it does not vote as the previous node; add it with `{}`",
                 local.node_id,
                 add_command(local, *cluster_id, answers)
             ),

@@ -1,9 +1,9 @@
 //! The one integration binary: each module is a family of tests. One binary, because each further one
-//! would be linked anew.
+//! would be linked again.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "all of this is test code; clippy sees only what stands in a test function"
+    reason = "all of this is test code; clippy sees only what is in a test function"
 )]
 
 mod api_server;

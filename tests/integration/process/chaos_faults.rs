@@ -69,7 +69,7 @@ fn four_kinds_of_faults_are_survived_and_nothing_is_left_running() {
 }
 
 #[test]
-fn ctrl_c_wakes_the_paused_ends_all_and_prints_what_there_is() {
+fn ctrl_c_resumes_the_paused_ends_all_and_prints_what_there_is() {
     let _alone = alone();
     let folder = directory();
     let chaos = start(&folder, &["--faults", "pause:two", "--hold", "1h", "-o", "json"]);

@@ -43,7 +43,7 @@ impl Injected {
 
 impl Drop for Injected {
     fn drop(&mut self) {
-        // Told to end, it lets go of the node, which goes on.
+        // Told to end, it detaches from the node, which continues.
         if self.strace.try_wait().is_ok_and(|ended| ended.is_none())
             && let Some(id) = i32::try_from(self.strace.id()).ok().and_then(Pid::from_raw)
         {
@@ -112,7 +112,7 @@ fn a_disk_that_fails_or_is_really_full_ends_the_process_with_code_4_and_loses_no
 }
 
 #[test]
-fn a_leader_whose_disk_takes_seconds_steps_down_and_the_cluster_goes_on() {
+fn a_leader_whose_disk_takes_seconds_steps_down_and_the_cluster_continues() {
     let _alone = alone();
     if !can_inject() {
         return;

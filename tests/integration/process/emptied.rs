@@ -23,7 +23,7 @@ fn stays_out(node: &Node) {
     });
     let (status, reasons) = node.fetch("/readyz");
     assert_eq!(status, 503);
-    assert!(reasons.contains("does not vote as its former self"), "{reasons}");
+    assert!(reasons.contains("does not vote as the previous node"), "{reasons}");
     assert_eq!(node.fetch("/livez").0, 200);
     let (status, problem) = node.fetch("/set?key=a&value=b");
     assert_eq!(status, 503, "{problem}");
@@ -39,7 +39,7 @@ fn check_emptied(emptied: usize) {
     stays_out(&cluster.nodes[emptied]);
     assert_ne!(identity(&cluster.nodes[emptied]).1, old_id);
 
-    // The other two go on.
+    // The other two continue.
     let leader = cluster.leader();
     let follower = (0..3).find(|at| *at != emptied && *at != leader).unwrap();
     for at in [leader, follower] {
@@ -68,13 +68,13 @@ fn check_emptied(emptied: usize) {
 }
 
 #[test]
-fn an_emptied_follower_stays_out_says_why_and_the_others_go_on() {
+fn an_emptied_follower_stays_out_says_why_and_the_others_continue() {
     let _alone = alone();
     check_emptied(2);
 }
 
 #[test]
-fn an_emptied_first_node_stays_out_says_why_and_the_others_go_on() {
+fn an_emptied_first_node_stays_out_says_why_and_the_others_continue() {
     let _alone = alone();
     check_emptied(0);
 }

@@ -127,8 +127,8 @@ fn a_checkpoint_is_not_begun_without_room_and_nobody_takes_the_room_of_one_that_
 }
 
 #[test]
-fn a_rewrite_that_fills_the_disk_is_given_up() {
-    let Some(at) = small_disk("a_rewrite_that_fills_the_disk_is_given_up") else { return };
+fn a_rewrite_that_fills_the_disk_is_cancelled() {
+    let Some(at) = small_disk("a_rewrite_that_fills_the_disk_is_cancelled") else { return };
     let mut state = state(&at);
     let committed = state.checkpoint().clone();
     for free in [0, 600 << 10, 9 << 20] {
@@ -186,7 +186,7 @@ fn a_node_without_room_for_a_snapshot_refuses_it_runs_on_and_takes_it_when_there
     }
     until("the log was cut", || cluster.nodes[0].status().filter(|status| status.snapshot_index.0 > 250));
 
-    // More than the reserve is free, but not as much as the state of 10 MB needs beside it.
+    // More than the reserve is free, but not as much as the state of 10 MB needs in addition.
     let later =
         cluster.prepare_later(&[0], &[&flags[..], &["--disk-reserve=8MiB", "--join=always"]].concat());
     let data = cluster.nodes[later].data();

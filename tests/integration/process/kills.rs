@@ -76,7 +76,7 @@ fn a_writing_node_is_killed_at_random_moments_and_opens_with_every_acknowledged_
 }
 
 #[test]
-fn a_node_killed_while_its_log_goes_on_in_a_new_segment_keeps_every_acknowledged_write() {
+fn a_node_killed_while_its_log_continues_in_a_new_segment_keeps_every_acknowledged_write() {
     // A segment has 64 MiB, and the next one is made ready when a quarter of it is used.
     const VALUE_BYTES: usize = 128 << 10;
     let _alone = alone();

@@ -75,14 +75,14 @@ fn a_stopping_node_that_is_made_the_leader_hands_over_again() {
         until("the node stops", || (cluster.nodes[at].fetch("/readyz").0 == 503).then_some(()));
     };
     let leads = |cluster: &Cluster, at: usize| {
-        until("the lead goes there", || (cluster.nodes[at].status()?.role == "leader").then_some(()));
+        until("leadership moves there", || (cluster.nodes[at].status()?.role == "leader").then_some(()));
     };
     is_stopping(&cluster, stopping);
     let name = cluster.nodes[stopping].name.clone();
     cluster.insist(&["transfer-leader", "--to", &name], &["is that already"]);
     leads(&cluster, third);
     until("it says so", || cluster.nodes[stopping].log().contains("another node leads now").then_some(()));
-    // Whichever of the two others it chooses, the one that goes on leads in the end.
+    // Whichever of the two others it chooses, the one that continues leads in the end.
     is_stopping(&cluster, third);
     leads(&cluster, first);
     for at in [stopping, third] {

@@ -114,12 +114,12 @@ fn a_removed_leader_sets_its_data_aside_and_comes_back_only_by_command() {
     history.check();
 }
 
-/// The leader makes contact with a node as soon as it adds it, and falls before that is committed: who leads next knows
-/// nothing of it.
+/// The leader makes contact with a node as soon as it adds it, and crashes before that is committed: the next leader
+/// knows nothing of it.
 #[test]
 fn a_node_whose_addition_was_lost_is_added_again() {
     let _alone = alone();
-    // So the leader goes on as such when the others have fallen, and takes on a node that starts then.
+    // So the leader continues to lead when the others have crashed, and adds a node that starts then.
     let mut cluster = Cluster::start_with(3, &["--check-quorum=false", "--admit=anyone"]);
     let leader = cluster.leader();
     let later = cluster.prepare_later(&[0, 1, 2], &["--join=auto", "--check-quorum=false"]);
@@ -160,7 +160,7 @@ fn check_old_disk(as_learner: bool) {
     assert_ne!(id(&cluster.nodes[away]), before);
     assert!(cluster.nodes[away].data().join("data.removed").is_dir());
     cluster.nodes[leader].put("key", "value").unwrap();
-    // Its old id is refused for ever.
+    // Its old id is refused permanently.
     let again = cluster.command(&["member", "add", &name, "--id", &before]);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("was removed for ever"));
@@ -194,7 +194,7 @@ fn of_two_processes_with_one_name_the_second_is_refused() {
     let log = node.log();
     assert!(log.contains("the name \"2\" belongs to member"), "{log}");
     cluster.settled(&["1", "2", "3"]);
-    cluster.nodes[1].put("key", "the first goes on").unwrap();
+    cluster.nodes[1].put("key", "the first continues").unwrap();
 }
 
 #[test]

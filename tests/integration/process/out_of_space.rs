@@ -1,4 +1,4 @@
-//! Disks that fill up: what is acknowledged stays, reads go on, and everything comes back with the space.
+//! Disks that fill up: what is acknowledged stays, reads continue, and everything comes back with the space.
 
 use kuberaft::api::Consistency;
 use kuberaft::api::client::ClientError;

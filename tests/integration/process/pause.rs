@@ -1,4 +1,4 @@
-//! SIGSTOP: a leader that does not know that it is none, a follower that falls far behind.
+//! SIGSTOP: a leader that does not know that it is none, a follower that lags far behind.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use super::load::{History, Load, Plan, read_all};
 use super::{alone, is_quick, report, until};
 
 #[test]
-fn a_paused_leader_is_replaced_and_tells_nothing_stale_when_it_goes_on() {
+fn a_paused_leader_is_replaced_and_answers_nothing_stale_when_it_continues() {
     let _alone = alone();
     let mut cluster = Cluster::start(3);
     let load = Load::start(&Plan::new(&cluster));
-    // Short enough for requests to the paused node to be still waiting, or long enough for them to be given up.
+    // Short enough for requests to the paused node to be still waiting, or long enough for them to be abandoned.
     for writes in if is_quick() { vec![20, 400] } else { vec![1, 50, 20, 800, 5, 100, 10, 400] } {
         load.progress(50);
         let paused = cluster.leader();
@@ -56,7 +56,7 @@ fn check_catching_up(away: impl Fn(&mut Node), back: impl Fn(&mut Node)) {
     away(&mut cluster.nodes[follower]);
     load.progress(WRITES);
     back(&mut cluster.nodes[follower]);
-    // Some of it while the writing goes on.
+    // Some of it while the writing continues.
     load.progress(50);
     let mut history = load.stop();
     let leader = cluster.leader();
@@ -84,7 +84,7 @@ fn a_follower_down_for_longer_than_the_cache_holds_catches_up_from_the_leaders_d
 }
 
 #[test]
-fn a_leader_tells_that_a_peer_is_lost_and_found_again() {
+fn a_leader_reports_that_a_peer_is_lost_and_found_again() {
     let _alone = alone();
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();

@@ -1,4 +1,4 @@
-//! Nodes as pods: real processes beside an API server that is none, which goes away, says something else than a volume
+//! Nodes as pods: real processes with a fake API server, which goes away, says something else than a volume
 //! does, and is told of recoveries.
 
 use std::fs;

@@ -48,7 +48,7 @@ fn no_twin_is_made_of_a_cluster_that_lives() {
     pods.assert_keys(2);
 }
 
-/// Volumes of three pods that were stopped, beside an empty latch; and the cluster that they are of.
+/// Volumes of three pods that were stopped, with an empty latch; and the cluster that they are of.
 fn sleeping_volumes() -> (Pods, String) {
     let mut pods = Pods::start(3);
     let cluster_id = pods.latched();
@@ -60,7 +60,7 @@ fn sleeping_volumes() -> (Pods, String) {
 }
 
 #[test]
-fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_cluster() {
+fn a_volume_that_started_with_an_empty_latch_is_refused_once_that_names_another_cluster() {
     let _alone = alone();
     let (mut pods, foreign) = sleeping_volumes();
     pods.cluster.nodes[2].start();
@@ -73,7 +73,7 @@ fn a_volume_that_woke_beside_an_empty_latch_is_refused_once_that_names_another_c
 }
 
 #[test]
-fn a_volume_that_woke_while_the_latch_was_unknown_is_refused_beside_a_majority_of_another_cluster() {
+fn a_volume_that_started_while_the_latch_was_unknown_is_refused_next_to_a_majority_of_another_cluster() {
     let _alone = alone();
     let (mut pods, foreign) = sleeping_volumes();
     for at in [0, 1] {
@@ -123,7 +123,7 @@ fn a_learner_removed_before_it_had_received_anything_comes_back() {
 }
 
 #[test]
-fn an_intent_of_which_nobody_was_told_is_begun_anew_with_those_expected_now() {
+fn an_intent_of_which_nobody_was_told_is_started_again_with_those_expected_now() {
     let _alone = alone();
     let mut pods = Pods::prepare(3);
     pods.server.fail("PATCH", "configmaps", Fault::Status(403), usize::MAX);

@@ -1,4 +1,4 @@
-//! `kuberaft recover`: the one that is left goes on, the emptied ones join it, the old ones stay away.
+//! `kuberaft recover`: the one that is left continues, the emptied ones join it, the old ones stay away.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn assert_keys(node: &Node) {
 }
 
 #[test]
-fn a_survivor_goes_on_alone_with_all_its_data_and_emptied_nodes_become_voters_again() {
+fn a_survivor_continues_alone_with_all_its_data_and_emptied_nodes_become_voters_again() {
     let _alone = alone();
     let mut cluster = Cluster::start(3);
     let directory = cluster.directory.path().to_owned();
@@ -118,7 +118,7 @@ fn a_member_of_a_healthy_cluster_is_warned_and_not_recovered() {
     assert_eq!(cluster.nodes[2].fetch("/get?key=key"), (200, "kept".into()));
 }
 
-/// The one document that `recover` prints, and what it says beside it.
+/// The one document that `recover` prints, and what it says in addition.
 fn document(directory: &Path, data: &Path, more: &[&str], code: i32) -> (Value, String) {
     let output = run(directory, &recover(data, &[&["-o", "json"], more].concat()));
     let (told, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -190,7 +190,7 @@ fn what_is_found_and_done_is_one_document_for_programs() {
         assert_eq!(number(&document["founding_entry"]["index"]), last + 1, "{document}");
     }
 
-    // It goes on as what was told.
+    // It continues as what was told.
     cluster.nodes[leader].start();
     cluster.nodes[leader].ready();
     let new = cluster.nodes[leader].status().unwrap();

@@ -166,7 +166,7 @@ fn receivers_and_senders_of_a_snapshot_are_killed_and_it_arrives_all_the_same() 
         });
         within += u64::from(metric(node, RECEIVED) == 0);
         if kill % 3 == 2 {
-            // Its sender this time; the node goes on with the next leader's.
+            // Its sender this time; the node continues with the next leader's.
             let leader = cluster.leader();
             if leader != away {
                 cluster.nodes[leader].kill();
@@ -192,9 +192,9 @@ fn receivers_and_senders_of_a_snapshot_are_killed_and_it_arrives_all_the_same() 
 }
 
 #[test]
-fn overwriting_a_few_keys_for_ever_takes_a_bounded_part_of_the_disk() {
+fn overwriting_a_few_keys_forever_takes_a_bounded_part_of_the_disk() {
     const VALUE_BYTES: usize = 32 << 10;
-    // The state is written anew when 64 MiB of it are history, and sled takes twice what it holds. The ballast, which is
+    // The state is rewritten when 64 MiB of it are history, and sled takes twice what it holds. The ballast, which is
     // always there and always as large, is not in it.
     const BOUND_BYTES: u64 = 256 << 20;
     const LOG_BOUND_BYTES: u64 = 128 << 20;

@@ -145,7 +145,7 @@ fn three_nodes_under_tls_serve_those_they_know_and_nobody_else() {
     let saved = command(&cluster, &ca, &["snapshot", "save", &backup]);
     assert!(saved.status.success(), "{}", text(&saved.stderr));
 
-    // Without TLS, and with another authority. What does not ask again tells of the first answer.
+    // Without TLS, and with another authority. What does not ask again reports the first answer.
     let plain = cluster.command(&["get", "k", "--timeout", "30s"]);
     assert!(!plain.status.success() && text(&plain.stderr).contains("use https"), "{}", text(&plain.stderr));
     let foreign = Authority::new();
@@ -174,7 +174,7 @@ fn three_nodes_under_tls_serve_those_they_know_and_nobody_else() {
             Ok(length) => length == 0,
             Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
         };
-        assert!(ended, "a handshake that does not go on is cut");
+        assert!(ended, "a handshake that does not continue is cut");
     }
     cluster.ready();
     assert_eq!(
@@ -184,7 +184,7 @@ fn three_nodes_under_tls_serve_those_they_know_and_nobody_else() {
 }
 
 #[test]
-fn a_member_of_another_authority_stays_out_and_the_others_go_on() {
+fn a_member_of_another_authority_stays_out_and_the_others_continue() {
     let _alone = alone();
     let (_authority, mut cluster) = start(3, false, &[]);
     let other = Authority::new();
@@ -250,7 +250,7 @@ fn new_certificates_are_taken_over_without_a_restart() {
             });
         }
     }
-    // A client that trusts the new authority alone sees it; and peers that dial anew show it to each other.
+    // A client that trusts the new authority alone sees it; and peers that dial again show it to each other.
     cluster.nodes[0].put("k", "after").unwrap();
     cluster.nodes[2].kill();
     cluster.nodes[2].start();

@@ -54,7 +54,7 @@ impl Source {
         }
     }
 
-    /// Where the file stands in its crate: `src/raft/log.rs` is `raft`, `log`.
+    /// The place of the file in its crate: `src/raft/log.rs` is `raft`, `log`.
     pub(super) fn module(&self) -> Vec<String> {
         let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let mut module: Vec<String> =
