@@ -176,7 +176,7 @@ class Cluster:
             last["error"] = run.stderr
             return run.returncode == 0
 
-        # On a busy machine the leader may give up once.
+        # On a busy machine the leader's first attempt may fail.
         wait(f"{to} is made leader", done, lambda: last["error"])
 
     def load(self):

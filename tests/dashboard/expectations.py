@@ -29,7 +29,7 @@ def legend(target, series):
 
 
 def points(series):
-    """The numbers of a series; NaN is where a quantile has nothing to rest on."""
+    """The numbers of a series; NaN is where a quantile has no data."""
     return [number for _, text in series["values"] if not math.isnan(number := float(text))]
 
 

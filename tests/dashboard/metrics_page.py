@@ -1,4 +1,4 @@
-"""docs/metrics.md beside what running nodes show."""
+"""docs/metrics.md compared with what running nodes show."""
 
 import os
 import re

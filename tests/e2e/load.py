@@ -1,4 +1,4 @@
-"""The load: `kuberaft chaos watch` as a pod beside the members. It writes and reads, judges what it saw, measures gaps."""
+"""The load: `kuberaft chaos watch` in a pod of its own. It writes and reads, judges what it saw, measures gaps."""
 
 import json
 import http.client

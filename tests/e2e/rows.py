@@ -40,7 +40,7 @@ class Test:
         time.sleep(seconds)
 
     def prepare(self):
-        """Three settled members, installed afresh if there is nothing to go on from."""
+        """Three settled members, installed again if there are none."""
         if not self.cluster.is_installed():
             self.cluster.install()
         elif self.cluster.stateful_set()["spec"]["replicas"] != 3:

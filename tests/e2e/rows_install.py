@@ -55,7 +55,7 @@ def helm_test(test):
 
 @row(is_quick=True)
 def reinstall(test):
-    """Uninstalled with volumes kept, installed again: the old cluster wakes."""
+    """Uninstalled with volumes kept, installed again: the old cluster starts again."""
     cluster = test.cluster
     with test.measured("before-uninstall"):
         pass

@@ -131,7 +131,7 @@ def uninstalled(cluster):
 
 @row()
 def quorum_lost(test):
-    """Two of three volumes are lost for ever at once; `kuberaft recover` in the pod that docs/operations.md prints."""
+    """Two of three volumes are lost for good at once; `kuberaft recover` in the pod that docs/operations.md prints."""
     cluster = test.cluster
     with test.measured("before-loss"):
         # What is to be found again.

@@ -59,7 +59,7 @@ def put_secret(cluster, authority):
 
 
 def client_pod(cluster, *arguments):
-    """Runs a client command beside the members, with the files of the Secret in /tls. Returns exit code and output."""
+    """Runs a client command next to the members, with the files of the Secret in /tls. Returns exit code and output."""
     container = {"name": "client", "image": cluster.image, "imagePullPolicy": "IfNotPresent", "args": list(arguments),
                  "volumeMounts": [{"name": "tls", "mountPath": "/tls"}]}
     return cluster.run_pod({

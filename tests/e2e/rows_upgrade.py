@@ -113,11 +113,11 @@ def broken_upgrade(test, name, *broken):
         hit = [pod.name for pod in cluster.pods().values() if pod.revision == bad]
         if len(hit) != 1:
             raise Failed(f"the broken template reached {hit}")
-        cluster.upgrade("--set", f"podAnnotations.e2e=mended-{int(time.time())}")
-        mended = cluster.wait_for("the mended template everywhere", lambda: is_rolled_out(cluster))
+        cluster.upgrade("--set", f"podAnnotations.e2e=fixed-{int(time.time())}")
+        fixed = cluster.wait_for("the fixed template everywhere", lambda: is_rolled_out(cluster))
         measured.whole()
     expect(min(ready) >= 2, f"fewer than two members were ready: {ready}")
-    return f"stops at {hit[0].removeprefix(SET + '-')}; mended {mended:.1f} s after the next upgrade; {measured.round}"
+    return f"stops at {hit[0].removeprefix(SET + '-')}; fixed {fixed:.1f} s after the next upgrade; {measured.round}"
 
 
 @row()

@@ -1,4 +1,4 @@
-//! Whether a node that starts on an image has what it acknowledged, and goes on.
+//! Whether a node that starts on an image has what it acknowledged, and continues.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(crate) enum Notable {
     Finished,
     /// The log does not begin at entry 1.
     BeginsLater,
-    /// There was a generation of the state beside the one that counts.
+    /// There was a generation of the state next to the one that counts.
     Beside,
 }
 

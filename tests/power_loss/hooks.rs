@@ -128,7 +128,7 @@ extern "C" fn write(fd: c_int, data: *const c_void, bytes: size_t) -> ssize_t {
     })
 }
 
-/// The first part alone: callers go on with the rest, as they must after any short write.
+/// The first part alone: callers continue with the rest, as they must after any short write.
 #[unsafe(no_mangle)]
 extern "C" fn pwritev(fd: c_int, parts: *const iovec, count: c_int, offset: off_t) -> ssize_t {
     // SAFETY: the caller gives `count` parts.

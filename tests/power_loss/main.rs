@@ -6,7 +6,7 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "all of this is test code; clippy sees only what stands in a test function"
+    reason = "all of this is test code; clippy sees only what is in a test function"
 )]
 
 mod check;

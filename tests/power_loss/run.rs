@@ -43,7 +43,7 @@ pub(crate) struct Model {
     pub(crate) node_id: Option<NodeId>,
     pub(crate) is_member: bool,
     pub(crate) hard_state: HardState,
-    /// Where the log began anew.
+    /// Where the log restarted.
     pub(crate) before: LogPosition,
     /// The log from there on, dropped entries included.
     pub(crate) entries: Vec<Entry>,
@@ -95,7 +95,7 @@ enum Step {
     Install,
     /// A snapshot that comes, and is not wanted any more.
     Discard,
-    /// The live state begins to be written anew.
+    /// A rewrite of the live state begins.
     Rewrite,
     /// The next piece of that.
     Piece,

@@ -1,4 +1,4 @@
-//! Snapshots that a node takes over, as its log thread does it, and those that it lets go.
+//! Snapshots that a node takes over, as its log thread does it, and those that it discards.
 
 use kuberaft::kv::{Record, Store};
 use kuberaft::raft::{Entry, HardState, Snapshot};
@@ -65,7 +65,7 @@ impl Node {
         further
     }
 
-    /// The state comes piece by piece, while the log and the checkpoint's thread go on.
+    /// The state comes piece by piece, while the log and the checkpoint's thread continue.
     fn receive(&mut self, late: &Late) -> StagedId {
         let records: Vec<Record> = self.apply.view().records().collect();
         let mut staging = self.parts().state().stage().unwrap();
