@@ -5,17 +5,19 @@
 //! 1. [`types`]: identifiers, terms, indexes, revisions
 //! 2. [`raft`]: consensus, pure
 //! 3. [`kv`]: the state machine, pure
-//! 4. [`storage`]: the write-ahead log, and sled made durable
-//! 5. [`membership`]: who forms a cluster and who joins it, pure decisions
-//! 6. [`driver`]: threads and queues around a replica
-//! 7. [`tls`]: certificates, and connections under them
-//! 8. [`transport`]: peers over gRPC
-//! 9. [`api`]: clients over HTTP
-//! 10. [`k8s`]: the API server, which nothing of the above needs
-//! 11. [`metrics`], [`logging`], [`supervision`], [`config`], [`server`], [`cli`]: the process
-//! 12. [`sim`]: histories and clusters that never were, to find faults
+//! 4. [`membership`]: which nodes form a cluster and which join it, pure decisions
+//! 5. [`storage`]: the write-ahead log; identity and applied state on sled
+//! 6. [`replica`]: core, log and apply, without threads
+//! 7. [`driver`]: threads and queues around a replica
+//! 8. [`tls`]: certificates, and connections under them
+//! 9. [`transport`]: peers over gRPC
+//! 10. [`api`]: clients over HTTP
+//! 11. [`k8s`]: the API server, which none of the rooms above needs
+//! 12. [`sim`]: the same parts on virtual time, network and disks, to find faults
 //! 13. [`chaos`]: load on real clusters, judged, while faults are injected
-//! 14. `fuzzing`: what fuzz targets run; in tests and with the feature of that name only
+//! 14. [`logging`], [`supervision`]: log output that never blocks; tasks and threads that must stay alive
+//! 15. [`plant`], `fuzzing`: bugs for the simulator to find; what fuzz targets run. In no normal build
+//! 16. [`metrics`], [`config`], [`server`], [`cli`]: the process
 
 pub mod api;
 pub mod chaos;
