@@ -93,7 +93,7 @@ fn a_snapshot_that_is_whole_goes_to_the_core_and_the_next_one_waits_until_it_is_
     let cut = cut(5, 500);
     assert_eq!(node.offer(&cut, 7).unwrap(), Offered::From(0));
     assert!(!node.send(&cut, 7, 0, 3).unwrap());
-    // The connection broke; the same one is gone on with.
+    // The connection broke; the same one is continued.
     assert_eq!(node.offer(&cut, 7).unwrap(), Offered::From(3));
     assert!(node.send(&cut, 7, 3, u64::MAX).unwrap());
     let Ok(Done::Event(Event::SnapshotReceived { from, term, session, snapshot, staged })) =

@@ -478,7 +478,7 @@ impl Invariants {
             }
             let Some(durable) = self.durable_of(peer.id) else { continue };
             let mark = memory.marks.get(place(peer.match_index));
-            // A follower that has gone on to a later term may have dropped what it acknowledged in this one.
+            // A follower that is in a later term may have dropped what it acknowledged in this one.
             let is_held = mark.is_none_or(|mark| durable.has(peer.match_index, *mark));
             if peer.match_index.0 > 0 && durable.hard_state.term <= *term && !is_held {
                 let what = format!(

@@ -19,7 +19,7 @@ use crate::types::{Instant, NodeId, StagedId};
 
 /// How long an answer is waited for in addition to two round trips, in microseconds.
 const PATIENCE: u64 = 400_000;
-/// How often what broke is gone on with.
+/// How often a broken transfer is continued.
 const ATTEMPTS: u32 = 4;
 
 /// With less free space, nodes take no entries.

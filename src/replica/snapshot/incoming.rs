@@ -121,7 +121,7 @@ impl<G: Staging> Incoming<G> {
     /// [`Incoming::finish`] is next.
     ///
     /// # Errors
-    /// [`IncomingError`]. What was staged can be gone on with if [`IncomingError::keeps_staged`].
+    /// [`IncomingError`]. What was staged can be continued if [`IncomingError::keeps_staged`].
     pub fn take(&mut self, chunk: &Chunk) -> Result<bool, IncomingError> {
         if chunk.number < self.next_chunk {
             return Ok(false);

@@ -183,7 +183,7 @@ impl Invariants {
         }
         let (term, earlier) = (self.nodes[node].term, self.nodes[node].pace.earlier());
         let holds = |id: &NodeId| {
-            // One that has gone on to a later term may have dropped what it had.
+            // One that is in a later term may have dropped what it had.
             let log = self.durable_of(*id);
             log.is_some_and(|log| {
                 let last = log.last().index;

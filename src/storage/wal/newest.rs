@@ -64,7 +64,7 @@ pub(super) fn settle<F: Files>(
     if is_there { Ok(()) } else { create(files, directory, last) }
 }
 
-/// Notes that the log has gone on from segment `from` to segment `to`, which is durable.
+/// Notes that the log continues from segment `from` in segment `to`, which is durable.
 ///
 /// # Errors
 /// [`StorageError::Disk`].
