@@ -227,7 +227,7 @@ impl Runner {
         }
         let first = cluster.leader()?;
         cluster.run_to(Instant(cluster.now().0 + self.random.below(500_000)));
-        cluster.crash(first, Crash::Killed, "falls");
+        cluster.crash(first, Crash::Killed, "crashes");
         let (elections, limit) = (cluster.invariants.elections(), cluster.now().after(patience));
         if !cluster.run_until(limit, |cluster| cluster.invariants.elections() > elections) {
             return None;
