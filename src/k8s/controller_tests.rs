@@ -104,7 +104,8 @@ async fn server(replicas: u32) -> ApiServer {
 
 fn control(server: &ApiServer, cluster: &Arc<Fake>) -> IntGauge {
     let kube = kube(server);
-    let announcer = Announcer::new(&kube);
+    let (announcer, publishing) = Announcer::new(&kube);
+    tokio::spawn(publishing);
     let majority_on_one_node = Metrics::new().kube_majority_on_one_node;
     let controller = Controller::new(kube, Arc::clone(cluster), announcer, majority_on_one_node.clone());
     tokio::spawn(controller.run(Arc::default()));
@@ -170,7 +171,8 @@ async fn a_node_that_leads_no_longer_waits_for_nothing() {
     let server = server(5).await;
     let cluster = Fake::leading(5, &[2, 3]);
     let kube = kube(&server);
-    let announcer = Announcer::new(&kube);
+    let (announcer, publishing) = Announcer::new(&kube);
+    tokio::spawn(publishing);
     let gauge = Metrics::new().kube_majority_on_one_node;
     let wake = Arc::new(Notify::new());
     let controller = Controller::new(kube, Arc::clone(&cluster), announcer, gauge);

@@ -38,17 +38,17 @@ pub struct Announcement {
     pub is_warning: bool,
 }
 
-/// Takes Events to be published by a task of its own, which ends with the last clone.
+/// Takes Events to be published.
 #[derive(Clone)]
 pub struct Announcer(mpsc::Sender<Announcement>);
 
 impl Announcer {
-    /// About the pod of the settings. Must be called in a runtime.
+    /// About the pod of the settings. The future publishes, until the last clone is dropped.
     #[must_use]
-    pub fn new(kube: &Kube) -> Self {
+    pub fn new(kube: &Kube) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (sender, mut receiver) = mpsc::channel::<Announcement>(QUEUE);
         let mut publisher = Publisher::new(kube);
-        tokio::spawn(async move {
+        let publishing = async move {
             while let Some(announcement) = receiver.recv().await {
                 for _ in 0..TRIES {
                     let is_over = publisher.publish(&announcement).await;
@@ -58,8 +58,8 @@ impl Announcer {
                     }
                 }
             }
-        });
-        Self(sender)
+        };
+        (Self(sender), publishing)
     }
 
     /// Never waits; while too many wait already, nothing is published.

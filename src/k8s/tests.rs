@@ -394,7 +394,8 @@ async fn an_event_is_tried_again_unless_it_is_refused() {
         server.fail("POST", "events", fault.clone(), 1);
         assert_eq!(publisher.publish(&announcement("Something", "one")).await, is_over, "{fault:?}");
     }
-    let announcer = Announcer::new(&kube(&server));
+    let (announcer, publishing) = Announcer::new(&kube(&server));
+    tokio::spawn(publishing);
     server.fail("POST", "events", Fault::Status(500), 1);
     announcer.announce(announcement("Something", "one"));
     eventually("the Event", || server.list("events").len() == 1).await;
@@ -404,7 +405,8 @@ async fn an_event_is_tried_again_unless_it_is_refused() {
 async fn events_never_wait_and_too_many_are_dropped() {
     let server = ApiServer::start().await;
     server.fail("POST", "events", Fault::Silence, usize::MAX);
-    let announcer = Announcer::new(&kube(&server));
+    let (announcer, publishing) = Announcer::new(&kube(&server));
+    tokio::spawn(publishing);
     for number in 0..100_000 {
         // Not a future: nobody can be held up by it.
         announcer.announce(announcement("Something", &number.to_string()));

@@ -46,7 +46,8 @@ impl Server {
         let service =
             PeerService::new(local.clone(), standing, Arc::new(records.clone()), self.directory.clone());
         let waits = |why| self.api.set_waiting(Some(why));
-        let pod_secret = PodSecret::wait(&self.config, kubernetes.as_ref(), &self.metrics, waits).await?;
+        let (metrics, tasks) = (&self.metrics, &self.tasks);
+        let pod_secret = PodSecret::wait(&self.config, kubernetes.as_ref(), metrics, tasks, waits).await?;
         let settings = self.peer_settings(pod_secret.as_ref());
         let listed = initial_cluster(&self.config)?;
         let surroundings: Arc<dyn Surroundings> = match &kubernetes {

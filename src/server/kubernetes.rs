@@ -41,8 +41,11 @@ impl Kubernetes {
     pub(super) async fn connect(settings: &Settings, watched: &Tasks) -> Result<Self, ServerError> {
         let kube = Kube::connect(settings.clone()).await?;
         let addresses = Addresses::new(settings.clone());
-        let tasks = vec![watched.spawn("pods' addresses", addresses.clone().follow(kube.clone()))];
-        let announcer = Announcer::new(&kube);
+        let (announcer, publishing) = Announcer::new(&kube);
+        let tasks = vec![
+            watched.spawn("pods' addresses", addresses.clone().follow(kube.clone())),
+            watched.spawn("events", publishing),
+        ];
         Ok(Self { kube, addresses, announcer, tasks, watched: watched.clone() })
     }
 

@@ -14,6 +14,7 @@ use super::kubernetes::Kubernetes;
 use super::tls::SecretTls;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::supervision::Tasks;
 use crate::tls::{HeldSecret, PeerSource, PeerTls, SecretSettings, SecretSource};
 
 /// Pause before the API server is asked again.
@@ -46,6 +47,7 @@ impl PodSecret {
         config: &Config,
         kubernetes: Option<&Kubernetes>,
         metrics: &Metrics,
+        tasks: &Tasks,
         waits: impl Fn(String),
     ) -> Result<Option<Self>, ServerError> {
         let Some(PeerSource::Secret(secret)) = &config.tls.peer else { return Ok(None) };
@@ -66,16 +68,11 @@ impl PodSecret {
             tokio::time::sleep(RETRY_PAUSE).await;
         };
         let held = HeldSecret::new(text.clone());
-        let tls = SecretTls::new(config, secret, held.clone(), metrics)?;
+        let tls = SecretTls::new(config, secret, held.clone(), metrics, tasks)?;
         keep(&copy, &text);
-        let follow = tokio::spawn(follow(
-            kubernetes.clone_kube(),
-            name.clone(),
-            copy,
-            held,
-            text,
-            config.tls.reload_interval,
-        ));
+        let (kube, interval) = (kubernetes.clone_kube(), config.tls.reload_interval);
+        let following = follow(kube, name.clone(), copy, held, text, interval);
+        let follow = tasks.spawn("the peers' secret", following);
         Ok(Some(Self { tls, follow }))
     }
 

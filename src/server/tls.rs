@@ -72,11 +72,12 @@ impl SecretTls {
         secret: &SecretSettings,
         held: HeldSecret,
         metrics: &Metrics,
+        tasks: &Tasks,
     ) -> Result<Self, TlsError> {
         let member = config.name.to_string();
         let port = Arc::new(Port::peer_by_secret(held, member, secret.lifetime, metrics)?);
         let interval = config.tls.reload_interval.min(look_interval(secret.lifetime));
-        let watch = tokio::spawn(watch(vec![Arc::clone(&port)], interval));
+        let watch = tasks.spawn("peers' certificates", watch(vec![Arc::clone(&port)], interval));
         Ok(Self { peer: PeerTls::new(port, None, metrics), watch })
     }
 }
