@@ -12,6 +12,7 @@ mod dev;
 mod disk_fails;
 mod diverged;
 mod emptied;
+mod flood;
 mod flush;
 mod forward;
 mod founding;
