@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Select, Sender};
 use tokio::sync::oneshot;
 
 use super::apply_thread::ApplyJob;
+use super::inbox::Room;
 use super::observe::Observer;
 use super::shutdown::Failure;
 use super::{CREDITS, Send, Status, clock};
@@ -63,7 +64,8 @@ type AdminReply = oneshot::Sender<Result<LogIndex, AdminRefusal>>;
 
 /// What comes from the transport.
 pub(super) enum FromPeer {
-    Message(NodeId, Message),
+    /// The room that it takes is given back with it.
+    Message(NodeId, Message, Room),
     Dropped(NodeId, Vec<ProposalId>),
 }
 
@@ -223,7 +225,9 @@ impl CoreThread {
         if self.has_credit() {
             for _ in 0..MESSAGES_PER_TURN {
                 match self.queues.messages.try_recv() {
-                    Ok(FromPeer::Message(from, message)) => self.step(Event::Message { from, message }),
+                    Ok(FromPeer::Message(from, message, _room)) => {
+                        self.step(Event::Message { from, message })
+                    }
                     Ok(FromPeer::Dropped(to, unsent)) => self.step(Event::SendDropped { to, unsent }),
                     Err(_) => break,
                 }

@@ -8,19 +8,17 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use super::clock;
-use super::core_thread::{Done, FromPeer, Request};
+use super::core_thread::Request;
 pub use super::events::{EventStream, Events, NextEvent, Observed};
 use crate::kv;
 use crate::metrics::{IntCounter, Metrics};
-use crate::raft::{Event, Message};
 // What a handle's users need of the core.
 pub use crate::raft::{
     AdminRefusal, Change, Configuration, Member, NewMember, Observation, Outcome, PeerStatus, Refusal,
     RefusalReason, RoleName,
 };
 pub use crate::replica::snapshot::file::Save;
-use crate::replica::snapshot::{self, Receive};
-use crate::types::{ClusterId, LogIndex, NodeId, ProposalId, Term};
+use crate::types::{ClusterId, LogIndex, NodeId, Term};
 
 /// Beyond a request's own deadline, which the core keeps: only a stuck process is later than that.
 const GRACE: Duration = Duration::from_millis(500);
@@ -234,46 +232,6 @@ async fn await_answer<T>(
         // The replica stopped with the request in flight.
         Ok(Err(_)) => Err(Refusal::unknown(RefusalReason::NoLeader)),
         Err(_) => Err(Refusal::unknown(RefusalReason::Timeout)),
-    }
-}
-
-/// Where the transport puts what arrives.
-#[derive(Clone)]
-pub struct Inbox {
-    messages: Sender<FromPeer>,
-    done: Sender<Done>,
-    snapshots: Arc<dyn Receive>,
-}
-
-impl Inbox {
-    pub(super) fn new(messages: Sender<FromPeer>, done: Sender<Done>, snapshots: Arc<dyn Receive>) -> Self {
-        Self { messages, done, snapshots }
-    }
-
-    /// Who takes snapshots.
-    #[must_use]
-    pub fn snapshots(&self) -> Arc<dyn Receive> {
-        Arc::clone(&self.snapshots)
-    }
-
-    /// Sending a snapshot has ended. Waits for room, of which the core always makes some.
-    pub fn snapshot_sent(&self, outcome: snapshot::Outcome) {
-        let snapshot::Outcome { to, session, term, sent } = outcome;
-        // Fails only if the replica has stopped.
-        let _ = self.done.send(Done::Event(Event::SnapshotSent { to, session, term, sent }));
-    }
-
-    /// A checked message of a peer. False if the queue is full and the message was dropped.
-    #[must_use]
-    pub fn deliver(&self, from: NodeId, message: Message) -> bool {
-        self.messages.try_send(FromPeer::Message(from, message)).is_ok()
-    }
-
-    /// Messages that were taken for sending were lost after all; `unsent` are the forwarded writes that certainly never
-    /// left. False if the queue is full.
-    #[must_use]
-    pub fn send_dropped(&self, to: NodeId, unsent: Vec<ProposalId>) -> bool {
-        self.messages.try_send(FromPeer::Dropped(to, unsent)).is_ok()
     }
 }
 

@@ -20,6 +20,7 @@ mod clock;
 mod core_thread;
 mod events;
 mod handle;
+mod inbox;
 mod log_thread;
 mod observe;
 mod scrub_thread;
@@ -47,10 +48,11 @@ use snapshots::Receiving;
 
 pub use clock::now;
 pub use handle::{
-    AdminRefusal, Change, Configuration, EventStream, Events, Handle, Inbox, Member, NewMember, NextEvent,
+    AdminRefusal, Change, Configuration, EventStream, Events, Handle, Member, NewMember, NextEvent,
     Observation, Observed, Outcome, PeerStatus, ReadError, Refusal, RefusalReason, RoleName, Save, Status,
     WriteError,
 };
+pub use inbox::Inbox;
 pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};
 pub use snapshots::SendSnapshot;
@@ -67,6 +69,8 @@ pub struct Settings {
     pub request_queue: usize,
     /// Peers' messages that may wait for the core; one more is dropped.
     pub message_queue: usize,
+    /// The same in bytes; one message always fits.
+    pub message_queue_bytes: usize,
     /// Time between checkpoints of the applied state.
     pub checkpoint_interval: Duration,
     /// With less free space on the data directory's disk the node takes no entries; in bytes, 0: never.
@@ -80,6 +84,7 @@ impl Default for Settings {
         Self {
             request_queue: 16_384,
             message_queue: 4_096,
+            message_queue_bytes: 64 << 20,
             checkpoint_interval: Duration::from_secs(1),
             disk_reserve_bytes: Space::default_reserve_bytes(&Options::default()),
             log_scrub_interval: Duration::from_hours(24),
@@ -155,7 +160,8 @@ pub fn start<F: Files, S: StateStore + 'static>(
         snapshots::Room { free_bytes: Arc::clone(&free_bytes), reserve_bytes: settings.disk_reserve_bytes },
         metrics.clone(),
     ));
-    let inbox = Inbox::new(messages_in, done_in.clone(), Arc::clone(&snapshots) as Arc<dyn Receive>);
+    let waiting = inbox::Waiting::new(settings.message_queue_bytes);
+    let inbox = Inbox::new(messages_in, waiting, done_in.clone(), Arc::clone(&snapshots) as Arc<dyn Receive>);
     let interval = settings.log_scrub_interval;
     let scrub_lives = scrub_thread::start(&mut threads, log.wal().scrub(), &state, interval, &metrics)?;
     threads.spawn("checkpoint", {

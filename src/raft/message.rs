@@ -18,6 +18,33 @@ pub enum Message {
     Promise(Promise),
 }
 
+/// How much a message carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Entries, forwarded commands or answers.
+    pub items: usize,
+    /// What the entries or commands hold, in bytes.
+    pub bytes: usize,
+}
+
+impl Message {
+    /// How much it carries; nothing for messages without entries, commands and answers.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let (items, bytes) = match self {
+            Self::Signal(Signal::Append(append)) => {
+                (append.entries.len(), append.entries.iter().map(Entry::size_bytes).sum())
+            }
+            Self::Signal(Signal::Forward { proposals }) => {
+                (proposals.len(), proposals.iter().map(|(_, command)| command.len()).sum())
+            }
+            Self::Signal(Signal::Forwarded { answers }) => (answers.len(), 0),
+            Self::Signal(_) | Self::Promise(_) => (0, 0),
+        };
+        Load { items, bytes }
+    }
+}
+
 /// A message that may leave before anything is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {

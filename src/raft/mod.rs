@@ -47,7 +47,7 @@ pub use event::{
     AppendEntries, Committed, Effect, Event, HaltReason, Outcome, Proposal, Refusal, RefusalReason,
 };
 pub use log::Recovered;
-pub use message::{Append, ForwardAnswer, Message, Promise, Signal, VoteRequest};
+pub use message::{Append, ForwardAnswer, Load, Message, Promise, Signal, VoteRequest};
 pub use node::{PeerStatus, Raft, Status};
 pub use observation::{Observation, RoleName, VoteAnswer};
 pub use settings::{Settings, SettingsError};

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use super::proto::{self, forwarded_answer, message::Body, refusal};
 use crate::raft::{
-    Append, Entry, Message, NUMBER_MAX, Outcome, Payload, PayloadError, Promise, Refusal, RefusalReason,
-    STATE_DIGESTS_MAX, Signal, Unfit, VoteRequest,
+    Append, Entry, Load, Message, NUMBER_MAX, Outcome, Payload, PayloadError, Promise, Refusal,
+    RefusalReason, STATE_DIGESTS_MAX, Signal, Unfit, VoteRequest,
 };
 use crate::types::{LogIndex, LogPosition, LogTime, ProposalId, ReadId, Session, StateDigest, Term};
 
@@ -66,17 +66,8 @@ pub enum Malformed {
 
 /// What the message takes on the wire at most, in bytes; exact within a few bytes an item.
 pub(super) fn size_bytes(message: &Message) -> usize {
-    let content = match message {
-        Message::Signal(Signal::Append(append)) => {
-            append.entries.iter().map(|entry| entry.size_bytes() + ITEM_OVERHEAD_BYTES).sum()
-        }
-        Message::Signal(Signal::Forward { proposals }) => {
-            proposals.iter().map(|(_, command)| proposal_bytes(command)).sum()
-        }
-        Message::Signal(Signal::Forwarded { answers }) => answers.len() * ITEM_OVERHEAD_BYTES,
-        Message::Signal(_) | Message::Promise(_) => 0,
-    };
-    content + 2 * ITEM_OVERHEAD_BYTES
+    let Load { items, bytes } = message.load();
+    bytes + (items + 2) * ITEM_OVERHEAD_BYTES
 }
 
 /// What a forwarded command takes on the wire at most, in bytes.
