@@ -5,7 +5,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::oneshot;
 
-use super::checkpoint::{Changes, ViewWanted};
+use super::checkpoint::{Changes, ChangesIn, ViewWanted};
 use super::core_thread::Done;
 use super::shutdown::Failure;
 use super::snapshots::SendSnapshot;
@@ -29,20 +29,20 @@ pub(super) struct ApplyJob {
 pub(super) struct Queues {
     pub(super) jobs: Receiver<ApplyJob>,
     pub(super) done: Sender<Done>,
-    pub(super) changes: Sender<Changes>,
+    pub(super) changes: ChangesIn,
 }
 
 /// Runs until the core drops the queue, or until an entry cannot be applied.
 pub(super) fn run(
     mut apply: Apply,
-    queues: &Queues,
+    queues: Queues,
     view_wanted: &ViewWanted,
     send_snapshot: &SendSnapshot,
     metrics: &Metrics,
     beat: &Beat,
 ) -> Result<(), Failure> {
     metrics.kv_keys.set(i64::try_from(apply.keys()).unwrap_or(i64::MAX));
-    let Queues { jobs, done, changes } = queues;
+    let Queues { jobs, done, mut changes } = queues;
     let waiting = metrics.queue_length.with_label_values(&["checkpoint"]);
     while let Ok(job) = jobs.recv() {
         let started = Instant::now();
@@ -79,7 +79,7 @@ pub(super) fn run(
         };
         // The checkpoint may be waiting for the disk.
         beat.waits();
-        if changes.send(change).is_err() {
+        if !changes.send(change) {
             return Ok(());
         }
         waiting.set(i64::try_from(changes.len()).unwrap_or(i64::MAX));

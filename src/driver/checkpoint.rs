@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::core_thread::Done;
 use super::shutdown::Failure;
@@ -21,6 +21,12 @@ const RECORDS_BYTES_MAX: usize = 16 << 20;
 /// A rewrite writes one more piece for each so many bytes of a checkpoint: four times as fast as the state grows, so
 /// that it ends while writes come without a pause, and history stays in proportion to what is alive.
 const BYTES_PER_PIECE: usize = 256 << 10;
+
+/// The thread is woken before its time once so many batches wait, or so many bytes came; it takes this many at once at
+/// most.
+const WAKE_BATCHES: usize = 256;
+const WAKE_BYTES: usize = 4 << 20;
+const TAKEN_MAX: usize = 1024;
 
 /// One store's part in the gauge of all that is stored.
 pub(super) struct Size<'a> {
@@ -40,6 +46,81 @@ impl<'a> Size<'a> {
     }
 }
 
+/// The queue of changes from apply to the checkpoint's thread, for so many batches. That thread sleeps between
+/// checkpoints: waking it for each batch would cost every write a switch of threads on every node.
+pub(super) fn queue(batches: usize) -> (ChangesIn, ChangesOut) {
+    let (changes_in, changes) = bounded(batches);
+    let (wake, woken) = bounded(1);
+    (ChangesIn { changes: changes_in, wake, bytes: 0 }, ChangesOut { changes, woken })
+}
+
+/// Apply's end of the queue.
+pub(super) struct ChangesIn {
+    changes: Sender<Changes>,
+    wake: Sender<()>,
+    /// What was sent since the thread was last woken.
+    bytes: usize,
+}
+
+impl ChangesIn {
+    /// Waits for room. False once the checkpoint's thread has ended.
+    #[must_use]
+    pub(super) fn send(&mut self, change: Changes) -> bool {
+        self.bytes += change.size_bytes();
+        let is_urgent = change.installed || change.view.is_some();
+        match self.changes.try_send(change) {
+            Ok(()) => {}
+            Err(TrySendError::Full(change)) => {
+                self.wake();
+                if self.changes.send(change).is_err() {
+                    return false;
+                }
+            }
+            Err(TrySendError::Disconnected(_)) => return false,
+        }
+        if is_urgent || self.bytes >= WAKE_BYTES || self.changes.len() >= WAKE_BATCHES {
+            self.wake();
+        }
+        true
+    }
+
+    fn wake(&mut self) {
+        self.bytes = 0;
+        // If it was woken already, that is enough.
+        let _ = self.wake.try_send(());
+    }
+
+    /// Batches that wait.
+    pub(super) fn len(&self) -> usize {
+        self.changes.len()
+    }
+}
+
+/// The checkpoint's end of the queue.
+pub(super) struct ChangesOut {
+    changes: Receiver<Changes>,
+    woken: Receiver<()>,
+}
+
+impl ChangesOut {
+    /// Waits until `deadline`, or until much has come. True once nothing more will come.
+    fn wait(&self, deadline: Instant) -> bool {
+        if self.changes.len() >= WAKE_BATCHES {
+            return false;
+        }
+        matches!(self.woken.recv_deadline(deadline), Err(RecvTimeoutError::Disconnected))
+    }
+
+    /// What waits now, at most so much that new batches cannot keep the caller from its other work.
+    fn take(&self) -> impl Iterator<Item = Changes> {
+        self.changes.try_iter().take(TAKEN_MAX)
+    }
+
+    fn len(&self) -> usize {
+        self.changes.len()
+    }
+}
+
 /// What one batch changed, and what a checkpoint after it covers.
 pub(super) struct Changes {
     pub(super) records: Vec<Record>,
@@ -50,6 +131,12 @@ pub(super) struct Changes {
     pub(super) keys: usize,
     /// The state after the batch, if it was [wanted](ViewWanted).
     pub(super) view: Option<View>,
+}
+
+impl Changes {
+    fn size_bytes(&self) -> usize {
+        self.records.iter().map(Record::size_bytes).sum()
+    }
 }
 
 /// Tells apply that the next batch's changes should come with a view of the state.
@@ -74,7 +161,7 @@ pub(super) type SharedState<S> = Arc<Mutex<S>>;
 /// Runs until apply drops the queue; then writes what is left.
 pub(super) fn run<S: StateStore>(
     state: &SharedState<S>,
-    changes: &Receiver<Changes>,
+    changes: &ChangesOut,
     view_wanted: ViewWanted,
     interval: Duration,
     done: &Sender<Done>,
@@ -101,17 +188,24 @@ pub(super) fn run<S: StateStore>(
     let mut due = Instant::now() + interval;
     loop {
         waiting.set(i64::try_from(changes.len()).unwrap_or(i64::MAX));
-        let wait_until = if writer.is_rewriting { Instant::now() } else { due };
-        match changes.recv_deadline(wait_until) {
-            Ok(change) => writer.take(change)?,
-            Err(RecvTimeoutError::Timeout) => writer.continue_rewrite()?,
-            Err(RecvTimeoutError::Disconnected) => {
+        let is_over = changes.wait(if writer.is_rewriting { Instant::now() } else { due });
+        let mut is_idle = true;
+        for change in changes.take() {
+            writer.take(change)?;
+            is_idle = false;
+            if writer.is_full() {
+                break;
+            }
+        }
+        if is_idle {
+            if is_over {
                 writer.write()?;
                 return Ok(());
             }
+            writer.continue_rewrite()?;
         }
         let now = Instant::now();
-        if now >= due || writer.records.len() >= RECORDS_MAX || writer.bytes >= RECORDS_BYTES_MAX {
+        if now >= due || writer.is_full() {
             let pieces = 1 + writer.bytes / BYTES_PER_PIECE;
             writer.write()?;
             // Also when changes come without a pause.
@@ -146,6 +240,11 @@ impl<'a, S: StateStore> Writer<'a, S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a checkpoint is due, whatever the time.
+    fn is_full(&self) -> bool {
+        self.records.len() >= RECORDS_MAX || self.bytes >= RECORDS_BYTES_MAX
+    }
+
     fn measure(&mut self) -> Result<(), StorageError> {
         let bytes = self.state().size_bytes()?;
         self.size.set(bytes);
@@ -164,7 +263,7 @@ impl<'a, S: StateStore> Writer<'a, S> {
             self.bytes = 0;
             self.show();
         }
-        self.bytes += change.records.iter().map(Record::size_bytes).sum::<usize>();
+        self.bytes += change.size_bytes();
         self.records.append(&mut change.records);
         let at = change.checkpoint.applied;
         self.checkpoint = Some(change.checkpoint);

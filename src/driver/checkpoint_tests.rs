@@ -1,7 +1,7 @@
 //! What the checkpoint's thread asks of the state store, and in which order.
 
 use bytes::Bytes;
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::unbounded;
 
 use super::*;
 use crate::kv::{Command, Condition, Operation, Store};
@@ -102,6 +102,9 @@ impl StateStore for Asked {
     }
 }
 
+/// Batches that a test sends before anything is taken, at most.
+const CHANGES: usize = 1_000;
+
 /// One write of the same key, as apply passes it on.
 fn change(store: &mut Store, view_wanted: &ViewWanted) -> Changes {
     let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
@@ -119,7 +122,7 @@ fn change(store: &mut Store, view_wanted: &ViewWanted) -> Changes {
 fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
     let state = Arc::new(Mutex::new(Asked { records_max: 10, ..Asked::default() }));
     let view_wanted = ViewWanted::default();
-    let (changes_in, changes) = bounded(1);
+    let (mut changes_in, changes) = queue(1);
     let (done_in, done) = unbounded();
     let thread = std::thread::spawn({
         let (state, view_wanted) = (Arc::clone(&state), view_wanted.clone());
@@ -128,14 +131,14 @@ fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
     });
     let mut store = Store::default();
     while state.lock().unwrap().begun.is_empty() {
-        changes_in.send(change(&mut store, &view_wanted)).unwrap();
+        assert!(changes_in.send(change(&mut store, &view_wanted)));
     }
     while state.lock().unwrap().pieces.len() < 3 {
         std::thread::yield_now();
     }
     state.lock().unwrap().records_max = usize::MAX;
     let last = change(&mut store, &ViewWanted::default());
-    changes_in.send(last).unwrap();
+    assert!(changes_in.send(last));
     drop(changes_in);
     thread.join().unwrap().unwrap();
 
@@ -156,7 +159,7 @@ fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
 fn a_rewrite_keeps_up_with_writes_that_come_without_a_pause() {
     let state = Arc::new(Mutex::new(Asked { records_max: 1, more_pieces: 150, ..Asked::default() }));
     let view_wanted = ViewWanted::default();
-    let (changes_in, changes) = unbounded();
+    let (mut changes_in, changes) = queue(CHANGES);
     let (done_in, _done) = unbounded();
     let mut store = Store::default();
     let value = Bytes::from(vec![1; 1 << 20]);
@@ -169,7 +172,7 @@ fn a_rewrite_keeps_up_with_writes_that_come_without_a_pause() {
         if let [Record::Row(row)] = &mut change.records[..] {
             row.value = Some(value.clone());
         }
-        changes_in.send(change).unwrap();
+        assert!(changes_in.send(change));
     }
     drop(changes_in);
     // No checkpoint is due by time.
@@ -184,14 +187,14 @@ fn a_rewrite_keeps_up_with_writes_that_come_without_a_pause() {
 #[test]
 fn what_changed_before_a_snapshot_took_its_place_is_not_written() {
     let state = Arc::new(Mutex::new(Asked { records_max: usize::MAX, ..Asked::default() }));
-    let (changes_in, changes) = unbounded();
+    let (mut changes_in, changes) = queue(CHANGES);
     let (done_in, _done) = unbounded();
     let mut store = Store::default();
     let never = ViewWanted::default();
     for _ in 0..3 {
-        changes_in.send(change(&mut store, &never)).unwrap();
+        assert!(changes_in.send(change(&mut store, &never)));
     }
-    changes_in.send(Changes { installed: true, ..change(&mut store, &never) }).unwrap();
+    assert!(changes_in.send(Changes { installed: true, ..change(&mut store, &never) }));
     drop(changes_in);
     let interval = Duration::from_hours(1);
     run(&state, &changes, never, interval, &done_in, || {}, &Metrics::new()).unwrap();
@@ -201,7 +204,7 @@ fn what_changed_before_a_snapshot_took_its_place_is_not_written() {
 #[test]
 fn a_checkpoint_waits_for_room_and_holds_all_that_came_meanwhile() {
     let state = Arc::new(Mutex::new(Asked { records_max: usize::MAX, is_full: true, ..Asked::default() }));
-    let (changes_in, changes) = bounded(0);
+    let (mut changes_in, changes) = queue(0);
     let (done_in, done) = unbounded();
     let thread = std::thread::spawn({
         let state = Arc::clone(&state);
@@ -212,7 +215,7 @@ fn a_checkpoint_waits_for_room_and_holds_all_that_came_meanwhile() {
     });
     let (mut store, never) = (Store::default(), ViewWanted::default());
     for _ in 0..5 {
-        changes_in.send(change(&mut store, &never)).unwrap();
+        assert!(changes_in.send(change(&mut store, &never)));
     }
     while state.lock().unwrap().refusals < 5 {
         std::thread::yield_now();
@@ -227,8 +230,34 @@ fn a_checkpoint_waits_for_room_and_holds_all_that_came_meanwhile() {
 
     // A stop does not fail for it: the log has what the checkpoint lacks.
     state.lock().unwrap().is_full = true;
-    changes_in.send(change(&mut store, &never)).unwrap();
+    assert!(changes_in.send(change(&mut store, &never)));
     drop(changes_in);
     thread.join().unwrap().unwrap();
     assert_eq!(state.lock().unwrap().records, 5);
+}
+
+#[test]
+fn the_thread_is_woken_early_only_for_much_or_for_what_cannot_wait() {
+    let (mut changes_in, changes) = queue(2 * WAKE_BATCHES);
+    let (mut store, never) = (Store::default(), ViewWanted::default());
+    let woken = || changes.woken.try_recv().is_ok();
+    for _ in 1..WAKE_BATCHES {
+        assert!(changes_in.send(change(&mut store, &never)));
+    }
+    assert!(!woken());
+    assert!(changes_in.send(change(&mut store, &never)));
+    assert!(woken(), "many batches");
+    assert_eq!(changes.take().count(), WAKE_BATCHES);
+
+    assert!(changes_in.send(Changes { installed: true, ..change(&mut store, &never) }));
+    assert!(woken(), "a snapshot was installed");
+    never.want();
+    assert!(changes_in.send(change(&mut store, &never)));
+    assert!(woken(), "a view of the state");
+    let mut large = change(&mut store, &never);
+    if let [Record::Row(row)] = &mut large.records[..] {
+        row.value = Some(Bytes::from(vec![1; WAKE_BYTES]));
+    }
+    assert!(changes_in.send(large));
+    assert!(woken(), "many bytes");
 }

@@ -144,7 +144,7 @@ pub fn start<F: Files, S: StateStore + 'static>(
     let (done_in, done) = bounded(4 * CREDITS);
     let (log_jobs_in, log_jobs) = bounded(CREDITS + 1);
     let (apply_jobs_in, apply_jobs) = bounded(CREDITS + 1);
-    let (changes_in, changes) = bounded(CHECKPOINT_QUEUE);
+    let (changes_in, changes) = checkpoint::queue(CHECKPOINT_QUEUE);
     let (segments_in, segments) = bounded(2);
     let view_wanted = checkpoint::ViewWanted::default();
 
@@ -183,7 +183,7 @@ pub fn start<F: Files, S: StateStore + 'static>(
         let (done, metrics) = (done_in.clone(), metrics.clone());
         move |beat| {
             let queues = apply_thread::Queues { jobs: apply_jobs, done, changes: changes_in };
-            apply_thread::run(apply, &queues, &view_wanted, &send_snapshot, &metrics, beat)
+            apply_thread::run(apply, queues, &view_wanted, &send_snapshot, &metrics, beat)
         }
     })?;
     threads.spawn("log", {
