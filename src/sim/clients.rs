@@ -119,6 +119,8 @@ pub struct Clients {
     endings: BTreeMap<Token, Ending>,
     /// Those below this number ask by themselves.
     automatic: usize,
+    /// A client that was not answered asks the next node, instead of any or the same one.
+    pub(super) move_on: bool,
     /// What they do.
     pub workload: Workload,
 }
@@ -142,6 +144,7 @@ impl Clients {
             history: Vec::new(),
             endings: BTreeMap::new(),
             automatic,
+            move_on: false,
             workload,
         }
     }
@@ -199,8 +202,10 @@ impl Clients {
         let Workload { keys, reads, stale, conditional, deletes, named, value_bytes, .. } = self.workload;
         let random = &mut self.random;
         let this = &mut self.all[client];
-        // Who was not answered tries its luck elsewhere.
-        if random.chance(if this.is_answered { 200 } else { 500 }) {
+        // A client that was not answered asks elsewhere.
+        if self.move_on && !this.is_answered {
+            this.node = (this.node + 1) % nodes;
+        } else if random.chance(if this.is_answered { 200 } else { 500 }) {
             this.node = random.index(nodes);
         }
         if let Some(key) = this.looks_at.take() {

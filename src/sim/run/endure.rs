@@ -24,6 +24,9 @@ impl Runner {
             return;
         }
         self.fail_links();
+        // A node that cannot serve may hold a request for its whole time: chance alone could lead a client there again
+        // and again.
+        self.cluster.clients.move_on = true;
         drop(self.cluster.clients.take_served());
         self.cluster.run_clients(true);
         let limit = self.cluster.now().after(patience);
@@ -34,6 +37,7 @@ impl Runner {
             return self.cluster.report("liveness", what);
         }
         self.must_be_calm();
+        self.cluster.clients.move_on = false;
         self.cluster.tell(|| "all links are whole again".to_owned());
         self.cluster.network.mend();
         self.cluster.run_clients(true);
