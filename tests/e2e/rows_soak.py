@@ -48,11 +48,12 @@ def headless(pod, port, namespace):
 
 
 def pod(name, image, node, words, command=None):
+    """A pod that runs to its end. It starts again if it fails: a new pod's first look-up of a name may find no server."""
     container = {"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "args": words}
     if command:
         container["command"] = command
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-            "spec": {"nodeName": node, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "spec": {"nodeName": node, "restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 0,
                      "automountServiceAccountToken": False, "containers": [container]}}
 
 
