@@ -1,7 +1,7 @@
 //! The checkpoint's thread: writes what was applied to the state store, behind, so that a start need not replay the log.
 //! When most of what is stored is history, it rewrites the live state, piece by piece between checkpoints.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,9 @@ const BYTES_PER_PIECE: usize = 256 << 10;
 const WAKE_BATCHES: usize = 256;
 const WAKE_BYTES: usize = 4 << 20;
 const TAKEN_MAX: usize = 1024;
+/// Bytes that may wait in the queue; one batch always fits. Apply waits while there are more, which the core sees as
+/// entries that are committed and not applied.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 
 /// One store's part in the gauge of all that is stored.
 pub(super) struct Size<'a> {
@@ -51,13 +54,22 @@ impl<'a> Size<'a> {
 pub(super) fn queue(batches: usize) -> (ChangesIn, ChangesOut) {
     let (changes_in, changes) = bounded(batches);
     let (wake, woken) = bounded(1);
-    (ChangesIn { changes: changes_in, wake, bytes: 0 }, ChangesOut { changes, woken })
+    let (room_in, room) = bounded(1);
+    let waiting = Arc::<AtomicUsize>::default();
+    (
+        ChangesIn { changes: changes_in, wake, room, waiting: Arc::clone(&waiting), bytes: 0 },
+        ChangesOut { changes, woken, room: room_in, waiting },
+    )
 }
 
 /// Apply's end of the queue.
 pub(super) struct ChangesIn {
     changes: Sender<Changes>,
     wake: Sender<()>,
+    /// Told after some were taken.
+    room: Receiver<()>,
+    /// Bytes in the queue.
+    waiting: Arc<AtomicUsize>,
     /// What was sent since the thread was last woken.
     bytes: usize,
 }
@@ -66,7 +78,17 @@ impl ChangesIn {
     /// Waits for room. False once the checkpoint's thread has ended.
     #[must_use]
     pub(super) fn send(&mut self, change: Changes) -> bool {
-        self.bytes += change.size_bytes();
+        let bytes = change.size_bytes();
+        while self.waiting.load(Ordering::Relaxed) > 0
+            && self.waiting.load(Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX
+        {
+            self.wake();
+            if self.room.recv().is_err() {
+                return false;
+            }
+        }
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
         let is_urgent = change.installed || change.view.is_some();
         match self.changes.try_send(change) {
             Ok(()) => {}
@@ -100,6 +122,8 @@ impl ChangesIn {
 pub(super) struct ChangesOut {
     changes: Receiver<Changes>,
     woken: Receiver<()>,
+    room: Sender<()>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl ChangesOut {
@@ -113,7 +137,11 @@ impl ChangesOut {
 
     /// What waits now, at most so much that new batches cannot keep the caller from its other work.
     fn take(&self) -> impl Iterator<Item = Changes> {
-        self.changes.try_iter().take(TAKEN_MAX)
+        self.changes.try_iter().take(TAKEN_MAX).inspect(|change| {
+            self.waiting.fetch_sub(change.size_bytes(), Ordering::Relaxed);
+            // If that is known already, it is enough.
+            let _ = self.room.try_send(());
+        })
     }
 
     fn len(&self) -> usize {

@@ -14,7 +14,7 @@ use crate::types::{LogIndex, LogPosition, LogTime, Term};
 struct Asked {
     checkpoint: Checkpoint,
     records: usize,
-    /// Wants a rewrite from this many records on.
+    /// Wants a rewrite from this many records on, and no second one.
     records_max: usize,
     /// There is no room for a checkpoint.
     is_full: bool,
@@ -90,7 +90,12 @@ impl StateStore for Asked {
 
     fn begin_rewrite(&mut self, at: LogPosition, live: LiveRecords) -> Result<(), StorageError> {
         assert_eq!(at, self.checkpoint.applied, "what the view shows is committed");
+        // A view may come for each checkpoint before the first one came.
+        if !self.begun.is_empty() {
+            return Ok(());
+        }
         self.begun.push((at.index.0, live.collect()));
+        self.records_max = usize::MAX;
         self.pieces_left = 3 + self.more_pieces;
         Ok(())
     }
@@ -118,6 +123,14 @@ fn change(store: &mut Store, view_wanted: &ViewWanted) -> Changes {
     Changes { records, checkpoint, installed: false, keys: store.len(), view }
 }
 
+/// The change with a value of so many bytes.
+fn with_value(mut change: Changes, bytes: usize) -> Changes {
+    if let [Record::Row(row)] = &mut change.records[..] {
+        row.value = Some(Bytes::from(vec![1; bytes]));
+    }
+    change
+}
+
 #[test]
 fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
     let state = Arc::new(Mutex::new(Asked { records_max: 10, ..Asked::default() }));
@@ -136,7 +149,6 @@ fn a_state_of_mostly_history_is_rewritten_between_checkpoints() {
     while state.lock().unwrap().pieces.len() < 3 {
         std::thread::yield_now();
     }
-    state.lock().unwrap().records_max = usize::MAX;
     let last = change(&mut store, &ViewWanted::default());
     assert!(changes_in.send(last));
     drop(changes_in);
@@ -161,22 +173,20 @@ fn a_rewrite_keeps_up_with_writes_that_come_without_a_pause() {
     let view_wanted = ViewWanted::default();
     let (mut changes_in, changes) = queue(CHANGES);
     let (done_in, _done) = unbounded();
+    let thread = std::thread::spawn({
+        let (state, view_wanted) = (Arc::clone(&state), view_wanted.clone());
+        // No checkpoint is due by time.
+        let interval = Duration::from_hours(1);
+        move || run(&state, &changes, view_wanted, interval, &done_in, || {}, &Metrics::new())
+    });
     let mut store = Store::default();
-    let value = Bytes::from(vec![1; 1 << 20]);
-    for number in 0..120 {
-        // Apply comes with a view as soon as one is wanted, which is after the first checkpoint.
-        if number == 20 {
-            view_wanted.want();
-        }
-        let mut change = change(&mut store, &view_wanted);
-        if let [Record::Row(row)] = &mut change.records[..] {
-            row.value = Some(value.clone());
-        }
+    for _ in 0..120 {
+        // It comes with a view once one is wanted, which is after the first checkpoint.
+        let change = with_value(change(&mut store, &view_wanted), 1 << 20);
         assert!(changes_in.send(change));
     }
     drop(changes_in);
-    // No checkpoint is due by time.
-    run(&state, &changes, view_wanted, Duration::from_hours(1), &done_in, || {}, &Metrics::new()).unwrap();
+    thread.join().unwrap().unwrap();
     let state = state.lock().unwrap();
     let (begun, _) = state.begun[0];
     assert_eq!(state.pieces.len(), 153, "the rewrite has ended");
@@ -254,10 +264,27 @@ fn the_thread_is_woken_early_only_for_much_or_for_what_cannot_wait() {
     never.want();
     assert!(changes_in.send(change(&mut store, &never)));
     assert!(woken(), "a view of the state");
-    let mut large = change(&mut store, &never);
-    if let [Record::Row(row)] = &mut large.records[..] {
-        row.value = Some(Bytes::from(vec![1; WAKE_BYTES]));
-    }
-    assert!(changes_in.send(large));
+    assert!(changes_in.send(with_value(change(&mut store, &never), WAKE_BYTES)));
     assert!(woken(), "many bytes");
+}
+
+#[test]
+fn bytes_that_wait_are_bounded_and_one_batch_always_fits() {
+    let (mut changes_in, changes) = queue(CHANGES);
+    let (mut store, never) = (Store::default(), ViewWanted::default());
+    let sent = std::thread::spawn(move || {
+        for _ in 0..6 {
+            assert!(changes_in.send(with_value(change(&mut store, &never), QUEUE_BYTES_MAX / 2 - 100)));
+        }
+        assert!(changes_in.send(with_value(change(&mut store, &never), 2 * QUEUE_BYTES_MAX)));
+    });
+    let mut taken = 0;
+    while taken < 7 {
+        changes.woken.recv().unwrap();
+        let waiting = changes.len();
+        assert!(waiting <= 2, "{waiting}");
+        taken += changes.take().take(1).count();
+    }
+    sent.join().unwrap();
+    assert_eq!(changes.waiting.load(Ordering::Relaxed), 0);
 }

@@ -193,7 +193,7 @@ impl CoreThread {
     }
 
     fn has_credit(&self) -> bool {
-        self.log_jobs < CREDITS && self.apply_jobs < CREDITS
+        self.log_jobs < CREDITS
     }
 
     /// Waits until there is something to do.

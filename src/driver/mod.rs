@@ -12,7 +12,8 @@
 //! ```
 //!
 //! The core never blocks: it holds credits for the queues of log and apply, and takes no new messages or requests
-//! without one. Queues back to the core have room for every outstanding job.
+//! without one for the log. What waits for apply is bounded by the core, in bytes. Queues back to the core have room
+//! for every outstanding job.
 
 mod apply_thread;
 mod checkpoint;

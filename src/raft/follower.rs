@@ -39,7 +39,7 @@ impl Raft {
         self.note_unheard(now, unheard, out);
         let (prev, entries) = self.skip_covered(prev, entries);
         if !self.log.matches(prev) {
-            if self.is_space_low() && prev.index > self.log.last().index {
+            if self.takes_nothing_new() && prev.index > self.log.last().index {
                 // It lacks entries that it has no room for. Asking for them would have them sent for nothing.
                 self.echo_round(from, term, session, round, out);
                 self.move_proposals(now, out);
@@ -114,7 +114,7 @@ impl Raft {
             out.extend(self.ignored(now, from, why).map(Effect::Observe));
             return None;
         }
-        if self.is_space_low() {
+        if self.takes_nothing_new() {
             return Some(known as u64);
         }
         if self.time_leaps(now, from, &new) {
@@ -134,6 +134,12 @@ impl Raft {
         self.append(truncate_from, new, out);
         self.leaps.on_taken(now);
         Some(all)
+    }
+
+    /// Whether there is no room for new entries, on the disk or in memory. The leader is answered all the same, and sends
+    /// them again with a later heartbeat.
+    fn takes_nothing_new(&self) -> bool {
+        self.is_space_low() || self.is_backlogged()
     }
 
     /// Why the log cannot take this entry from any correct leader, if that is so. A leader that contradicts committed

@@ -389,6 +389,21 @@ impl Log {
         entries
     }
 
+    /// What the entries hold that are committed and not yet applied, in bytes. Counting ends at `limit`.
+    pub(super) fn backlog_bytes(&self, limit: usize) -> usize {
+        let count = self.commit.0.saturating_sub(self.applied.0);
+        let start = self.applied.next().0.saturating_sub(self.window_first().0);
+        let [start, count] = [start, count].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        let mut bytes = 0;
+        for entry in self.window.range(start.min(self.window.len())..).take(count) {
+            bytes += entry.size_bytes();
+            if bytes >= limit {
+                break;
+            }
+        }
+        bytes
+    }
+
     /// Takes note of what was applied, and drops the oldest applied entries beyond the cache's size. True if that was
     /// the state of a snapshot.
     pub(super) fn on_applied(&mut self, index: LogIndex) -> bool {

@@ -451,18 +451,26 @@ impl Raft {
         self.move_proposals(now, out);
     }
 
-    /// Whether more bytes would wait or be uncommitted than may.
+    /// Whether more bytes would wait, be uncommitted or be unapplied than may.
     pub(super) fn is_too_much(&self, bytes: usize) -> bool {
         bytes > self.settings.uncommitted_bytes_max && !self.settings.planted.is(Plant::UnboundedWrites)
     }
 
-    /// Bytes of writes that wait here or are not yet committed.
+    /// Whether so much is committed and not yet applied that the log takes no new entries: apply is slower than the
+    /// leader, as with a slow disk behind it. Only committed entries count, since they can always be applied.
+    pub(super) fn is_backlogged(&self) -> bool {
+        let limit = self.settings.uncommitted_bytes_max;
+        self.log.backlog_bytes(limit) >= limit
+    }
+
+    /// Bytes of writes that wait here, or are not yet committed or applied.
     pub(super) fn unfinished_bytes(&self) -> usize {
         let uncommitted = match &self.role {
             Role::Leader(leader) => leader.uncommitted_bytes(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => 0,
         };
-        self.proposals.kept_bytes() + uncommitted
+        let backlog = self.log.backlog_bytes(self.settings.uncommitted_bytes_max);
+        self.proposals.kept_bytes() + uncommitted + backlog
     }
 
     /// Appends queued writes, forwards them, or leaves them until a leader is known.

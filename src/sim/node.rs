@@ -221,7 +221,7 @@ impl Process {
     }
 
     fn has_credit(&self) -> bool {
-        self.log_jobs < CREDITS && self.apply_jobs < CREDITS
+        self.log_jobs < CREDITS
     }
 
     /// Whether the core has something to do before its next deadline.
