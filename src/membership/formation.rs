@@ -417,7 +417,8 @@ fn founding_members(local: &Local, answers: &BTreeMap<String, HelloAnswer>) -> C
 
 /// What a founder does about peers that belong to another cluster than `intent`, or began to form one. If all expected
 /// peers have answered in this round, and nobody holds the intent, then nobody ever will: its questions have made void
-/// what it sent before. So it may give way, to a cluster that is formed, and to the founder.
+/// what it sent before. So it may give way, to a cluster that is formed, and to the founder. To a cluster it does so, too,
+/// once most founding members are lost to the intent, whatever the others hold: nothing can come of it.
 fn give_way(
     local: &Local,
     intent: &Intent,
@@ -441,7 +442,9 @@ fn give_way(
             format!("{name} began to form cluster {other}, this node {own}: waiting for {name} to give way");
         return Some(Decision::Wait { why });
     }
-    if nobody_holds && all_listed && unanswered(local, cluster, answers).is_none() {
+    if nobody_holds && all_listed && unanswered(local, cluster, answers).is_none()
+        || !may_get_a_majority(intent, answers)
+    {
         return Some(Decision::GiveWay { why: format!("{name} is of cluster {other}") });
     }
     let why = format!(
@@ -450,6 +453,19 @@ fn give_way(
          data directory"
     );
     Some(Decision::StayOut { why })
+}
+
+/// Whether most founding members of the intent may still accept it. A member of another cluster does not, and a node that
+/// answers under another id than the intent has took the place of one that cannot any more.
+fn may_get_a_majority(intent: &Intent, answers: &BTreeMap<String, HelloAnswer>) -> bool {
+    let founders = &intent.configuration;
+    founders.has_quorum(|id| {
+        let answer = founders.voters.get(&id).and_then(|member| answers.get(&member.name));
+        answer.is_none_or(|answer| {
+            let is_elsewhere = answer.cluster_id.is_some_and(|other| other != intent.cluster_id);
+            answer.node_id == id && (!is_elsewhere || answer.is_intent)
+        })
+    })
 }
 
 /// A founder with a durable intent, in its first life or a later one.

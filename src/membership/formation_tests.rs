@@ -231,6 +231,26 @@ fn an_intent_that_nobody_accepted_gives_way_to_a_cluster_and_to_the_founder() {
     assert!(matches!(decision, Decision::StayOut { .. }), "{decision:?}");
 }
 
+/// Seed 2198 on five nodes: one founding member was gone for good, and so the other founder never gave way.
+#[test]
+fn an_intent_gives_way_once_most_founding_members_are_lost_to_it() {
+    let names = ["a", "b", "c", "d", "e"];
+    let configuration = founders(&[(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")]);
+    let standing = Standing::Intent(Intent { cluster_id: X, configuration });
+    let gives_way = |answers: &[(String, HelloAnswer)]| {
+        let answers = answers.iter().cloned().collect();
+        let decision = decide(&local("b"), &standing, JoinPolicy::default(), &cluster(&names), &answers);
+        matches!(decision, Decision::GiveWay { .. })
+    };
+    // a does not answer.
+    let [c, d] = [of_cluster("c", 3, Y, false), of_cluster("d", 4, Y, true)];
+    assert!(!gives_way(&[c.clone(), d.clone()]), "a, b and e are three of five");
+    assert!(!gives_way(&[c.clone(), d.clone(), empty("e", 5)]));
+    assert!(!gives_way(&[c.clone(), d.clone(), forming("e", 5, Y)]), "e may give way itself");
+    assert!(gives_way(&[c.clone(), d.clone(), of_cluster("e", 5, Y, false)]));
+    assert!(gives_way(&[c, d, empty("e", 50)]), "e's directory was emptied");
+}
+
 #[test]
 fn an_empty_node_waits_for_a_cluster_that_is_being_formed() {
     let answers = [forming("b", 2, Y), empty("c", 3)];
