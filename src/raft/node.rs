@@ -12,7 +12,7 @@ use super::lease::Echo;
 use super::log::{Log, Recovered};
 use super::members::ChangeRequest;
 use super::progress::Progress;
-use super::proposals::Proposals;
+use super::proposals::{Proposals, Resolved};
 use super::random::Random;
 use super::reads::{LocalReads, Reads};
 use super::removal::Told;
@@ -526,12 +526,14 @@ impl Raft {
             }
             let mut committed = Vec::with_capacity(entries.len());
             for entry in entries {
-                let (proposal, superseded) = self.proposals.resolve(&entry);
-                for id in superseded {
-                    let refusal = Refusal::not_applied(RefusalReason::LeadershipLost);
+                let Resolved { applied, superseded, misplaced } = self.proposals.resolve(&entry);
+                let lost = RefusalReason::LeadershipLost;
+                let superseded = superseded.into_iter().map(|id| (id, Refusal::not_applied(lost)));
+                let misplaced = misplaced.into_iter().map(|id| (id, Refusal::unknown(lost)));
+                for (id, refusal) in superseded.chain(misplaced) {
                     out.push(Effect::ProposalFailed { id, refusal });
                 }
-                committed.push(Committed { entry, proposal });
+                committed.push(Committed { entry, proposal: applied });
             }
             out.push(Effect::Apply { entries: committed });
         }

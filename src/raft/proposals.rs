@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Entry, Outcome, Proposal, Refusal, RefusalReason};
+use super::{Entry, Outcome, Payload, Proposal, Refusal, RefusalReason};
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, Term};
 
 /// Who asked for a queued write.
@@ -35,7 +35,9 @@ enum Stage {
     Queued(u64),
     /// Sent to the leader; the command is kept in case the leader refuses it.
     Forwarded(Bytes),
-    Appended(LogPosition),
+    /// In a log at this position. The command of one that was forwarded is kept: the leader's word for the position is
+    /// believed only if the entry there holds it.
+    Appended(LogPosition, Option<Bytes>),
 }
 
 /// A local client's write that has no outcome yet.
@@ -43,6 +45,17 @@ enum Stage {
 struct Waiting {
     stage: Stage,
     deadline: Instant,
+}
+
+/// The writes that waited for an entry which is committed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Resolved {
+    /// The one that the entry is.
+    pub(super) applied: Option<ProposalId>,
+    /// Those whose place went to the entry of another term: they are not applied.
+    pub(super) superseded: Vec<ProposalId>,
+    /// Those that the leader said to be here, and that are not: where they are, nobody knows. No correct leader does so.
+    pub(super) misplaced: Vec<ProposalId>,
 }
 
 #[derive(Default)]
@@ -82,7 +95,7 @@ impl Proposals {
     /// Moves a write that waits on to its next stage; returns the one before.
     fn advance(&mut self, id: ProposalId, stage: Stage) -> Option<Stage> {
         let waiting = self.waiting.get_mut(&id)?;
-        if let Stage::Forwarded(command) = &stage {
+        if let Stage::Forwarded(command) | Stage::Appended(_, Some(command)) = &stage {
             self.forwarded_bytes += command.len();
         }
         let before = std::mem::replace(&mut waiting.stage, stage);
@@ -97,8 +110,9 @@ impl Proposals {
                 self.queue_bytes -= self.queue.remove(place).map_or(0, |queued| queued.command.len());
             }
             Stage::Forwarded(command) => self.forwarded_bytes -= command.len(),
-            Stage::Appended(position) => {
+            Stage::Appended(position, command) => {
                 self.appended.remove(position);
+                self.forwarded_bytes -= command.as_ref().map_or(0, Bytes::len);
             }
         }
     }
@@ -154,7 +168,11 @@ impl Proposals {
 
     /// A local client's write is in the log (of this node or of the leader) at this position.
     pub(super) fn on_appended(&mut self, id: ProposalId, position: LogPosition) {
-        if self.advance(id, Stage::Appended(position)).is_some() {
+        let command = match self.waiting.get(&id) {
+            Some(Waiting { stage: Stage::Forwarded(command), .. }) => Some(command.clone()),
+            _ => None,
+        };
+        if self.advance(id, Stage::Appended(position, command)).is_some() {
             self.appended.insert(position, id);
         }
     }
@@ -200,23 +218,34 @@ impl Proposals {
         ids
     }
 
-    /// Takes the writes that wait for the entry at this index, which is now committed: the one that it is, and
-    /// those whose place went to it.
-    pub(super) fn resolve(&mut self, entry: &Entry) -> (Option<ProposalId>, Vec<ProposalId>) {
+    /// Takes the writes that wait for the entry at this index, which is now committed.
+    pub(super) fn resolve(&mut self, entry: &Entry) -> Resolved {
         let first = LogPosition { index: entry.index, term: Term(0) };
         let waiting = self.appended.range(first..).take_while(|(position, _)| position.index == entry.index);
-        let (mut applied, mut superseded) = (None, Vec::new());
+        let mut resolved = Resolved::default();
         for (position, id) in waiting {
-            if position.term == entry.term {
-                applied = Some(*id);
+            if position.term != entry.term {
+                resolved.superseded.push(*id);
+            } else if self.is_content(*id, &entry.payload) {
+                resolved.applied = Some(*id);
             } else {
-                superseded.push(*id);
+                resolved.misplaced.push(*id);
             }
         }
-        for id in applied.iter().chain(&superseded) {
+        for id in resolved.applied.iter().chain(&resolved.superseded).chain(&resolved.misplaced) {
             self.finish(*id);
         }
-        (applied, superseded)
+        resolved
+    }
+
+    /// Whether an entry with this payload holds the write. What this node appended itself is not looked at.
+    fn is_content(&self, id: ProposalId, payload: &Payload) -> bool {
+        match self.waiting.get(&id) {
+            Some(Waiting { stage: Stage::Appended(_, Some(command)), .. }) => {
+                matches!(payload, Payload::Command(committed) if committed == command)
+            }
+            _ => true,
+        }
     }
 
     /// Takes the writes whose place in the log is at or below `through`.
@@ -240,7 +269,7 @@ impl Proposals {
         while let Some((_, id)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
             let outcome = match self.waiting.get(&id).map(|waiting| &waiting.stage) {
                 Some(Stage::Queued(_)) | None => Outcome::NotApplied,
-                Some(Stage::Forwarded(_) | Stage::Appended(_)) => Outcome::Unknown,
+                Some(Stage::Forwarded(_) | Stage::Appended(..)) => Outcome::Unknown,
             };
             self.finish(id);
             expired.push((id, outcome));
@@ -266,6 +295,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::LogTime;
 
     fn write(id: u64, deadline: u64) -> Proposal {
         let command = Bytes::from_static(b"1234567890");
@@ -313,5 +343,26 @@ mod tests {
         proposals.finish(ProposalId(1));
         proposals.finish(ProposalId(3));
         assert_eq!((proposals.queue_len(), proposals.kept_bytes(), proposals.len()), (0, 0, 0));
+    }
+
+    /// Seed 2652: a client was told that its write was done, and the entry there was another client's.
+    #[test]
+    fn a_place_that_the_leader_names_is_believed_only_if_the_write_is_there() {
+        let mut proposals = Proposals::default();
+        let position = LogPosition { index: LogIndex(7), term: Term(1) };
+        let entry = |command: &'static str| {
+            let payload = Payload::Command(Bytes::from_static(command.as_bytes()));
+            Entry { index: position.index, term: position.term, time: LogTime(1), payload }
+        };
+        for (command, resolved) in [
+            ("1234567890", Resolved { applied: Some(ProposalId(1)), ..Resolved::default() }),
+            ("another", Resolved { misplaced: vec![ProposalId(1)], ..Resolved::default() }),
+        ] {
+            proposals.add_local(write(1, 2_000));
+            proposals.take_for_forwarding();
+            proposals.on_appended(ProposalId(1), position);
+            assert_eq!(proposals.resolve(&entry(command)), resolved);
+            assert_eq!((proposals.len(), proposals.kept_bytes()), (0, 0));
+        }
     }
 }
