@@ -226,7 +226,7 @@ impl CoreThread {
             for _ in 0..MESSAGES_PER_TURN {
                 match self.queues.messages.try_recv() {
                     Ok(FromPeer::Message(from, message, _room)) => {
-                        self.step(Event::Message { from, message })
+                        self.step(Event::Message { from, message });
                     }
                     Ok(FromPeer::Dropped(to, unsent)) => self.step(Event::SendDropped { to, unsent }),
                     Err(_) => break,

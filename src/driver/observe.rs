@@ -195,7 +195,7 @@ impl Observer {
                 tracing::info!(member = self.name(member), "member removed");
             }
             Observation::TransferStarted { to } => {
-                tracing::info!(to = self.name(to), "begins a leadership transfer")
+                tracing::info!(to = self.name(to), "begins a leadership transfer");
             }
             Observation::TransferEnded { to, done } => {
                 tracing::info!(to = self.name(to), done, "the leadership transfer has ended");

@@ -44,7 +44,6 @@ pub struct Announcer(mpsc::Sender<Announcement>);
 
 impl Announcer {
     /// About the pod of the settings. The future publishes, until the last clone is dropped.
-    #[must_use]
     pub fn new(kube: &Kube) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (sender, mut receiver) = mpsc::channel::<Announcement>(QUEUE);
         let mut publisher = Publisher::new(kube);
