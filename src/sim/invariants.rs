@@ -5,7 +5,8 @@
 //! | --- | --- |
 //! | election safety | one winner for each term |
 //! | leader append-only | no truncation by the leader of the record's term |
-//! | log matching | an (index, term) has one content and one predecessor, on all nodes |
+//! | log matching | an (index, term) has one content, one time and one predecessor, on all nodes |
+//! | the log's clock | no entry has an earlier time than the one before it |
 //! | leader completeness | the winner of a term holds all that was committed in earlier ones |
 //! | state-machine safety | one list of committed entries; each node commits and applies along it |
 //! | acknowledged is durable | a promise is compared with the sender's disk as it is sent; an entry that is committed first is on a majority's disks; what a leader believes of a follower is on that one's |
@@ -31,7 +32,7 @@ use crate::raft::{
     AppendEntries, Committed, Entry, HardState, Message, Observation, PeerStatus, Promise, RoleName,
     Settings, Signal, Status,
 };
-use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Term};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, LogTime, NodeId, Term};
 use members::Members;
 use pace::Pace;
 pub use snapshots::Found;
@@ -97,7 +98,7 @@ pub struct Invariants {
     /// For each index the first mark seen there, with the term before it.
     seen: Vec<(Mark, Term)>,
     /// Others at the same index.
-    seen_too: BTreeMap<LogPosition, (u64, Term)>,
+    seen_too: BTreeMap<LogPosition, (Mark, Term)>,
     /// Bytes of the largest entry so far.
     largest_entry: usize,
 }
@@ -208,7 +209,7 @@ impl Invariants {
     /// A core gave its log something to write.
     ///
     /// # Errors
-    /// A leader that truncates; an entry that contradicts another node's.
+    /// A leader that truncates; an entry that contradicts another node's, or the log's clock.
     pub fn appending(&mut self, node: usize, append: &AppendEntries, since: Instant) -> Checked {
         let term = append.hard_state.term;
         if let Some(from) = append.truncate_from
@@ -235,9 +236,9 @@ impl Invariants {
         let this = &mut self.nodes[node];
         this.memory.take(&write);
         let mut index = LogIndex((this.memory.marks.len() - write.marks.len()) as u64);
-        let mut before = match index.0 {
-            0 => Term(0),
-            _ => this.memory.marks[place(index)].term,
+        let (mut before, mut time) = match index.0 {
+            0 => (Term(0), LogTime(0)),
+            _ => (this.memory.marks[place(index)].term, this.memory.marks[place(index)].time),
         };
         if let Some(entry) = append.entries.first().filter(|entry| entry.index != index.next()) {
             let what = format!("n{} appends {} behind {index}", node + 1, entry.position());
@@ -246,7 +247,16 @@ impl Invariants {
         for mark in &write.marks {
             index = index.next();
             self.matches(node, index, *mark, before)?;
-            before = mark.term;
+            if mark.time < time {
+                let what = format!(
+                    "n{} appends {index}@{} of time {} behind one of time {time}",
+                    node + 1,
+                    mark.term,
+                    mark.time
+                );
+                return broken("the log's clock", what);
+            }
+            (before, time) = (mark.term, mark.time);
         }
         self.nodes[node].queued.push_back(write);
         Ok(())
@@ -260,11 +270,11 @@ impl Invariants {
         }
         let equal = match self.seen.get(at) {
             Some((first, first_before)) if first.term == mark.term => {
-                first.digest == mark.digest && *first_before == before
+                (*first, *first_before) == (mark, before)
             }
             _ => {
                 let position = LogPosition { index, term: mark.term };
-                *self.seen_too.entry(position).or_insert((mark.digest, before)) == (mark.digest, before)
+                *self.seen_too.entry(position).or_insert((mark, before)) == (mark, before)
             }
         };
         if equal {
@@ -535,5 +545,51 @@ impl Invariants {
         this.queued.clear();
         this.writing = 0;
         this.durable = this.memory.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Payload;
+
+    fn append(times: &[(u64, u64)]) -> AppendEntries {
+        let entry = |(index, time): &(u64, u64)| Entry {
+            index: LogIndex(*index),
+            term: Term(1),
+            time: LogTime(*time),
+            payload: Payload::Noop,
+        };
+        AppendEntries {
+            io: IoId(1),
+            truncate_from: None,
+            hard_state: HardState { term: Term(1), voted_for: None },
+            commit_index: LogIndex(0),
+            entries: times.iter().map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn an_entry_of_an_earlier_time_than_the_one_before_it_breaks_a_rule() {
+        for (batches, rule) in [
+            ([&[(1, 5)][..], &[(2, 5), (3, 6)]], None),
+            ([&[(1, 5)], &[(2, 4)]], Some("the log's clock")),
+            ([&[(1, 5), (2, 7), (3, 6)], &[]], Some("the log's clock")),
+        ] {
+            let mut invariants = Invariants::new(vec![NodeId(1), NodeId(2)], None);
+            let checked =
+                batches.into_iter().try_for_each(|times| invariants.appending(0, &append(times), Instant(0)));
+            assert_eq!(checked.err().map(|broken| broken.rule), rule, "{batches:?}");
+        }
+    }
+
+    #[test]
+    fn one_entry_has_one_time_on_all_nodes() {
+        let mut invariants = Invariants::new(vec![NodeId(1), NodeId(2)], None);
+        assert_eq!(invariants.appending(0, &append(&[(1, 5)]), Instant(0)), Ok(()));
+        assert_eq!(invariants.appending(1, &append(&[(1, 5)]), Instant(0)), Ok(()));
+        assert_eq!(invariants.appending(0, &append(&[(2, 6)]), Instant(0)), Ok(()));
+        let broken = invariants.appending(1, &append(&[(2, 7)]), Instant(0)).unwrap_err();
+        assert_eq!(broken.rule, "log matching");
     }
 }

@@ -219,4 +219,43 @@ mod tests {
             assert_eq!(cluster.violation(), None, "seed {seed}");
         }
     }
+
+    /// After a node installed a snapshot, its log holds no entry and so no time. If that node is the first leader after a
+    /// restart, its entries must still have later times than those that the snapshot covers.
+    #[test]
+    fn the_logs_clock_continues_at_a_leader_that_started_behind_a_snapshot() {
+        let mut setup = Setup::calm(1, 3);
+        (setup.raft.trailing_entries, setup.raft.transfer_log_entries_max) = (0, 10);
+        (setup.checkpoint_interval, setup.segment_bytes) = (50_000, 8 << 10);
+        let mut cluster = Cluster::new(setup);
+        assert!(cluster.run_until(Instant(5_000_000), Cluster::is_led));
+        let leader = cluster.leader().unwrap();
+        let away = (leader + 1) % 3;
+        cluster.crash(away, Crash::Killed, "away");
+        cluster.keep_down(away);
+        for _ in 0..50 {
+            cluster.put(leader, "key", &"v".repeat(1000));
+            cluster.run_for(100_000);
+        }
+        cluster.restart(away);
+        let limit = Instant(cluster.now().0 + 5_000_000);
+        assert!(cluster.run_until(limit, |cluster| cluster.applied(away) == cluster.applied(leader)));
+        let status = cluster.status(away).unwrap();
+        assert!(status.first_log_index > status.last_log_index, "its log is empty behind the snapshot");
+        for node in 0..3 {
+            cluster.hold_elections(node, true);
+            cluster.crash(node, Crash::Killed, "all restart");
+            cluster.restart(node);
+        }
+        cluster.run_for(2_000_000);
+        assert_eq!(cluster.leader(), None);
+        cluster.time_out(away);
+        let limit = Instant(cluster.now().0 + 5_000_000);
+        let leads = cluster.run_until(limit, |cluster| cluster.leader() == Some(away));
+        assert_eq!((cluster.violation(), leads), (None, true));
+        cluster.put(away, "key", "later");
+        cluster.run_for(1_000_000);
+        assert_eq!(cluster.violation(), None);
+        assert_eq!(cluster.value(leader, b"key").unwrap().value, "later");
+    }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::raft::{Configuration, Entry, HardState, Payload};
-use crate::types::{Instant, IoId, LogIndex, LogPosition, Term};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, LogTime, Term};
 
 /// An entry, as far as two logs are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) term: Term,
+    pub(super) time: LogTime,
     pub(super) digest: u64,
     /// Of the command, if it is one.
     pub(super) bytes: usize,
@@ -21,7 +22,7 @@ impl Mark {
             Payload::Command(data) => (digest(2, data), data.len()),
             Payload::Configuration(configuration) => (digest(3, &configuration.encode()), 0),
         };
-        Self { term: entry.term, digest, bytes }
+        Self { term: entry.term, time: entry.time, digest, bytes }
     }
 }
 
