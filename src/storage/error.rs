@@ -225,4 +225,29 @@ mod tests {
         assert_eq!(full.exit_code(), 4);
         assert!(!full.to_string().contains("belongs"), "{full}");
     }
+
+    #[test]
+    fn every_error_has_its_exit_code() {
+        let path = || PathBuf::from("/data");
+        let place = |namespace: &str| Place { namespace: namespace.into(), stateful_set: "kuberaft".into() };
+        let elsewhere = Elsewhere { path: path(), home: place("a"), present: place("b") };
+        let source = || io::Error::from(io::ErrorKind::Other);
+        let errors = [
+            (StorageError::damaged(&path(), "odd"), 3),
+            (StorageError::Disk { operation: "write", path: path(), source: source() }, 4),
+            (StorageError::Poisoned, 4),
+            (StorageError::Identity { path: path(), what: "odd".into() }, 5),
+            (StorageError::Place(Box::new(elsewhere)), 5),
+            (StorageError::Unusable { operation: "open", path: path(), source: source(), hint: "" }, 1),
+            (StorageError::NoData(path()), 1),
+            (StorageError::Locked { path: path(), holder: "process 7".into() }, 1),
+            (StorageError::Format { path: path(), found: 3, supported: 2 }, 1),
+            (StorageError::BeforeLog { index: LogIndex(1), first: LogIndex(2) }, 1),
+            (StorageError::Disorder { path: path(), what: "odd".into() }, 1),
+            (StorageError::FlushNotReal("odd".into()), 1),
+        ];
+        for (error, code) in errors {
+            assert_eq!(error.exit_code(), code, "{error}");
+        }
+    }
 }

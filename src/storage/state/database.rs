@@ -113,7 +113,11 @@ impl Database {
 
     /// Makes all writes so far durable.
     pub(in crate::storage) fn flush(&self) -> Result<(), StorageError> {
+        #[cfg(test)]
+        at_flush::reach();
         guarded(&self.path, || self.db.flush())?;
+        #[cfg(test)]
+        at_flush::reach();
         debug_assert!(!has_blobs(&self.path), "sled put a value outside its log");
         Ok(())
     }
@@ -203,6 +207,34 @@ pub(super) fn guarded<T>(path: &Path, operate: impl FnOnce() -> sled::Result<T>)
 fn is_damage(error: &io::Error) -> bool {
     use ErrorKind::{InvalidData, InvalidInput, NotFound, Other, UnexpectedEof};
     matches!(error.kind(), InvalidData | InvalidInput | NotFound | Other | UnexpectedEof)
+}
+
+/// Lets a test look at the disk before and after each flush of its thread, as a crash would leave it.
+#[cfg(test)]
+pub(super) mod at_flush {
+    use std::cell::Cell;
+
+    type Action = Box<dyn FnMut()>;
+
+    thread_local! {
+        static ACTION: Cell<Option<Action>> = const { Cell::new(None) };
+    }
+
+    /// Runs `during`, and `action` before and after each flush in it.
+    pub(in crate::storage::state) fn act<T>(action: impl FnMut() + 'static, during: impl FnOnce() -> T) -> T {
+        ACTION.set(Some(Box::new(action)));
+        let done = during();
+        ACTION.set(None);
+        done
+    }
+
+    pub(super) fn reach() {
+        // The action may flush, too.
+        if let Some(mut action) = ACTION.take() {
+            action();
+            ACTION.set(Some(action));
+        }
+    }
 }
 
 #[cfg(test)]

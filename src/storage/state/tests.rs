@@ -9,8 +9,9 @@ use bytes::Bytes;
 use super::database::has_blobs;
 use super::*;
 use crate::kv::{Answer, Remembered, Row};
+use crate::raft::Member;
 use crate::storage::sync_file_range;
-use crate::types::Term;
+use crate::types::{NodeId, Session, Term};
 
 fn row(revision: u64, bytes: usize) -> Record {
     let value: Vec<u8> = (0..bytes).map(|i| u8::try_from((i * 31 + bytes) % 253).unwrap()).collect();
@@ -193,30 +194,123 @@ fn a_piece_that_is_missing_or_changed_is_damage() {
     state.write(&[row(401, 100_000)]).unwrap();
     state.commit(checkpoint(401)).unwrap();
     drop(state);
-    let generation = Database::open(&generation_path(directory.path(), 1)).unwrap();
-    let tree = generation.tree("blocks").unwrap();
-    let pieces: Vec<_> = tree.iter().map(Result::unwrap).collect();
-    drop((tree, generation));
+    let pieces = pieces(directory.path());
     assert!(pieces.len() > 6);
     for (key, value) in &pieces {
-        let mut changed = value.to_vec();
+        let mut changed = value.clone();
         changed[value.len() / 2] ^= 16;
-        for wrong in [None, Some(changed), Some(pieces[0].1[..3].to_vec())] {
-            let change = |wrong: Option<&[u8]>| {
-                let generation = Database::open(&generation_path(directory.path(), 1)).unwrap();
-                let tree = generation.tree("blocks").unwrap();
-                match wrong {
-                    None => tree.remove(key).unwrap(),
-                    Some(wrong) => tree.insert(key, wrong).unwrap(),
-                };
-            };
-            change(wrong.as_deref());
+        for wrong in [None, Some(&changed[..]), Some(&pieces[0].1[..3])] {
+            put_piece(directory.path(), key, wrong);
             let error = open(directory.path()).restore(&mut |_| {}).unwrap_err();
             assert_eq!(error.exit_code(), 3, "{error}");
-            change(Some(value));
+            put_piece(directory.path(), key, Some(value));
         }
     }
     assert_eq!(restored(&open(directory.path())).len(), applied(1..=400).len() + 1);
+}
+
+/// Keys and values of the first generation's blocks.
+fn pieces(data: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let generation = Database::open(&generation_path(data, 1)).unwrap();
+    let tree = generation.tree("blocks").unwrap();
+    tree.iter().map(Result::unwrap).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+/// Replaces a piece of the first generation, or removes it.
+fn put_piece(data: &Path, key: &[u8], value: Option<&[u8]>) {
+    let generation = Database::open(&generation_path(data, 1)).unwrap();
+    let tree = generation.tree("blocks").unwrap();
+    match value {
+        None => tree.remove(key).unwrap(),
+        Some(value) => tree.insert(key, value).unwrap(),
+    };
+}
+
+/// Each block is sound, and the numbers of records and bytes are those of the checkpoint: only the digest differs.
+#[test]
+fn an_older_block_of_equal_size_instead_of_a_newer_one_is_damage() {
+    let [older, newer] = [1, 2].map(|fill| {
+        let directory = temporary();
+        let mut state = open(directory.path());
+        let value = Some(Bytes::from(vec![fill; 100]));
+        let records = (1..=400).map(|revision| match row(revision, 100) {
+            Record::Row(row) => Record::Row(Row { value: value.clone(), ..row }),
+            outcome @ Record::Outcome(_) => outcome,
+        });
+        state.write(&records.collect::<Vec<_>>()).unwrap();
+        state.commit(checkpoint(400)).unwrap();
+        directory
+    });
+    let (newer, older) = (newer.path(), pieces(older.path()));
+    let own = pieces(newer);
+    assert!(own.len() > 2);
+    for ((key, value), (same_key, old)) in own.iter().zip(&older) {
+        assert!(key == same_key && value.len() == old.len() && value != old);
+        put_piece(newer, key, Some(old));
+        let error = open(newer).restore(&mut |_| {}).unwrap_err();
+        assert!(error.exit_code() == 3 && error.to_string().contains("instead of"), "{error}");
+        put_piece(newer, key, Some(value));
+    }
+    assert_eq!(restored(&open(newer)).len(), 400);
+}
+
+#[test]
+fn a_checkpoint_that_records_other_than_what_is_there_is_damage() {
+    let changes: [fn(&mut Recorded); 7] = [
+        |recorded| recorded.contents.rows += 1,
+        |recorded| recorded.contents.outcomes += 1,
+        |recorded| recorded.contents.blocks += 1,
+        |recorded| recorded.contents.bytes += 1,
+        |recorded| recorded.contents.digest ^= 1,
+        // Then there are records above the checkpoint.
+        |recorded| recorded.revision.0 -= 1,
+        |recorded| recorded.applied.index.0 -= 1,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let directory = temporary();
+        let mut state = open(directory.path());
+        commit(&mut state, 1..=399);
+        drop(state);
+        let generation = Database::open(&generation_path(directory.path(), 1)).unwrap();
+        let mut recorded: Recorded = generation.get("checkpoint").unwrap().unwrap();
+        change(&mut recorded);
+        generation.put("checkpoint", &recorded).unwrap();
+        generation.flush().unwrap();
+        drop(generation);
+        let error = open(directory.path()).restore(&mut |_| {}).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "change {number}: {error}");
+    }
+}
+
+#[test]
+fn every_part_of_a_checkpoint_comes_back() {
+    let member = Member { name: "one".into(), session: Session(3), ..Member::default() };
+    let configuration = |removed| Configuration {
+        voters: [(NodeId(1), member.clone())].into(),
+        removed: [(NodeId(removed), LogIndex(4))].into(),
+        ..Configuration::default()
+    };
+    let all = |index: u64| Checkpoint {
+        applied: LogPosition { index: LogIndex(index), term: Term(9) },
+        time: LogTime(index * 1000 + 7),
+        revision: Revision(index - 1),
+        configuration: Arc::new(configuration(index)),
+        configuration_index: LogIndex(index - 2),
+        installed: false,
+    };
+    let directory = temporary();
+    let mut state = open(directory.path());
+    let records: Vec<Record> = (1..=20).map(|revision| row(revision, 10)).collect();
+    state.write(&records).unwrap();
+    state.commit(all(30)).unwrap();
+    let mut state = check(state, directory.path(), &all(30), &records);
+    state.begin_rewrite(all(30).applied, Box::new(records.clone().into_iter())).unwrap();
+    while state.continue_rewrite().unwrap() {}
+    let mut state = check(state, directory.path(), &all(30), &records);
+    let mut staging = state.stage().unwrap();
+    staging.write(&records).unwrap();
+    state.install(staging, all(40)).unwrap();
+    check(state, directory.path(), &Checkpoint { installed: true, ..all(40) }, &records);
 }
 
 #[test]
@@ -293,7 +387,16 @@ fn a_generation_that_is_gone_or_older_than_recorded_is_damage() {
     drop(state);
     let empty = generation_path(whole.path(), 9);
     drop(Database::open(&empty).unwrap());
-    let changes: [&dyn Fn(&Path); 4] = [
+    // A sound generation, whose checkpoint is of an earlier entry.
+    let earlier = temporary();
+    let mut state = open(earlier.path());
+    commit(&mut state, 1..=20);
+    drop(state);
+    let changes: [&dyn Fn(&Path); 5] = [
+        &|data| {
+            std::fs::remove_dir_all(generation_path(data, generation)).unwrap();
+            crash::copy(&generation_path(earlier.path(), 1), &generation_path(data, generation));
+        },
         &|data| std::fs::remove_dir_all(generation_path(data, generation)).unwrap(),
         &|data| std::fs::remove_file(generation_path(data, generation).join("db")).unwrap(),
         // Such as another node's, or an old copy.
@@ -349,6 +452,27 @@ fn a_rewritten_state_is_the_live_one_and_what_was_committed_meanwhile() {
     commit(&mut state, 1501..=1510);
     let expected = [expected, applied(1501..=1510)].concat();
     check(state, directory.path(), &checkpoint(1510), &expected);
+}
+
+#[test]
+fn a_restart_does_not_forget_how_much_of_a_generation_is_live() {
+    let directory = temporary();
+    let mut state = open(directory.path());
+    commit(&mut state, 1..=1000);
+    state.begin_rewrite(checkpoint(1000).applied, Box::new(applied(401..=1000).into_iter())).unwrap();
+    while state.continue_rewrite().unwrap() {}
+    for _ in 0..2 {
+        state.rewrite_floor_bytes = 10_000;
+        assert!(!state.needs_rewrite(50).unwrap(), "most of it is live");
+        let end = state.checkpoint().applied.index.0;
+        commit(&mut state, end + 1..=end + 150);
+        drop(state);
+        state = open(directory.path());
+    }
+    state.rewrite_floor_bytes = 10_000;
+    assert!(!state.needs_rewrite(50).unwrap(), "half as much again is history");
+    commit(&mut state, 1301..=2500);
+    assert!(state.needs_rewrite(50).unwrap(), "more than twice as much");
 }
 
 #[test]

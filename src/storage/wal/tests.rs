@@ -2,6 +2,7 @@
 
 mod beginning;
 mod crash;
+mod layout;
 mod memory;
 mod newest;
 mod scrub;
@@ -155,6 +156,10 @@ fn the_commit_index_is_a_hint_that_costs_no_flush() {
     assert_eq!(wal.flush().unwrap(), FlushStats::default());
     flush_each(&mut wal, &[append(1, None, vec![command(1, 2, 1)])]);
     assert_eq!(open(&files).unwrap().1.commit_index, LogIndex(1));
+    commit.commit_index = LogIndex(50);
+    commit.hard_state.term = Term(2);
+    flush_each(&mut wal, &[commit]);
+    assert_eq!(open(&files).unwrap().1.commit_index, LogIndex(2), "nothing beyond the log is applied");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! A process that ends between any two steps leaves exactly one state that counts.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::*;
+use crate::storage::state::database::at_flush;
 
 pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -86,6 +90,55 @@ fn between_the_steps_of_a_rewrite() {
     }
     assert!(pieces > 1, "{pieces} pieces");
     assert_eq!(after_a_crash(data), (checkpoint(end), [live, applied(20_001..=end)].concat()));
+}
+
+/// A crash right before or after any flush of `step` leaves the old state or, from one flush on, the new one.
+fn check_flushes(
+    data: &Path,
+    old: &(Checkpoint, Vec<Record>),
+    new: &(Checkpoint, Vec<Record>),
+    step: impl FnOnce(),
+) {
+    let found = Rc::new(RefCell::new(Vec::new()));
+    let look = {
+        let (found, data) = (Rc::clone(&found), data.to_owned());
+        move || found.borrow_mut().push(after_a_crash(&data))
+    };
+    at_flush::act(look, step);
+    let found = found.take();
+    let switch = found.iter().position(|state| state == new).expect("some flush makes the new state durable");
+    assert!(
+        switch > 0 && found[..switch].iter().all(|state| state == old),
+        "the old state until flush {switch}"
+    );
+    assert!(found[switch..].iter().all(|state| state == new), "the new state from flush {switch} on");
+    assert_eq!(after_a_crash(data), *new);
+}
+
+#[test]
+fn at_each_flush_of_an_installation() {
+    let directory = temporary();
+    let data = directory.path();
+    let mut state = open(data);
+    commit(&mut state, 1..=50);
+    let old = (checkpoint(50), applied(1..=50));
+    // Not sealed here: the installation must do it.
+    let mut staging = state.stage().unwrap();
+    staging.write(&applied(1..=200)).unwrap();
+    let new = (installed(200), applied(1..=200));
+    check_flushes(data, &old, &new, || state.install(staging, checkpoint(200)).unwrap());
+}
+
+#[test]
+fn at_each_flush_of_the_last_piece_of_a_rewrite() {
+    let directory = temporary();
+    let data = directory.path();
+    let mut state = open(data);
+    commit(&mut state, 1..=300);
+    let old = (checkpoint(300), applied(1..=300));
+    let live = applied(250..=300);
+    state.begin_rewrite(old.0.applied, Box::new(live.clone().into_iter())).unwrap();
+    check_flushes(data, &old, &(checkpoint(300), live), || while state.continue_rewrite().unwrap() {});
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn reaching_back() -> (MemoryFiles, Wal<MemoryFiles>) {
         &[
             append(1, None, (2..=9).map(|index| command(1, index, 2000)).collect()),
             append(2, Some(4), vec![command(2, 4, 9000)]),
-            append(2, None, vec![command(2, 5, 6000)]),
+            append(2, None, vec![Entry { time: LogTime(500), ..command(2, 5, 6000) }]),
             append(2, None, vec![command(2, 6, 9000)]),
             append(2, None, vec![command(2, 7, 100)]),
         ],
@@ -135,7 +135,7 @@ fn a_compaction_cut_short_before_a_truncation_that_reaches_back_is_finished() {
     files.unlink(&directory().join(segment::name(1))).unwrap();
     let (wal, recovered) = open(&files).unwrap();
     check_log(&wal, &recovered, position(5, 2), &entries);
-    assert_eq!(recovered.hard_state, voted(2, 20));
+    assert_eq!((recovered.hard_state, recovered.time), (voted(2, 20), LogTime(500)));
     assert_eq!(names(&files), [3]);
 
     let (files, _) = reaching_back();
