@@ -365,4 +365,17 @@ mod tests {
             assert_eq!((proposals.len(), proposals.kept_bytes()), (0, 0));
         }
     }
+
+    #[test]
+    fn a_snapshot_ends_the_wait_of_all_writes_that_it_covers() {
+        let mut proposals = Proposals::default();
+        for id in 1..=3 {
+            proposals.add_local(write(id, 2_000));
+            proposals.dequeue();
+            let position = LogPosition { index: LogIndex(id + 5), term: Term(1) };
+            proposals.on_appended(ProposalId(id), position);
+        }
+        assert_eq!(proposals.take_appended(LogIndex(7)), [ProposalId(1), ProposalId(2)]);
+        assert_eq!((proposals.take_appended(LogIndex(7)), proposals.len()), (vec![], 1));
+    }
 }

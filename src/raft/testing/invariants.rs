@@ -30,12 +30,21 @@ impl History {
     }
 
     /// An entry of one index and term has one content and one predecessor: so two logs that share an entry are
-    /// equal up to it.
+    /// equal up to it. No entry has an earlier time than the one before it.
     pub(super) fn on_written(&mut self, log: &StoredLog) -> Result<(), String> {
         for (i, entry) in log.entries.iter().enumerate().rev() {
-            let prev = i.checked_sub(1).map_or(log.before, |prev| log.entries[prev].position());
+            let prev = i.checked_sub(1).map(|prev| &log.entries[prev]);
+            // The time of the entry that the log begins behind is not known.
+            let (prev, time) = prev.map_or((log.before, entry.time), |prev| (prev.position(), prev.time));
             if entry.index != prev.index.next() || entry.term < prev.term {
                 return Err(format!("{} follows {prev} in a log", entry.position()));
+            }
+            if entry.time < time {
+                return Err(format!(
+                    "{} of time {} follows one of time {time}",
+                    entry.position(),
+                    entry.time
+                ));
             }
             let known = self.entries.get(&entry.position());
             if known.is_some_and(|known| *known == (prev, entry.payload.clone())) {
