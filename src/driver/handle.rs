@@ -237,20 +237,124 @@ async fn await_answer<T>(
 
 #[cfg(test)]
 mod tests {
+    use crossbeam_channel::{Receiver, bounded};
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A handle of a replica that this test plays, and its queue of requests.
+    fn handle(room: usize) -> (Handle, Receiver<Request>, Metrics) {
+        let metrics = Metrics::new();
+        let (requests_in, requests) = bounded(room);
+        let status = Arc::new(RwLock::new(Status::sample()));
+        let handle = Handle::new(requests_in, Arc::default(), status, Events::default(), &metrics);
+        (handle, requests, metrics)
+    }
+
+    /// What the caller is told if the core takes the request and does `then` with it.
+    async fn answer_to<T>(
+        ask: impl Future<Output = T>,
+        requests: &Receiver<Request>,
+        then: impl FnOnce(Request),
+    ) -> T {
+        // The request is in the queue as soon as the caller waits.
+        let (answer, ()) = tokio::join!(ask, async { then(requests.try_recv().expect("it was asked")) });
+        answer
+    }
 
     #[tokio::test]
     async fn a_write_that_a_full_queue_refuses_is_counted() {
-        let metrics = Metrics::new();
         // Nobody takes anything from the queue, which has no room at all.
-        let (requests, _kept) = crossbeam_channel::bounded(0);
-        let status = Arc::new(RwLock::new(Status::sample()));
-        let handle = Handle::new(requests, Arc::default(), status, Events::default(), &metrics);
-        let second = Duration::from_secs(1);
+        let (handle, _requests, metrics) = handle(0);
         let refusal = Refusal::not_applied(RefusalReason::Overloaded);
-        assert_eq!(handle.propose(Bytes::new(), second).await.unwrap_err(), refusal);
-        assert_eq!(handle.read_barrier(second).await.unwrap_err(), refusal);
+        assert_eq!(handle.propose(Bytes::new(), SECOND).await.unwrap_err(), refusal);
+        assert_eq!(handle.read_barrier(SECOND).await.unwrap_err(), refusal);
         let counted = metrics.raft_proposals_failed_total.with_label_values(&["overloaded"]).get();
         assert_eq!(counted, 1, "a read is no proposal");
+        let refusal = AdminRefusal::InProgress;
+        assert_eq!(handle.change_members(Change::default(), None, SECOND).await.unwrap_err(), refusal);
+        assert_eq!(handle.transfer_leadership(None, SECOND).await.unwrap_err(), refusal);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_no_replica_took_was_certainly_not_done() {
+        let (handle, requests, _) = handle(1);
+        drop(requests);
+        let refusal = Refusal::not_applied(RefusalReason::NoLeader);
+        assert_eq!(handle.propose(Bytes::new(), SECOND).await.unwrap_err(), refusal);
+        assert_eq!(handle.read_barrier(SECOND).await.unwrap_err(), refusal);
+        assert_eq!(handle.snapshot(SECOND).await.err(), Some(refusal));
+        let refusal = AdminRefusal::NotLeader { leader: None };
+        assert_eq!(handle.change_members(Change::default(), None, SECOND).await.unwrap_err(), refusal);
+        assert_eq!(handle.transfer_leadership(None, SECOND).await.unwrap_err(), refusal);
+    }
+
+    /// The replica may have done it before it stopped. A client that is told otherwise does it twice.
+    #[tokio::test]
+    async fn the_outcome_of_a_request_that_was_taken_and_not_answered_is_unknown() {
+        let (handle, requests, _) = handle(1);
+        let unknown = Refusal::unknown(RefusalReason::NoLeader);
+        let write = handle.propose(Bytes::new(), SECOND);
+        assert_eq!(answer_to(write, &requests, drop).await.unwrap_err(), unknown);
+        let read = handle.read_barrier(SECOND);
+        assert_eq!(answer_to(read, &requests, drop).await.unwrap_err(), unknown);
+        let lost = AdminRefusal::LeadershipLost;
+        let change = handle.change_members(Change::default(), None, SECOND);
+        assert_eq!(answer_to(change, &requests, drop).await.unwrap_err(), lost);
+        let transfer = handle.transfer_leadership(None, SECOND);
+        assert_eq!(answer_to(transfer, &requests, drop).await.unwrap_err(), lost);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_whose_cut_was_taken_and_not_answered_is_refused() {
+        let (handle, requests, _) = handle(1);
+        let unknown = Refusal::unknown(RefusalReason::NoLeader);
+        let core = std::thread::spawn(move || {
+            let Ok(Request::Read { reply, .. }) = requests.recv() else { panic!("the barrier comes first") };
+            reply.send(Ok(())).unwrap();
+            let Ok(Request::Cut { reply }) = requests.recv() else { panic!("then the cut") };
+            drop(reply);
+        });
+        assert_eq!(handle.snapshot(SECOND).await.err(), Some(unknown));
+        core.join().unwrap();
+    }
+
+    /// Nobody answers. With a timeout of zero only the grace passes.
+    #[tokio::test]
+    async fn the_outcome_of_a_request_that_is_answered_too_late_is_unknown() {
+        let (handle, requests, _) = handle(4);
+        let late = Refusal::unknown(RefusalReason::Timeout);
+        let (write, read, change, transfer) = tokio::join!(
+            handle.propose(Bytes::new(), Duration::ZERO),
+            handle.read_barrier(Duration::ZERO),
+            handle.change_members(Change::default(), None, Duration::ZERO),
+            handle.transfer_leadership(None, Duration::ZERO),
+        );
+        assert_eq!((write.unwrap_err(), read.unwrap_err()), (late, late));
+        assert_eq!(change.unwrap_err(), AdminRefusal::Timeout);
+        assert_eq!(transfer.unwrap_err(), AdminRefusal::Timeout);
+        assert_eq!(requests.len(), 4, "all were asked");
+    }
+
+    #[tokio::test]
+    async fn what_the_core_answers_is_what_the_caller_gets() {
+        let (handle, requests, _) = handle(1);
+        for refusal in
+            [Refusal::not_applied(RefusalReason::NoQuorum), Refusal::unknown(RefusalReason::NoQuorum)]
+        {
+            let write = handle.propose(Bytes::new(), SECOND);
+            let refuse = |request| match request {
+                Request::Write { reply, .. } => reply.send(Err(refusal)).unwrap(),
+                _ => panic!("a write was asked for"),
+            };
+            assert_eq!(answer_to(write, &requests, refuse).await.unwrap_err(), refusal);
+        }
+        let done = |request| match request {
+            Request::ChangeMembers { reply, .. } => reply.send(Ok(LogIndex(7))).unwrap(),
+            _ => panic!("a change was asked for"),
+        };
+        let change = handle.change_members(Change::default(), None, SECOND);
+        assert_eq!(answer_to(change, &requests, done).await, Ok(LogIndex(7)));
     }
 }

@@ -194,11 +194,36 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::kv::CommandError;
+    use crate::types::{LogPosition, Term};
 
     #[test]
     fn lost_data_is_damage_that_a_restart_does_not_mend() {
         assert_eq!(Failure::DataLost.exit_code(), 3);
         assert!(Failure::DataLost.to_string().contains("Nothing was overwritten"));
+    }
+
+    #[test]
+    fn every_failure_has_its_exit_code() {
+        let unappliable = Unappliable {
+            position: LogPosition { index: LogIndex(7), term: Term(2) },
+            source: CommandError("unknown version"),
+        };
+        let failures = [
+            (Failure::from(StorageError::damaged(Path::new("/data"), "odd")), 3),
+            (Failure::from(StorageError::Poisoned), 4),
+            (Failure::DataLost, 3),
+            (Failure::Diverged, 3),
+            (Failure::from(unappliable), 3),
+            (Failure::Panicked("core"), 1),
+            (Failure::Ended("core"), 1),
+            (Failure::Removed { index: LogIndex(7) }, 1),
+        ];
+        for (failure, code) in failures {
+            assert_eq!(failure.exit_code(), code, "{failure}");
+        }
     }
 }

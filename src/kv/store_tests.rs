@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
+use crate::kv::IdempotencyKey;
 use crate::kv::digest::mix;
 
 fn put(key: &str, value: &str, condition: Condition) -> Command {
@@ -131,6 +132,48 @@ fn rows_out_of_order_are_not_taken() {
     store.restore(Record::Row(row));
 }
 
+/// Without outcomes, the sizes that a view states are exact.
+fn check_sizes(view: &View) {
+    let records: Vec<Record> = view.records().collect();
+    assert_eq!(view.record_count(), records.len() as u64);
+    let bytes = records.iter().map(Record::size_bytes).sum::<usize>();
+    assert_eq!(view.content_bytes_max(), bytes as u64);
+}
+
+#[test]
+fn overwriting_and_deleting_a_key_give_its_bytes_back() {
+    let mut store = Store::default();
+    let mut bytes_after = |command| {
+        apply(&mut store, command);
+        check_sizes(&store.view());
+        store.view().content_bytes_max()
+    };
+    assert_eq!(bytes_after(put("key", "a longer value", Condition::Always)), 17);
+    assert_eq!(bytes_after(put("other", "value", Condition::Always)), 27);
+    assert_eq!(bytes_after(put("key", "short", Condition::Always)), 18);
+    // If the last change is a deletion, its row counts.
+    assert_eq!(bytes_after(delete("key", Condition::Always)), 13);
+    assert_eq!(bytes_after(put("other", "", Condition::Always)), 5);
+    for _ in 0..100 {
+        bytes_after(put("key", "value", Condition::Always));
+        bytes_after(delete("key", Condition::Always));
+    }
+    assert_eq!(bytes_after(delete("other", Condition::Always)), 5, "only the row of the last deletion");
+}
+
+#[test]
+fn each_outcome_counts_with_the_longest_idempotency_key() {
+    let mut store = Store::default();
+    for (index, name) in (1..).zip(["n".to_owned(), "n".repeat(IdempotencyKey::BYTES_MAX)]) {
+        let idempotency_key = Some(IdempotencyKey::new(name).unwrap());
+        let command = Command { idempotency_key, ..put("key", "value", Condition::Always) };
+        store.apply(LogIndex(index), LogTime(0), command, &mut Vec::new());
+    }
+    let view = store.view();
+    let bytes = view.records().map(|record| record.size_bytes()).sum::<usize>();
+    assert_eq!((view.record_count(), bytes, view.content_bytes_max()), (3, 73, 136));
+}
+
 /// The rules once more, as plainly as they can be written: the whole history, searched from its start.
 #[derive(Default)]
 struct Model {
@@ -224,6 +267,7 @@ fn check_against_model(seed: u64) {
         assert_eq!(answer, model.apply(command), "seed {seed}");
         assert_eq!(store.revision(), model.revision(), "seed {seed}");
         assert_eq!(store.get(&key), model.get(&key).as_ref(), "seed {seed}");
+        check_sizes(&store.view());
     }
     let mut restored = Store::default();
     for row in rows {
@@ -231,6 +275,7 @@ fn check_against_model(seed: u64) {
     }
     assert_eq!(restored.hash(), store.hash(), "seed {seed}");
     assert_eq!((restored.revision(), restored.len()), (store.revision(), store.len()), "seed {seed}");
+    check_sizes(&restored.view());
     for key in (0..6).map(|key| format!("key-{key}")) {
         assert_eq!(restored.get(key.as_bytes()), store.get(key.as_bytes()), "seed {seed}");
     }

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use super::recovery::{Disk, Recovered, recover};
 use super::snapshot::{Chunk, Cut, Incoming, Shelf};
 use super::*;
-use crate::kv::{Command, Condition, Operation, Store};
+use crate::kv::{Command, Condition, Operation, Record, Store};
 use crate::plant::Planted;
 use crate::raft::{self, Append, Configuration, Entry, Member, Payload, Proposal, RefusalReason, Signal};
 use crate::storage::files::OsFiles;
 use crate::storage::state::SledState;
 use crate::storage::wal::Options;
-use crate::storage::{DataDir, Opened, StateStore};
-use crate::types::{ClusterId, LogPosition, LogTime};
+use crate::storage::{Checkpoint, DataDir, Opened, StateStore};
+use crate::types::{ClusterId, LogPosition, LogTime, Revision};
 
 const LEADER: NodeId = NodeId(1);
 const TERM: Term = Term(5);
@@ -155,7 +155,11 @@ fn apply(replica: &mut Replica, out: &mut CoreOutput) -> ApplyOutput {
 fn a_received_snapshot_is_durable_before_it_is_the_state_and_acknowledged_when_it_is_durable() {
     let root = tempfile::tempdir().unwrap();
     new_member(root.path());
-    let (cut, leader) = leader_cut();
+    let (mut cut, leader) = leader_cut();
+    let learner = Member { name: "three".into(), session: Session(700), ..Member::default() };
+    let learners = [(NodeId(3), learner)].into();
+    let newer = Arc::new(Configuration { learners, ..(*configuration()).clone() });
+    (cut.snapshot.configuration, cut.snapshot.configuration_index) = (Arc::clone(&newer), LogIndex(700));
     let mut replica = start(root.path());
     assert_eq!(replica.applied, LogIndex(4));
     let mut out = CoreOutput::default();
@@ -167,11 +171,20 @@ fn a_received_snapshot_is_durable_before_it_is_the_state_and_acknowledged_when_i
     let sends = settle(&mut replica, &mut out);
     assert_eq!(acknowledged(&sends).or(acknowledged(&out.sends)), Some(POSITION.index));
     assert_eq!(replica.log.wal().last(), POSITION);
-    assert_eq!(replica.state.lock().unwrap().checkpoint().applied, POSITION);
+    let covered = Checkpoint {
+        applied: POSITION,
+        time: LogTime(9_000),
+        revision: Revision(50),
+        configuration: newer,
+        configuration_index: LogIndex(700),
+        installed: true,
+    };
+    assert_eq!(*replica.state.lock().unwrap().checkpoint(), covered);
     assert_eq!(replica.store.read().unwrap().len(), 3, "the state is apply's to replace");
 
     let applied = apply(&mut replica, &mut out);
     assert!(applied.installed && applied.records.is_empty());
+    assert_eq!(replica.apply.checkpoint(), Checkpoint { installed: false, ..covered });
     assert_eq!(replica.store.read().unwrap().hash(), leader.hash());
     assert_eq!((replica.core.applied(), replica.apply.applied()), (POSITION.index, POSITION.index));
     assert!(replica.shelf.is_empty());
@@ -338,4 +351,140 @@ fn a_write_that_not_every_replica_could_apply_is_refused_and_not_appended() {
     let own = Proposal { id: ProposalId(3), command: newer, deadline: Instant(9) };
     replica.core.handle(Instant(2), Event::Propose { proposals: vec![own] }, &mut out);
     assert_eq!(out.failed_writes, [(ProposalId(3), refusal)]);
+}
+
+/// The only voter of its cluster, as it leads; all that is in its log is applied.
+fn only_voter(root: &Path) -> Replica {
+    let mut directory = open(root);
+    let member = Member { name: "two".into(), session: Session(1), ..Member::default() };
+    let voters = [(directory.identity().node_id, member)].into();
+    let alone = Arc::new(Configuration { voters, ..Configuration::default() });
+    let first = AppendEntries {
+        io: IoId(0),
+        truncate_from: None,
+        hard_state: HardState { term: Term(1), voted_for: None },
+        commit_index: LogIndex(1),
+        entries: vec![entry(1, 1, Payload::Configuration(alone))],
+    };
+    directory.join(ClusterId(7), Some(&first)).unwrap();
+    drop(directory);
+    let mut replica = start(root);
+    let mut out = CoreOutput::default();
+    let due = replica.core.raft().next_deadline();
+    replica.core.handle(due, Event::Timeout, &mut out);
+    settle(&mut replica, &mut out);
+    apply(&mut replica, &mut out);
+    assert_eq!(replica.apply.applied(), LogIndex(2), "the entry of its own term");
+    replica
+}
+
+#[test]
+fn a_read_waits_until_the_writes_before_it_are_applied() {
+    let root = tempfile::tempdir().unwrap();
+    let mut replica = only_voter(root.path());
+    let mut out = CoreOutput::default();
+    let (now, deadline) = (Instant(1_000_000), Instant(9_000_000));
+    let Payload::Command(command) = put(1, "value") else { unreachable!("a put is a command") };
+    let write = Proposal { id: ProposalId(1), command, deadline };
+    replica.core.handle(now, Event::Propose { proposals: vec![write] }, &mut out);
+    settle(&mut replica, &mut out);
+    // The write is committed and queued for apply.
+    replica.core.handle(now, Event::Read { ids: vec![ReadId(1)], deadline }, &mut out);
+    assert_eq!(out.ready_reads, [], "the state lacks the write");
+    let [ApplyInput::Entries(entries), ApplyInput::Reads(ids)] = &out.apply[..] else {
+        panic!("{:?} instead of the write and then the read", out.apply)
+    };
+    assert_eq!((entries[0].proposal, &ids[..]), (Some(ProposalId(1)), &[ReadId(1)][..]));
+    let applied = apply(&mut replica, &mut out);
+    assert_eq!((applied.answers.len(), applied.ready_reads), (1, vec![ReadId(1)]));
+
+    replica.core.handle(now, Event::Read { ids: vec![ReadId(2)], deadline }, &mut out);
+    assert_eq!(
+        (&out.ready_reads[..], out.apply.len()),
+        (&[ReadId(2)][..], 0),
+        "there is nothing to wait for"
+    );
+}
+
+fn install(received: &Event, io: u64, hard_state: HardState, keep_log: bool) -> LogInput {
+    let Event::SnapshotReceived { snapshot, staged, .. } = received else { panic!("{received:?}") };
+    LogInput::Install { io: IoId(io), snapshot: snapshot.clone(), staged: *staged, hard_state, keep_log }
+}
+
+/// The leader's snapshot, of an entry of this log.
+fn cut_at(index: u64) -> Cut {
+    let (cut, _) = leader_cut();
+    let position = LogPosition { index: LogIndex(index), term: Term(3) };
+    Cut { snapshot: Snapshot { position, ..cut.snapshot }, ..cut }
+}
+
+#[test]
+fn an_installation_is_reported_after_earlier_appends_and_is_durable_then() {
+    let root = tempfile::tempdir().unwrap();
+    new_member(root.path());
+    let mut replica = start(root.path());
+    let received = receive(&replica, &cut_at(7));
+    let voted = |by| HardState { term: TERM, voted_for: Some(NodeId(by)) };
+    let appended = AppendEntries {
+        io: IoId(1),
+        truncate_from: None,
+        hard_state: voted(1),
+        commit_index: LogIndex(4),
+        entries: vec![entry(11, 5, put(11, "new"))],
+    };
+    let mut out = LogOutput::default();
+    let inputs = vec![LogInput::Append(appended), install(&received, 2, voted(2), true)];
+    replica.log.handle(inputs, &mut out).unwrap();
+    let told: Vec<_> = out
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::Appended { io } => io.0,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [1, 2]);
+    drop(replica);
+    let found = open(root.path()).into_parts().unwrap().recovered;
+    assert_eq!((found.hard_state, found.last.index), (voted(2), LogIndex(11)));
+    assert_eq!(found.commit_index, LogIndex(7), "what the snapshot covers is committed");
+}
+
+#[test]
+fn changes_of_a_state_that_a_snapshot_replaces_are_not_for_the_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    new_member(root.path());
+    let mut replica = start(root.path());
+    let received = receive(&replica, &cut_at(7));
+    let Event::SnapshotReceived { snapshot, staged, .. } = received else { panic!("{received:?}") };
+    let committed = |index| Committed { entry: entry(index, 3, put(index, "old")), proposal: None };
+    let mut out = ApplyOutput::default();
+    let inputs = vec![
+        ApplyInput::Entries(vec![committed(5)]),
+        ApplyInput::Install { snapshot, staged },
+        ApplyInput::Entries(vec![committed(8)]),
+    ];
+    replica.apply.handle(inputs, &mut out).unwrap();
+    let [Record::Row(row)] = &out.records[..] else { panic!("{:?} instead of one row", out.records) };
+    assert_eq!((out.installed, row.revision, &row.key[..]), (true, Revision(51), &b"key-8"[..]));
+}
+
+#[test]
+fn the_log_stays_as_it_is_if_the_state_refuses_a_snapshot() {
+    let root = tempfile::tempdir().unwrap();
+    new_member(root.path());
+    let mut replica = start(root.path());
+    let last = replica.log.wal().last();
+    // The state covers entry 4 already.
+    let received = receive(&replica, &cut_at(4));
+    let promise = Promise::VoteGranted { term: TERM };
+    let mut out = LogOutput::default();
+    let inputs = vec![
+        LogInput::Acknowledge { to: LEADER, promise },
+        install(&received, 1, HardState::default(), false),
+    ];
+    replica.log.handle(inputs, &mut out).unwrap_err();
+    assert_eq!((replica.log.wal().last(), out.sends.len(), out.events.len()), (last, 0, 0));
+    drop(replica);
+    assert_eq!(start(root.path()).log.wal().last(), last);
 }

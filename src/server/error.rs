@@ -114,3 +114,48 @@ impl ServerError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::kv::CommandError;
+    use crate::membership::{AdminError, AdminReason};
+    use crate::types::{FeatureLevel, LogIndex, LogPosition, Term};
+
+    #[test]
+    fn every_cause_has_its_exit_code() {
+        let (own, other) = (ClusterId(1), ClusterId(2));
+        let outdated = || Outdated { needed: FeatureLevel(1), understood: FeatureLevel(0) };
+        let unappliable = Unappliable {
+            position: LogPosition { index: LogIndex(7), term: Term(2) },
+            source: CommandError("unknown version"),
+        };
+        let refused = || AdminError::new(AdminReason::NameTaken, "another node has the name");
+        let io_error = || io::Error::from(io::ErrorKind::AddrInUse);
+        let address = "127.0.0.1:7001".parse().unwrap();
+        let causes = [
+            (ServerError::Listen { flag: "--peer", address, error: io_error(), hint: "" }, 1),
+            (io_error().into(), 1),
+            (InitialClusterError::Empty.into(), 1),
+            (StorageError::damaged(Path::new("/data"), "odd").into(), 3),
+            (StorageError::Poisoned.into(), 4),
+            (BootstrapError::Store("the disk failed".into()).into(), 4),
+            (BootstrapError::NameInUse(refused()).into(), 5),
+            (BootstrapError::Outdated(refused()).into(), 5),
+            (outdated().into(), 5),
+            (unappliable.into(), 3),
+            (Failure::Diverged.into(), 3),
+            (Failure::from(StorageError::Poisoned).into(), 4),
+            (ServerError::OtherCluster { path: "/data".into(), own, other }, 5),
+            (KubeError::Timeout.into(), 1),
+            (ServerError::Latch { own, other, config_map: "latch".into() }, 5),
+            (ServerError::Ended("the HTTP server"), 1),
+            (supervision::Ended { name: "events", panicked: true }.into(), 1),
+        ];
+        for (cause, code) in causes {
+            assert_eq!(cause.exit_code(), code, "{cause}");
+        }
+    }
+}
