@@ -1,6 +1,9 @@
 //! One HTTP/1.1 connection to one node: for the command line, and with little overhead for the load generator.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -147,6 +150,47 @@ impl ClientError {
     }
 }
 
+/// A stream that keeps why the node refused this client. The HTTP connection drops that error if it comes before the
+/// first request.
+struct Listening<S> {
+    stream: S,
+    heard: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(why) = refusal(error)
+        {
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 impl Client {
     /// Connects to `host:port`; names are resolved, all their addresses tried. Takes as long as the
     /// operating system lets it; wrap it in a timeout.
@@ -183,11 +227,15 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let host = HeaderValue::from_str(endpoint).map_err(|_| ClientError::Endpoint(endpoint.into()))?;
+        let heard = Arc::<Mutex<Option<io::Error>>>::default();
+        let stream = Listening { stream, heard: Arc::clone(&heard) };
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::NotSent)?;
         // The error reaches the caller that waits for an answer; not its cause, if none waits yet.
-        let connection =
-            tokio::spawn(async move { connection.await.err().and_then(|error| refusal(&error)) });
+        let connection = tokio::spawn(async move {
+            let ended = connection.await.err().and_then(|error| refusal(&error));
+            heard.lock().unwrap_or_else(PoisonError::into_inner).take().or(ended)
+        });
         Ok(Self { sender, host, token: None, connection: Some(connection) })
     }
 
