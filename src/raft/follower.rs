@@ -142,6 +142,13 @@ impl Raft {
         self.is_space_low() || self.is_backlogged()
     }
 
+    /// Whether so much is committed and not yet applied that the log takes no new entries: apply is slower than the
+    /// leader, as with a slow disk behind it. Only committed entries count, since they can always be applied.
+    fn is_backlogged(&self) -> bool {
+        let limit = self.settings.uncommitted_bytes_max;
+        self.log.backlog_bytes(limit) >= limit
+    }
+
     /// Why the log cannot take this entry from any correct leader, if that is so. A leader that contradicts committed
     /// entries breaks Raft's promise, and so does one whose terms or times fall; this node's own log is sound.
     fn contradicts(&self, first: &Entry) -> Option<&'static str> {

@@ -456,13 +456,6 @@ impl Raft {
         bytes > self.settings.uncommitted_bytes_max && !self.settings.planted.is(Plant::UnboundedWrites)
     }
 
-    /// Whether so much is committed and not yet applied that the log takes no new entries: apply is slower than the
-    /// leader, as with a slow disk behind it. Only committed entries count, since they can always be applied.
-    pub(super) fn is_backlogged(&self) -> bool {
-        let limit = self.settings.uncommitted_bytes_max;
-        self.log.backlog_bytes(limit) >= limit
-    }
-
     /// Bytes of writes that wait here, or are not yet committed or applied.
     pub(super) fn unfinished_bytes(&self) -> usize {
         let uncommitted = match &self.role {
