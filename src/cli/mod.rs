@@ -311,5 +311,9 @@ mod tests {
         assert_eq!(CliError::Refused(String::new()).exit_code(), 5);
         assert_eq!(CliError::from(StorageError::Damaged(damage)).exit_code(), 3);
         assert_eq!(CliError::from(StorageError::Poisoned).exit_code(), 4);
+        assert_eq!(CliError::from(RefoundError::from(StorageError::Poisoned)).exit_code(), 4);
+        assert_eq!(CliError::from(ServerError::from(StorageError::Poisoned)).exit_code(), 4);
+        assert_eq!(CliError::Reported(5).exit_code(), 5);
+        assert_eq!(CliError::Output(io::ErrorKind::BrokenPipe.into()).exit_code(), 1);
     }
 }

@@ -429,3 +429,35 @@ fn new_cluster_id() -> io::Result<ClusterId> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::CommandError;
+    use crate::types::Term;
+
+    #[test]
+    fn every_cause_has_its_exit_code() {
+        let path = || PathBuf::from("/data");
+        let unappliable = Unappliable {
+            position: LogPosition { index: LogIndex(7), term: Term(2) },
+            source: CommandError("unknown version"),
+        };
+        let file = |error| RefoundError::File { path: path(), error };
+        let causes = [
+            (StorageError::damaged(&path(), "odd").into(), 3),
+            (StorageError::Poisoned.into(), 4),
+            (file(FileError::Storage(StorageError::Poisoned)), 4),
+            (file(FileError::NotASnapshot), 1),
+            (unappliable.into(), 3),
+            (WasRemoved(LogIndex(7)).into(), 5),
+            (RefoundError::NotSkipped("entry 7 can be applied".into()), 1),
+            (RefoundError::Nothing { path: path(), what: "no log" }, 1),
+            (InitialClusterError::Empty.into(), 1),
+            (io::Error::from(io::ErrorKind::Other).into(), 1),
+        ];
+        for (cause, code) in causes {
+            assert_eq!(cause.exit_code(), code, "{cause}");
+        }
+    }
+}
