@@ -371,7 +371,32 @@ fn vote_outcome(answer: VoteAnswer) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+
+    /// The values of labels that docs/metrics.md lists, by label.
+    fn documented() -> BTreeMap<String, BTreeSet<String>> {
+        let (_, table) = include_str!("../../docs/metrics.md").split_once("## Values of labels").unwrap();
+        let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        let rows = table.lines().map(quoted).filter(|values| !values.is_empty());
+        rows.map(|row| (row[0].clone(), row[1..].iter().cloned().collect())).collect()
+    }
+
+    #[test]
+    fn the_reference_lists_every_value_of_a_label_and_no_other() {
+        let metrics = Metrics::new();
+        show_counters_at_zero(&metrics);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let mut documented = documented();
+        for label in ["direction", "outcome", "reason", "why"] {
+            let shown = text.lines().filter_map(|line| {
+                let (_, rest) = line.split_once(&format!("{{{label}=\""))?;
+                Some(rest.split_once('"')?.0.to_owned())
+            });
+            assert_eq!(documented.remove(label), Some(shown.collect()), "{label}");
+        }
+    }
 
     #[test]
     fn the_silence_of_leaders_grows_until_one_is_heard() {

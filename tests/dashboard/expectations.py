@@ -4,9 +4,11 @@ it again and is under load."""
 import math
 
 import dashboard as file
+import metrics_page
 from cluster import PODS
 
 ROUTES = {"/v1/kv/{key}"}
+LABEL_VALUES = metrics_page.label_values()
 
 
 class Unexpected(Exception):
@@ -97,8 +99,7 @@ def happened(series, _cluster):
 
 def granted(series, _cluster):
     outcomes = by("outcome", series)
-    wanted = {"granted", "ignored_leader_alive", "refused_log_behind", "refused_old_term", "refused_voted_for_another"}
-    expect(set(outcomes) == wanted, "other outcomes", set(outcomes))
+    expect(set(outcomes) == LABEL_VALUES["outcome"], "other outcomes", set(outcomes))
     expect(max(outcomes["granted"]) > 0, "no vote granted", outcomes["granted"])
 
 
@@ -147,8 +148,7 @@ def a_duration(series, _cluster):
 
 def failures(series, _cluster):
     reasons = by("reason", series)
-    wanted = {"leadership_lost", "no_leader", "no_quorum", "overloaded", "space_low", "timeout"}
-    expect(set(reasons) == wanted, "other reasons", set(reasons))
+    expect(set(reasons) == LABEL_VALUES["reason"], "other reasons", set(reasons))
     expect(max(reasons["no_leader"] + reasons["no_quorum"]) > 0, "nothing failed without a majority", reasons)
 
 
@@ -174,15 +174,14 @@ def refusals(series, _cluster):
 
 
 def queues(series, _cluster):
-    own = {"messages", "requests", "done", "log", "apply", "checkpoint", "segments"}
-    wanted = own | {f"peer {pod}" for pod in PODS}
+    wanted = LABEL_VALUES["queue"] | {f"peer {pod}" for pod in PODS}
     found = by("queue", series)
     expect(set(found) == wanted, "other queues", set(found))
     expect(all(number >= 0 for numbers in found.values() for number in numbers), "below zero", found)
 
 
 def directions(series, _cluster):
-    expect(set(by("direction", series)) == {"sent", "received"}, "other directions", series)
+    expect(set(by("direction", series)) == LABEL_VALUES["direction"], "other directions", series)
 
 
 QUERIES = {

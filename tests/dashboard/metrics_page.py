@@ -19,6 +19,14 @@ def listed():
     return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
+def label_values():
+    """The values of the labels that have a fixed set of them, by label."""
+    with open(PAGE, encoding="utf-8") as file:
+        table = file.read().partition("## Values of labels")[2]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|$", table, re.MULTILINE)
+    return {label: set(re.findall(r"`(\w+)`", values)) for label, values in rows}
+
+
 def shown(texts):
     """The same of what nodes show."""
     found = {}
@@ -44,6 +52,10 @@ def differences(texts):
                 yield f"{name} is on the page and not shown"
         elif page[name] != nodes[name]:
             yield f"{name} is {nodes[name]} and on the page {page[name]}"
+    for label, values in label_values().items():
+        found = {value for text in texts for value in re.findall(rf'^kuberaft_.*\b{label}="(\w+)"', text, re.MULTILINE)}
+        for value in sorted(found - values):
+            yield f'{label}="{value}" is shown and not on the page'
 
 
 def unknown(queries):
