@@ -163,7 +163,7 @@ impl Raft {
 
     /// Acknowledges once durable. If that has to wait, the read round is echoed at once.
     fn answer_append(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
-        let waits = self.hard_state_changed || !self.log.is_flushed();
+        let waits = self.must_write_hard_state() || !self.log.is_flushed();
         if let Promise::Appended { term, session, round, .. } = &promise {
             if waits {
                 self.echo_round(to, *term, *session, *round, out);

@@ -124,7 +124,7 @@ impl Raft {
         for id in self.proposals.take_appended(position.index) {
             out.push(Effect::ProposalFailed { id, refusal });
         }
-        self.hard_state_changed = false;
+        self.written = self.hard_state;
         let (io, hard_state) = (self.log.begin_io(), self.hard_state);
         out.push(Effect::Observe(Observation::SnapshotReceived { from, index: position.index }));
         out.push(Effect::InstallSnapshot { io, snapshot, staged, hard_state, keep_log });

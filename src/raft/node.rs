@@ -40,8 +40,8 @@ pub struct Raft {
     pub(super) id: NodeId,
     pub(super) settings: Settings,
     pub(super) hard_state: HardState,
-    /// Whether `hard_state` differs from what the latest append carried.
-    pub(super) hard_state_changed: bool,
+    /// `hard_state` as the latest append carried it.
+    pub(super) written: HardState,
     pub(super) log: Log,
     pub(super) role: Role,
     pub(super) proposals: Proposals,
@@ -156,7 +156,7 @@ impl Raft {
             id,
             settings,
             hard_state,
-            hard_state_changed: false,
+            written: hard_state,
             log,
             role: Role::Follower(Follower::new(now, None)),
             proposals: Proposals::default(),
@@ -196,7 +196,6 @@ impl Raft {
             Event::Appended { io } => {
                 self.log.on_durable(io);
                 self.on_flushed(now, out);
-                self.count_own_vote(now, out);
                 self.advance_commit(now, out);
             }
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
@@ -218,9 +217,8 @@ impl Raft {
             Event::SpaceLow => self.on_space_low(now, out),
             Event::SpaceFreed => self.on_space_freed(out),
         }
-        if self.hard_state_changed {
-            self.append(None, Vec::new(), out);
-        }
+        self.count_own_vote(now, out);
+        self.write_hard_state(out);
         self.note_appends(now);
         self.hand_out(out);
         self.tell_configuration(out);
@@ -310,14 +308,9 @@ impl Raft {
         now.after(self.random.up_to_twice(self.election_timeout()))
     }
 
-    /// Whether this node stands for election: as a voter, before or after a change that is under way. One that a
-    /// configuration leaves out is still needed until that is committed: if it alone has its entry, nobody else can
-    /// win (thesis, 4.2.2).
+    /// Whether this node stands for election: as a voter, before or after a change that is under way.
     pub(super) fn is_voter(&self) -> bool {
-        let open = self.log.open_configurations();
-        let forgets = self.settings.planted.is(Plant::LeaverStepsDownEarly);
-        let open = if forgets { &open[open.len().saturating_sub(1)..] } else { open };
-        open.iter().any(|(_, configuration)| configuration.is_voter(self.id))
+        self.settings.rules.may_lead(self.id, self.log.open_configurations())
     }
 
     /// The voters that this node asks for votes, of both sets while joint.
@@ -389,19 +382,8 @@ impl Raft {
         match message {
             Message::Signal(Signal::PreVote(request)) => self.on_pre_vote(now, from, &request, out),
             Message::Signal(Signal::RequestVote(request)) => self.on_request_vote(now, from, &request, out),
-            Message::Signal(Signal::PreVoteGranted { term }) => {
-                self.on_pre_vote_granted(now, from, term, out);
-            }
-            // A refusal tells only the term, which was looked at above.
-            Message::Signal(Signal::VoteRefused { term, pre_vote }) => {
-                if !pre_vote {
-                    self.note_vote_answer(now, term);
-                }
-                if self.settings.planted.is(Plant::RefusalCountsAsVote) && !pre_vote {
-                    self.on_vote_granted(now, from, term, out);
-                }
-            }
-            Message::Promise(Promise::VoteGranted { term }) => self.on_vote_granted(now, from, term, out),
+            Message::Signal(Signal::PreVoteGranted { .. } | Signal::VoteRefused { .. })
+            | Message::Promise(Promise::VoteGranted { .. }) => self.on_vote_answer(now, from, &message, out),
             Message::Signal(Signal::Append(append)) => self.on_append(now, from, append, out),
             Message::Promise(Promise::Appended { term, session, match_index, round, stickiness_ms }) => {
                 let echo = Echo { round, stickiness_ms };
@@ -492,7 +474,7 @@ impl Raft {
         entries: Vec<Entry>,
         out: &mut Vec<Effect>,
     ) {
-        self.hard_state_changed = false;
+        self.written = self.hard_state;
         out.push(Effect::Append(AppendEntries {
             io: self.log.begin_io(),
             truncate_from,
@@ -502,11 +484,20 @@ impl Raft {
         }));
     }
 
-    /// Sends a promise after all that has been appended so far, the current term and vote included.
-    pub(super) fn acknowledge(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
-        if self.hard_state_changed {
+    /// Whether the log does not hold the current term and vote yet.
+    pub(super) fn must_write_hard_state(&self) -> bool {
+        self.settings.rules.must_write(self.hard_state, self.written)
+    }
+
+    fn write_hard_state(&mut self, out: &mut Vec<Effect>) {
+        if self.must_write_hard_state() {
             self.append(None, Vec::new(), out);
         }
+    }
+
+    /// Sends a promise after all that has been appended so far, the current term and vote included.
+    pub(super) fn acknowledge(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
+        self.write_hard_state(out);
         out.push(Effect::Acknowledge { to, promise, after: self.log.last_io() });
     }
 
@@ -547,7 +538,6 @@ impl Raft {
     ) {
         if term > self.hard_state.term {
             self.hard_state = HardState { term, voted_for: None };
-            self.hard_state_changed = true;
         }
         // A higher term alone is no sign of a leader: the time to the next election goes on (paper, 5.2).
         let election_deadline = match (&self.role, leader) {

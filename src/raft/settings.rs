@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::FEATURE_LEVEL;
+use super::{FEATURE_LEVEL, Rules};
 use crate::plant::Planted;
 use crate::types::FeatureLevel;
 
@@ -54,6 +54,8 @@ pub struct Settings {
     pub state_check_interval: Duration,
     /// The highest feature level that this node's program understands.
     pub feature_level: FeatureLevel,
+    /// What safety depends on.
+    pub rules: Rules,
     /// A bug to show that it is found; none in a normal build.
     pub planted: Planted,
 }
@@ -80,6 +82,7 @@ impl Default for Settings {
             disk_stall_timeout: Duration::from_secs(1),
             state_check_interval: Duration::from_secs(1),
             feature_level: FEATURE_LEVEL,
+            rules: Rules::default(),
             planted: Planted::default(),
         }
     }

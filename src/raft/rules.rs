@@ -1,0 +1,142 @@
+//! The rules: each question that safety depends on, as a small pure function with its source. The handlers are the
+//! mechanism: they collect what a rule needs, ask it, and carry out the answer. To compare the core with the paper,
+//! read this file.
+//!
+//! *Paper* is Ongaro and Ousterhout, "In search of an understandable consensus algorithm (extended version)"; *thesis*
+//! is Ongaro, "Consensus: bridging theory and practice".
+//!
+//! With the cargo feature `planted-bugs`, `rules/planted.rs` takes the place of this file. It holds the same functions,
+//! of which one gives a wrong answer, to show that the simulator notices.
+#![expect(clippy::unused_self, reason = "the rules that settings carry may be other ones")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::plant::Planted;
+use crate::raft::{Configuration, HardState, Message, Promise, Signal, VoteAnswer, VoteRequest};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Term};
+
+/// Configurations with the entries that hold them, in order.
+type Configurations = [(LogIndex, Arc<Configuration>)];
+
+/// The rules of a correct core. A value, so that settings can carry other ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {}
+
+/// Majorities.
+impl Rules {
+    /// Whether the members that `has` accepts decide: a majority of the voters. While the configuration is joint, a
+    /// majority of the voters before the change is needed, too (thesis, 4.3).
+    pub(in crate::raft) fn has_quorum(
+        self,
+        configuration: &Configuration,
+        has: impl Fn(NodeId) -> bool,
+    ) -> bool {
+        configuration.has_quorum(has)
+    }
+}
+
+/// Elections.
+impl Rules {
+    /// Whether a node may be a candidate, or remain leader: it is a voter of the latest committed configuration or of a
+    /// later one in its log. One that a configuration leaves out is needed until that is committed: if it alone has
+    /// the entry, nobody else can win (thesis, 4.2.2).
+    pub(in crate::raft) fn may_lead(self, id: NodeId, open: &Configurations) -> bool {
+        open.iter().any(|(_, configuration)| configuration.is_voter(id))
+    }
+
+    /// What to answer a candidate: one vote a term, first come, first served (paper, 5.2), for no candidate whose log
+    /// is behind (5.4.1). This node's idea of who the members are does not matter: else a cluster that grew could be
+    /// left without a majority of willing voters.
+    pub(in crate::raft) fn answer_vote(
+        self,
+        from: NodeId,
+        request: &VoteRequest,
+        own: HardState,
+        leader: Option<NodeId>,
+        last: LogPosition,
+    ) -> VoteAnswer {
+        let is_another = |id: NodeId| id != from;
+        if request.term < own.term {
+            VoteAnswer::OldTerm
+        } else if request.term == own.term
+            && (own.voted_for.is_some_and(is_another) || leader.is_some_and(is_another))
+        {
+            VoteAnswer::VotedForAnother
+        } else if self.is_up_to_date(request.last, last) {
+            VoteAnswer::Granted
+        } else {
+            VoteAnswer::LogBehind
+        }
+    }
+
+    /// Whether a candidate's log is at least as far as the voter's: the later last term, then the longer log (paper,
+    /// 5.4.1). So the winner holds all committed entries.
+    pub(in crate::raft) fn is_up_to_date(self, candidate: LogPosition, voter: LogPosition) -> bool {
+        (candidate.term, candidate.index) >= (voter.term, voter.index)
+    }
+
+    /// Whether a leader that was last heard at `contact` counts as alive: then vote requests are ignored, their terms
+    /// included, so that nodes which were removed or cut off do not disturb it (thesis, 4.2.3).
+    pub(in crate::raft) fn is_leader_alive(
+        self,
+        now: Instant,
+        contact: Instant,
+        election_timeout: Duration,
+    ) -> bool {
+        now.since(contact) < election_timeout
+    }
+
+    /// The term that a refusal tells: the own one, so that a candidate of an old term learns of it (paper, 5.1).
+    pub(in crate::raft) fn refusal_term(self, own: Term) -> Term {
+        own
+    }
+
+    /// Whether term and vote must be written before this node answers anybody: they are not what the latest append
+    /// carried (paper, figure 2, persistent state).
+    pub(in crate::raft) fn must_write(self, own: HardState, written: HardState) -> bool {
+        own != written
+    }
+
+    /// Whether a candidate's own vote counts, so that it may ask for the others' and win: it is durable. Otherwise it
+    /// could crash, forget its candidacy, and be a candidate of the same term again with another log, while votes and
+    /// appends of its first candidacy are still under way.
+    pub(in crate::raft) fn own_vote_counts(self, own_vote: IoId, flushed: IoId) -> bool {
+        flushed >= own_vote
+    }
+
+    /// Whether this answer is a vote for a candidate of term `own` (paper, 5.2).
+    pub(in crate::raft) fn is_vote(self, answer: &Message, own: Term) -> bool {
+        matches!(answer, Message::Promise(Promise::VoteGranted { term }) if *term == own)
+    }
+
+    /// Whether this answer says that its sender would vote for this node in the term behind `own` (thesis, 9.6).
+    pub(in crate::raft) fn is_pre_vote(self, answer: &Message, own: Term) -> bool {
+        matches!(answer, Message::Signal(Signal::PreVoteGranted { term }) if *term == own.next())
+    }
+
+    /// Whether a leader whose disk stalls keeps the leadership: only if nobody could take it over. Otherwise it would
+    /// keep its followers quiet while it commits nothing (hashicorp/raft #503, etcd #15247).
+    pub(in crate::raft) fn may_lead_on_stalled_disk(self, other_voters: &BTreeSet<NodeId>) -> bool {
+        other_voters.is_empty()
+    }
+
+    /// Whether a follower may be told to start an election at once: its log is the leader's (thesis, 3.10).
+    pub(in crate::raft) fn may_take_over(self, match_index: LogIndex, last: LogIndex) -> bool {
+        match_index == last
+    }
+}
+
+impl From<Planted> for Rules {
+    /// These are the only rules of this program, whose [`Planted`] can name no bug.
+    fn from(_: Planted) -> Self {
+        Self {}
+    }
+}
+
+impl From<Rules> for Planted {
+    fn from(_: Rules) -> Self {
+        Self::NONE
+    }
+}
