@@ -25,7 +25,6 @@ use super::{
     Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
     Signal,
 };
-use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, NodeId, ReadId, Term};
 
 /// Entries handed to apply in one effect, and how many may be handed out but not applied.
@@ -147,7 +146,7 @@ impl Raft {
     ) -> Result<Self, SettingsError> {
         settings.check()?;
         let divergence = Divergence::new(recovered.applied, recovered.digest);
-        let log = Log::new(recovered, settings.cache_bytes);
+        let log = Log::new(recovered, settings.cache_bytes, settings.rules);
         let told = Told::new(log.configuration());
         let (covered, no_vote_until) = (log.before().index, settings.first_vote_at(now));
         let (mut random, timing) = (Random::new(seed), Timing::new(&settings));
@@ -435,7 +434,7 @@ impl Raft {
 
     /// Whether more bytes would wait or be uncommitted than may.
     pub(super) fn is_too_much(&self, bytes: usize) -> bool {
-        bytes > self.settings.uncommitted_bytes_max && !self.settings.planted.is(Plant::UnboundedWrites)
+        !self.settings.rules.may_take_write(bytes, self.settings.uncommitted_bytes_max)
     }
 
     /// Bytes of writes that wait here or are not yet committed.
@@ -503,7 +502,7 @@ impl Raft {
 
     fn hand_out(&mut self, out: &mut Vec<Effect>) {
         while self.log.handed().0 - self.log.applied().0 < UNAPPLIED_ENTRIES_MAX {
-            let entries = self.log.hand_out(APPLY_ENTRIES_MAX, self.applies_through());
+            let entries = self.log.hand_out(APPLY_ENTRIES_MAX);
             if entries.is_empty() {
                 break;
             }
@@ -576,7 +575,7 @@ impl Raft {
         if let Some(leader) = leader
             && self.last_leader.replace((leader, term)) != Some((leader, term))
         {
-            self.give_up_forwarded(out);
+            self.give_up_all_forwarded(out);
         }
     }
 }

@@ -129,8 +129,8 @@ impl Configuration {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::NewMember;
     use super::super::random::Random;
+    use super::super::{NewMember, Rules};
     use super::*;
     use crate::types::FeatureLevel;
 
@@ -260,7 +260,7 @@ mod tests {
             let reached: Vec<u64> = (0..=7).map(|_| random.next_u64() % 9).collect();
             let at = |id: NodeId| LogIndex(reached[usize::try_from(id.0).expect("at most seven")]);
             let tried = (1..9).map(LogIndex).rfind(|index| configuration.has_quorum(|id| at(id) >= *index));
-            let agreed = configuration.agreed_index(at, |voters| voters / 2);
+            let agreed = Rules::default().agreed_index(&configuration, at);
             assert_eq!(agreed, tried.unwrap_or_default(), "case {case}: {configuration:?} at {reached:?}");
         }
     }

@@ -9,12 +9,16 @@
 //! of which one gives a wrong answer, to show that the simulator notices.
 #![expect(clippy::unused_self, reason = "the rules that settings carry may be other ones")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::plant::Planted;
-use crate::raft::{Configuration, HardState, Message, Promise, Signal, VoteAnswer, VoteRequest};
+use crate::raft::log::Log;
+use crate::raft::{
+    Configuration, Entry, HardState, Member, Message, Outcome, Promise, Refusal, RefusalReason, Signal,
+    VoteAnswer, VoteRequest,
+};
 use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Term};
 
 /// Configurations with the entries that hold them, in order.
@@ -34,6 +38,22 @@ impl Rules {
         has: impl Fn(NodeId) -> bool,
     ) -> bool {
         configuration.has_quorum(has)
+    }
+
+    /// The highest index that a majority has reached; of both sets of voters while joint (paper, 5.3).
+    pub(in crate::raft) fn agreed_index(
+        self,
+        configuration: &Configuration,
+        reached: impl Fn(NodeId) -> LogIndex,
+    ) -> LogIndex {
+        let agreed = |voters: &BTreeMap<NodeId, Member>| {
+            let mut indexes: Vec<LogIndex> = voters.keys().map(|id| reached(*id)).collect();
+            indexes.sort_unstable_by(|a, b| b.cmp(a));
+            // Of five voters the third counts: it and the two ahead of it are a majority.
+            indexes.get(indexes.len() / 2).copied().unwrap_or_default()
+        };
+        let new = agreed(&configuration.voters);
+        if configuration.is_joint() { new.min(agreed(&configuration.outgoing)) } else { new }
     }
 }
 
@@ -125,6 +145,92 @@ impl Rules {
     /// Whether a follower may be told to start an election at once: its log is the leader's (thesis, 3.10).
     pub(in crate::raft) fn may_take_over(self, match_index: LogIndex, last: LogIndex) -> bool {
         match_index == last
+    }
+}
+
+/// Replication, commit, apply.
+impl Rules {
+    /// Whether a leader, or a node that asks one, may take a write: with it, no more than `bytes_max` would wait or be
+    /// uncommitted.
+    pub(in crate::raft) fn may_take_write(self, bytes: usize, bytes_max: usize) -> bool {
+        bytes <= bytes_max
+    }
+
+    /// Whether a write that was forwarded may be sent again: its leader refused it before it appended it. Whatever may
+    /// have been appended may be applied, and is never sent twice.
+    pub(in crate::raft) fn may_send_again(self, refusal: Refusal) -> bool {
+        matches!(
+            refusal,
+            Refusal {
+                reason: RefusalReason::NoLeader | RefusalReason::LeadershipLost,
+                outcome: Outcome::NotApplied,
+            }
+        )
+    }
+
+    /// Whether a follower's log holds this entry of its leader's already. An entry of another term at its index is
+    /// another entry: it goes, with all behind it (paper, 5.3).
+    pub(in crate::raft) fn holds(self, log: &Log, entry: &Entry) -> bool {
+        log.matches(entry.position())
+    }
+
+    /// Why no correct leader sends this entry as the first one that the log lacks, if that is so. It would take back
+    /// what is committed (paper, 5.4.3), or terms or times would decrease along the log.
+    pub(in crate::raft) fn contradiction(self, log: &Log, first: &Entry) -> Option<&'static str> {
+        let before = first.index.prev();
+        if first.index <= log.commit() {
+            Some("committed_conflict")
+        } else if log.term_at(before).is_none_or(|term| first.term < term) {
+            Some("falling_term")
+        } else if log.time_at(before).is_some_and(|time| first.time < time) {
+            Some("falling_time")
+        } else {
+            None
+        }
+    }
+
+    /// Up to where an append under way makes the log durable, once all behind `kept` was removed from it: what takes
+    /// a removed entry's place needs a flush of its own.
+    pub(in crate::raft) fn makes_durable(self, appended: LogIndex, kept: LogIndex) -> LogIndex {
+        appended.min(kept)
+    }
+
+    /// Whether a promise (a vote, an acknowledgement of entries) may leave: the append that it depends on is durable
+    /// (paper, figure 2).
+    pub(crate) fn may_acknowledge(self, after: IoId, durable: IoId) -> bool {
+        after <= durable
+    }
+
+    /// What of the leader's own log counts toward commit: what is durable. It may write it while followers do (thesis,
+    /// 10.2.1).
+    pub(in crate::raft) fn counts_at_leader(self, log: &Log) -> LogIndex {
+        log.durable()
+    }
+
+    /// Whether a leader of term `own` may commit by counting up to an entry of this term. Earlier terms' entries are
+    /// committed with it: a majority may hold one of them, and a later leader still replace it (paper, 5.4.2, figure
+    /// 8).
+    pub(in crate::raft) fn may_commit(self, term: Option<Term>, own: Term) -> bool {
+        term == Some(own)
+    }
+
+    /// Up to where a follower may commit: the leader's commit index, no further than its own log is known to be the
+    /// leader's (paper, 5.3).
+    pub(in crate::raft) fn commit_at_follower(
+        self,
+        log: &Log,
+        verified: LogIndex,
+        leader_commit: LogIndex,
+    ) -> LogIndex {
+        let last = log.last().index;
+        assert!(verified <= last, "{verified} is verified of a log that ends at {last}");
+        leader_commit.min(verified)
+    }
+
+    /// Up to where the log may be applied: what is committed, and durable here. What is applied is told to clients, and
+    /// a voter that is alone has no other copy (etcd #14370).
+    pub(in crate::raft) fn may_apply_through(self, log: &Log) -> LogIndex {
+        log.commit().min(log.durable())
     }
 }
 

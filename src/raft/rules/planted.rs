@@ -10,7 +10,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::plant::{Plant, Planted};
-use crate::raft::{Configuration, HardState, Message, Signal, VoteAnswer, VoteRequest};
+use crate::raft::log::Log;
+use crate::raft::{
+    Configuration, Entry, HardState, Member, Message, Refusal, RefusalReason, Signal, VoteAnswer, VoteRequest,
+};
 use crate::types::{IoId, LogIndex, LogPosition, NodeId, Term};
 
 /// Configurations with the entries that hold them, in order.
@@ -58,6 +61,19 @@ impl Rules {
         has: impl Fn(NodeId) -> bool,
     ) -> bool {
         SOUND.has_quorum(&self.deciding(configuration), has)
+    }
+
+    pub(in crate::raft) fn agreed_index(
+        self,
+        configuration: &Configuration,
+        reached: impl Fn(NodeId) -> LogIndex,
+    ) -> LogIndex {
+        if !self.has(Plant::CommitWithoutQuorum) {
+            return SOUND.agreed_index(&self.deciding(configuration), reached);
+        }
+        let furthest = |voters: &BTreeMap<NodeId, Member>| voters.keys().map(|id| reached(*id)).max();
+        let new = furthest(&configuration.voters).unwrap_or_default();
+        furthest(&configuration.outgoing).map_or(new, |old| new.min(old))
     }
 
     /// The configuration whose voters decide.
@@ -122,5 +138,69 @@ impl Rules {
 
     pub(in crate::raft) fn may_take_over(self, match_index: LogIndex, last: LogIndex) -> bool {
         SOUND.may_take_over(match_index, last) || self.has(Plant::TransferWithoutLogCheck)
+    }
+}
+
+/// Replication, commit, apply.
+impl Rules {
+    pub(in crate::raft) fn may_take_write(self, bytes: usize, bytes_max: usize) -> bool {
+        SOUND.may_take_write(bytes, bytes_max) || self.has(Plant::UnboundedWrites)
+    }
+
+    pub(in crate::raft) fn may_send_again(self, refusal: Refusal) -> bool {
+        let has_no_leader = matches!(refusal.reason, RefusalReason::NoLeader | RefusalReason::LeadershipLost);
+        SOUND.may_send_again(refusal) || (has_no_leader && self.has(Plant::ForwardTwice))
+    }
+
+    pub(in crate::raft) fn holds(self, log: &Log, entry: &Entry) -> bool {
+        let is_kept = self.has(Plant::KeepConflict) && entry.index <= log.last().index;
+        SOUND.holds(log, entry) || is_kept
+    }
+
+    pub(in crate::raft) fn makes_durable(self, appended: LogIndex, kept: LogIndex) -> LogIndex {
+        if self.has(Plant::ReplacedCountsDurable) { appended } else { SOUND.makes_durable(appended, kept) }
+    }
+
+    pub(crate) fn may_acknowledge(self, after: IoId, durable: IoId) -> bool {
+        SOUND.may_acknowledge(after, durable) || self.has(Plant::AcknowledgeBeforeFlush)
+    }
+
+    pub(in crate::raft) fn counts_at_leader(self, log: &Log) -> LogIndex {
+        if self.has(Plant::CountUnflushed) || self.ignores_flush(log) {
+            log.last().index
+        } else {
+            SOUND.counts_at_leader(log)
+        }
+    }
+
+    pub(in crate::raft) fn may_commit(self, term: Option<Term>, own: Term) -> bool {
+        SOUND.may_commit(term, own) || self.has(Plant::CommitEarlierTerm)
+    }
+
+    pub(in crate::raft) fn commit_at_follower(
+        self,
+        log: &Log,
+        verified: LogIndex,
+        leader_commit: LogIndex,
+    ) -> LogIndex {
+        let verified = if self.has(Plant::CommitUnverified) { log.last().index } else { verified };
+        SOUND.commit_at_follower(log, verified, leader_commit)
+    }
+
+    pub(in crate::raft) fn may_apply_through(self, log: &Log) -> LogIndex {
+        if self.has(Plant::ApplyBeforeCommit) {
+            log.durable()
+        } else if self.ignores_flush(log) {
+            log.commit()
+        } else {
+            SOUND.may_apply_through(log)
+        }
+    }
+
+    /// Whether one voter alone decides, and does not wait for its own log.
+    fn ignores_flush(self, log: &Log) -> bool {
+        let is_alone =
+            |configuration: &Arc<Configuration>| !configuration.is_joint() && configuration.voters.len() == 1;
+        self.has(Plant::AloneAppliesUnflushed) && log.configuration().is_some_and(is_alone)
     }
 }
