@@ -2,7 +2,6 @@
 
 use super::role::{Follower, Role};
 use super::{Append, Effect, Entry, ForwardAnswer, Promise, Raft, Refusal, RefusalReason, Signal};
-use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Session, Term};
 
 impl Follower {
@@ -235,12 +234,11 @@ impl Raft {
         out: &mut Vec<Effect>,
     ) {
         let Role::Follower(follower) = &self.role else { return };
-        let verified = follower.verified;
-        let mixed_up = self.settings.planted.is(Plant::ReadAnswerMixedUp);
-        if let Some(reads) = self.reads.take_answered(now, id, mixed_up) {
+        let (rules, verified) = (self.settings.rules, follower.verified);
+        if let Some(reads) = self.reads.take_answered(now, |question| rules.answers(id, question)) {
             self.reads.add_ready(index, reads);
             if term == self.hard_state.term {
-                self.log.commit_to(index.min(verified));
+                self.log.commit_to(rules.commit_at_follower(&self.log, verified, index));
             }
             // Those that came after the question was sent need one of their own.
             self.move_reads(now, out);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::check::TIME_MAX;
-use super::lease::Echo;
+use super::lease::{Echo, RoundTrip};
 use super::progress::{Flow, Progress, Recent};
 use super::proposals::{Origin, Queued};
 use super::replication::{Outgoing, send_heartbeat, send_waiting};
@@ -261,10 +261,11 @@ impl Raft {
         if let Some(echo) = echo.filter(is_new) {
             progress.echoed_round = echo.round;
             if let Some((_, sent_at)) = leader.rounds_sent.iter().find(|(sent, _)| *sent == echo.round) {
-                let lease_until = self.settings.lease_until(*sent_at, now, echo.stickiness_ms);
+                let trip = RoundTrip { sent_at: *sent_at, received_at: now };
+                let lease_until = self.settings.lease_until(trip, echo.stickiness_ms);
                 progress.lease_until = progress.lease_until.max(lease_until);
-                progress.round_trips.add(now.since(*sent_at));
-                let micros = u64::try_from(now.since(*sent_at).as_micros()).unwrap_or(u64::MAX);
+                progress.round_trips.add(trip.took());
+                let micros = u64::try_from(trip.took().as_micros()).unwrap_or(u64::MAX);
                 out.push(Effect::Observe(Observation::PeerRoundTrip { peer: from, micros }));
             }
             self.confirm_reads(now, out);

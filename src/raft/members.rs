@@ -186,10 +186,8 @@ impl Raft {
         }
         if configuration.voters.contains_key(&self.id) {
             self.drop_removed(&configuration, out);
-            // Who is gone echoes no round that is under way; a leader that is left alone needs no echo.
-            if !self.settings.planted.is(Plant::ReadWaitsForRemoved) {
-                self.confirm_reads(now, out);
-            }
+            // A removed node answers no round that is under way; a leader that is left alone needs no answer.
+            self.confirm_reads(now, out);
         } else {
             // The others learn of the commit before they lose their leader (thesis, 4.2.2).
             self.start_round(now, out);
@@ -228,16 +226,6 @@ impl Raft {
     pub(crate) fn feature_level(&self) -> FeatureLevel {
         let committed = self.log.committed_configuration();
         committed.map_or(FeatureLevel(0), |(_, configuration)| configuration.feature_level)
-    }
-
-    /// The configuration whose majorities decide: that in force.
-    pub(super) fn deciding(&self) -> Option<Arc<Configuration>> {
-        let configuration = self.log.configuration()?;
-        if self.settings.planted.is(Plant::JointOneMajority) && configuration.is_joint() {
-            let outgoing = BTreeMap::new();
-            return Some(Arc::new(Configuration { outgoing, ..Configuration::clone(configuration) }));
-        }
-        Some(Arc::clone(configuration))
     }
 
     /// After each step: tells of a configuration that came into force, and of the commit of this node's own removal.

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::plant::Planted;
+use crate::raft::lease::RoundTrip;
 use crate::raft::log::Log;
+use crate::raft::reads::Confirming;
 use crate::raft::{
     Configuration, Entry, HardState, Member, Message, Outcome, Promise, Refusal, RefusalReason, Signal,
     VoteAnswer, VoteRequest,
 };
-use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Term};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ReadId, Term};
 
 /// Configurations with the entries that hold them, in order.
 type Configurations = [(LogIndex, Arc<Configuration>)];
@@ -231,6 +233,65 @@ impl Rules {
     /// a voter that is alone has no other copy (etcd #14370).
     pub(in crate::raft) fn may_apply_through(self, log: &Log) -> LogIndex {
         log.commit().min(log.durable())
+    }
+}
+
+/// Reads and leases.
+impl Rules {
+    /// Whether a leader may serve reads: it has committed the no-op of its term. Before, it does not know what earlier
+    /// leaders committed (thesis, 6.4).
+    pub(in crate::raft) fn may_read(self, commit: LogIndex, noop: LogIndex) -> bool {
+        commit >= noop
+    }
+
+    /// Whether a round of reads may be served at the commit index of its start: a majority has answered this round or a
+    /// later one, so this node still led when the round began (thesis, 6.4). `echoed` is the latest round that a member
+    /// answered.
+    pub(in crate::raft) fn is_confirmed(
+        self,
+        configuration: &Configuration,
+        reads: &Confirming,
+        echoed: impl Fn(NodeId) -> u64,
+    ) -> bool {
+        configuration.has_quorum(|id| echoed(id) >= reads.round)
+    }
+
+    /// Whether the leader's answer `answer` is the one to this question. An earlier question's answer may name an index
+    /// from before the read.
+    pub(in crate::raft) fn answers(self, answer: ReadId, question: ReadId) -> bool {
+        answer == question
+    }
+
+    /// Until when, by the leader's clock, a follower keeps the promise that it gave in its echo. The promise begins no
+    /// earlier than the round was sent, and it is taken to end early, in case the follower's clock runs faster (thesis,
+    /// 6.4.1).
+    pub(in crate::raft) fn lease_end(self, trip: RoundTrip, promised: Duration, drift_ppm: u32) -> Instant {
+        const PPM: u64 = 1_000_000;
+        let promised_micros = u64::try_from(promised.as_micros()).unwrap_or(u64::MAX);
+        let kept = PPM.saturating_sub(u64::from(drift_ppm));
+        trip.sent_at.after(Duration::from_micros(promised_micros * kept / PPM))
+    }
+
+    /// Whether a leader certainly leads at this moment: a majority ignores all other candidates. A leader that asked
+    /// another node to take over has overridden those promises for the rest of its term (thesis, 6.4.1).
+    pub(in crate::raft) fn has_lease(
+        self,
+        configuration: &Configuration,
+        is_given_up: bool,
+        now: Instant,
+        promised_until: impl Fn(NodeId) -> Instant,
+    ) -> bool {
+        !is_given_up && configuration.has_quorum(|id| now < promised_until(id))
+    }
+
+    /// Whether some leader, maybe of an earlier term, may depend on this node to vote for nobody (thesis, 6.4.1).
+    pub(in crate::raft) fn keeps_promise(self, now: Instant, promised_until: Instant) -> bool {
+        now < promised_until
+    }
+
+    /// When a node that starts may vote: it may have given the longest promise right before it ended, and forgot it.
+    pub(in crate::raft) fn first_vote_at(self, start: Instant, longest_promise: Duration) -> Instant {
+        start.after(longest_promise)
     }
 }
 

@@ -8,13 +8,16 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::plant::{Plant, Planted};
+use crate::raft::lease::RoundTrip;
 use crate::raft::log::Log;
+use crate::raft::reads::Confirming;
 use crate::raft::{
     Configuration, Entry, HardState, Member, Message, Refusal, RefusalReason, Signal, VoteAnswer, VoteRequest,
 };
-use crate::types::{IoId, LogIndex, LogPosition, NodeId, Term};
+use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ReadId, Term};
 
 /// Configurations with the entries that hold them, in order.
 type Configurations = [(LogIndex, Arc<Configuration>)];
@@ -202,5 +205,44 @@ impl Rules {
         let is_alone =
             |configuration: &Arc<Configuration>| !configuration.is_joint() && configuration.voters.len() == 1;
         self.has(Plant::AloneAppliesUnflushed) && log.configuration().is_some_and(is_alone)
+    }
+}
+
+/// Reads and leases.
+impl Rules {
+    pub(in crate::raft) fn may_read(self, commit: LogIndex, noop: LogIndex) -> bool {
+        SOUND.may_read(commit, noop) || self.has(Plant::ReadBeforeNoop)
+    }
+
+    pub(in crate::raft) fn is_confirmed(
+        self,
+        configuration: &Configuration,
+        reads: &Confirming,
+        echoed: impl Fn(NodeId) -> u64,
+    ) -> bool {
+        let mut waits_for = self.deciding(configuration);
+        if self.has(Plant::ReadWaitsForRemoved) {
+            let removed = configuration.removed.iter().filter(|(_, index)| **index > reads.index);
+            waits_for.to_mut().voters.extend(removed.map(|(id, _)| (*id, Member::default())));
+        }
+        SOUND.is_confirmed(&waits_for, reads, echoed) || self.has(Plant::ReadWithoutRound)
+    }
+
+    pub(in crate::raft) fn answers(self, answer: ReadId, question: ReadId) -> bool {
+        SOUND.answers(answer, question) || self.has(Plant::ReadAnswerMixedUp)
+    }
+
+    pub(in crate::raft) fn lease_end(self, trip: RoundTrip, promised: Duration, drift_ppm: u32) -> Instant {
+        let sent_at = if self.has(Plant::LeaseFromReceipt) { trip.received_at } else { trip.sent_at };
+        let drift_ppm = if self.has(Plant::LeaseWithoutMargin) { 0 } else { drift_ppm };
+        SOUND.lease_end(RoundTrip { sent_at, ..trip }, promised, drift_ppm)
+    }
+
+    pub(in crate::raft) fn first_vote_at(self, start: Instant, longest_promise: Duration) -> Instant {
+        if self.has(Plant::VoteAtOnceWithLeases) {
+            start
+        } else {
+            SOUND.first_vote_at(start, longest_promise)
+        }
     }
 }
