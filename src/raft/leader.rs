@@ -66,8 +66,7 @@ impl Raft {
             leader.batches.push_back(Batch { last, bytes, appended_at: now });
         }
         if is_configuration {
-            self.follow_configuration(now);
-            self.leave_early(now, out);
+            self.follow_configuration(now, out);
         }
         self.replicate(out);
     }

@@ -287,7 +287,7 @@ impl Raft {
             next_index: progress.next_index,
             is_learner: self.log.configuration().is_some_and(|c| c.is_learner(*id)),
             active: progress.is_active(now, self.election_timeout()),
-            caught_up: progress.is_caught_up(last, &leader.recent),
+            caught_up: leader.is_caught_up(*id, last, self.settings.rules),
             silent_for: now.since(progress.last_contact),
             in_flight: progress.in_flight(),
             gets_snapshot: progress.gets_snapshot(),
@@ -307,7 +307,7 @@ impl Raft {
         now.after(self.random.up_to_twice(self.election_timeout()))
     }
 
-    /// Whether this node stands for election: as a voter, before or after a change that is under way.
+    /// Whether this node may be a candidate: it is a voter, before or after a change that is under way.
     pub(super) fn is_voter(&self) -> bool {
         self.settings.rules.may_lead(self.id, self.log.open_configurations())
     }

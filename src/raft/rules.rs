@@ -26,6 +26,11 @@ use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ReadId, Term};
 /// Configurations with the entries that hold them, in order.
 type Configurations = [(LogIndex, Arc<Configuration>)];
 
+/// A learner that lacks no more entries than these has caught up, whatever their age.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+/// Election timeouts for which a learner must have kept up before it becomes a voter.
+const STABLE_TIMEOUTS: u32 = 2;
+
 /// The rules of a correct core. A value, so that settings can carry other ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {}
@@ -292,6 +297,69 @@ impl Rules {
     /// When a node that starts may vote: it may have given the longest promise right before it ended, and forgot it.
     pub(in crate::raft) fn first_vote_at(self, start: Instant, longest_promise: Duration) -> Instant {
         start.after(longest_promise)
+    }
+}
+
+/// Members.
+impl Rules {
+    /// Whether a leader may change members: it has committed an entry of its own term. Otherwise two leaders could each
+    /// begin a change that the other one does not know, and their majorities need not overlap (raft-dev, 2015: "bug in
+    /// single-server membership changes").
+    pub(in crate::raft) fn may_change_members(self, commit: LogIndex, noop: LogIndex) -> bool {
+        commit >= noop
+    }
+
+    /// Whether what follows from a configuration may be done: its entry is committed. Those who wait are told, and
+    /// those who were removed (thesis, 4.2.2).
+    pub(in crate::raft) fn is_settled(self, index: LogIndex, commit: LogIndex) -> bool {
+        index <= commit
+    }
+
+    /// Whether a joint configuration may be left: its entry is committed, by majorities of both sets of voters (thesis,
+    /// 4.3; camunda #60086).
+    pub(in crate::raft) fn may_leave_joint(self, index: LogIndex, commit: LogIndex) -> bool {
+        index <= commit
+    }
+
+    /// Whether a follower lacks so little that it can count in a majority without holding it up. Under load no fixed
+    /// number of entries tells: it is enough if it holds what the leader's log held an election timeout ago, up to
+    /// `earlier` (thesis, 4.2.1).
+    pub(in crate::raft) fn is_caught_up(
+        self,
+        match_index: LogIndex,
+        last: LogIndex,
+        earlier: LogIndex,
+    ) -> bool {
+        let lacks = last.0.saturating_sub(match_index.0);
+        match_index > LogIndex(0) && (lacks <= CAUGHT_UP_ENTRIES || match_index >= earlier)
+    }
+
+    /// Whether a learner may become a voter: it has answered and kept up for so long (thesis, 4.2.1).
+    pub(in crate::raft) fn may_promote(self, kept_up: Option<Duration>, election_timeout: Duration) -> bool {
+        kept_up.is_some_and(|kept_up| kept_up >= election_timeout * STABLE_TIMEOUTS)
+    }
+
+    /// Whether voters may change to these: `ready` of them answer and have caught up, so that they could commit at once.
+    /// Otherwise the cluster might stop for want of one that is not there.
+    pub(in crate::raft) fn may_enter_joint(self, ready: usize, voters: usize) -> bool {
+        ready > voters / 2
+    }
+
+    /// The entry that removed this node permanently, if one did. It is not heard any more, so that it cannot disturb those
+    /// who stayed (thesis, 4.2.3; hashicorp/raft #524), and never added again: its vote may be forgotten (etcd #21178).
+    pub(in crate::raft) fn removed_by(self, configuration: &Configuration, id: NodeId) -> Option<LogIndex> {
+        configuration.removed.get(&id).copied()
+    }
+
+    /// Whether `own` believes that it was removed, by an entry that its log does not hold: most of the other voters that
+    /// it knows say so. A removal takes its data out of use permanently, so one word is not enough.
+    pub(in crate::raft) fn believes_removal(
+        self,
+        configuration: &Configuration,
+        own: NodeId,
+        says: impl Fn(NodeId) -> bool,
+    ) -> bool {
+        configuration.most_others(own, says)
     }
 }
 

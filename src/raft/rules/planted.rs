@@ -246,3 +246,35 @@ impl Rules {
         }
     }
 }
+
+/// Members.
+impl Rules {
+    pub(in crate::raft) fn may_change_members(self, commit: LogIndex, noop: LogIndex) -> bool {
+        SOUND.may_change_members(commit, noop) || self.has(Plant::ChangeBeforeNoop)
+    }
+
+    pub(in crate::raft) fn may_leave_joint(self, index: LogIndex, commit: LogIndex) -> bool {
+        SOUND.may_leave_joint(index, commit) || self.has(Plant::LeaveJointEarly)
+    }
+
+    pub(in crate::raft) fn is_caught_up(
+        self,
+        match_index: LogIndex,
+        last: LogIndex,
+        earlier: LogIndex,
+    ) -> bool {
+        SOUND.is_caught_up(match_index, last, earlier) || self.has(Plant::PromoteBeforeCatchUp)
+    }
+
+    pub(in crate::raft) fn may_promote(self, kept_up: Option<Duration>, election_timeout: Duration) -> bool {
+        SOUND.may_promote(kept_up, election_timeout) || self.has(Plant::PromoteBeforeCatchUp)
+    }
+
+    pub(in crate::raft) fn may_enter_joint(self, ready: usize, voters: usize) -> bool {
+        SOUND.may_enter_joint(ready, voters) || self.has(Plant::PromoteBeforeCatchUp)
+    }
+
+    pub(in crate::raft) fn removed_by(self, configuration: &Configuration, id: NodeId) -> Option<LogIndex> {
+        if self.has(Plant::RemovedRejoins) { None } else { SOUND.removed_by(configuration, id) }
+    }
+}
