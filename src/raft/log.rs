@@ -235,29 +235,21 @@ impl Log {
     /// Makes the log begin behind a snapshot that covers more than is committed here: what is above it stays if the
     /// log holds its last entry (`keep_log`), else nothing. Appends on their way no longer make the discarded entries
     /// durable. Nothing is handed out until the snapshot is the applied state.
-    /// `forget_configuration` plants the bug of not taking over the snapshot's.
-    pub(super) fn install(&mut self, snapshot: &Snapshot, keep_log: bool, forget_configuration: bool) {
+    pub(super) fn install(&mut self, snapshot: &Snapshot, keep_log: bool) {
         let position = snapshot.position;
         assert!(
             position.index > self.commit,
             "a snapshot at {position} would take back committed entries, up to {}",
             self.commit
         );
-        if keep_log {
-            self.configurations.retain(|(index, _)| forget_configuration || *index > position.index);
-        } else {
+        if !keep_log {
             self.window.clear();
             self.window_bytes = 0;
             self.runs.clear();
             self.last = position;
             self.lower_durable(self.commit);
-            let kept = self.commit;
-            self.configurations.retain(|(index, _)| forget_configuration && *index <= kept);
         }
-        if !forget_configuration && !snapshot.configuration.voters.is_empty() {
-            let covered = (snapshot.configuration_index, Arc::clone(&snapshot.configuration));
-            self.configurations.insert(0, covered);
-        }
+        self.configurations = self.rules.configurations_behind(&self.configurations, snapshot, keep_log);
         self.begin_behind(position);
         self.time = self.time.max(snapshot.time);
         self.commit = position.index;
@@ -504,7 +496,7 @@ mod tests {
     #[test]
     fn a_snapshot_that_the_log_holds_keeps_what_follows_it() {
         let mut log = applied_log(&[1, 1, 2, 2], 1);
-        log.install(&snapshot(at(3, 2), 1), true, false);
+        log.install(&snapshot(at(3, 2), 1), true);
         assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(4, 2), LogIndex(3)));
         assert_eq!((log.durable(), log.time()), (LogIndex(4), LogTime(7)));
         log.commit_to(LogIndex(4));
@@ -520,7 +512,7 @@ mod tests {
     fn a_snapshot_that_the_log_does_not_hold_discards_it() {
         let mut log = applied_log(&[1, 1, 1, 1], 1);
         let pending = log.begin_io();
-        log.install(&snapshot(at(3, 2), 1), false, false);
+        log.install(&snapshot(at(3, 2), 1), false);
         assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(3, 2), LogIndex(3)));
         assert_eq!(log.durable(), LogIndex(1));
         log.on_durable(pending);
@@ -546,11 +538,11 @@ mod tests {
         log.compact(LogIndex(2));
         let indexes = |log: &Log| log.configurations.iter().map(|(index, _)| index.0).collect::<Vec<_>>();
         assert_eq!(indexes(&log), [2, 3, 4, 5, 6]);
-        log.install(&snapshot(at(4, 1), 9), true, false);
+        log.install(&snapshot(at(4, 1), 9), true);
         assert_eq!(indexes(&log), [1, 5, 6]);
         log.truncate_from(LogIndex(5));
         assert_eq!(log.configuration(), Some(&configuration(9)));
-        log.install(&snapshot(at(8, 2), 7), false, false);
+        log.install(&snapshot(at(8, 2), 7), false);
         assert_eq!(log.configuration(), Some(&configuration(7)));
     }
 

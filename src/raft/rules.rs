@@ -19,7 +19,7 @@ use crate::raft::log::Log;
 use crate::raft::reads::Confirming;
 use crate::raft::{
     Configuration, Entry, HardState, Member, Message, Outcome, Promise, Refusal, RefusalReason, Signal,
-    VoteAnswer, VoteRequest,
+    Snapshot, VoteAnswer, VoteRequest,
 };
 use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ReadId, Term};
 
@@ -360,6 +360,48 @@ impl Rules {
         says: impl Fn(NodeId) -> bool,
     ) -> bool {
         configuration.most_others(own, says)
+    }
+}
+
+/// Snapshots and compaction.
+impl Rules {
+    /// Whether a received snapshot may take the state's place: it covers more than is committed here. An older one would
+    /// take back what was applied (paper, 7).
+    pub(in crate::raft) fn may_install(self, snapshot: LogPosition, commit: LogIndex) -> bool {
+        snapshot.index > commit
+    }
+
+    /// Whether what follows a snapshot stays in the log: the log holds the snapshot's last entry. If it holds another
+    /// one there, what follows is none of the leader's either, and all of it goes: else that one entry would stay where
+    /// the log now begins, and disagree with every append (paper, 7; hashicorp/raft #697).
+    pub(in crate::raft) fn keeps_log(self, log: &Log, snapshot: LogPosition) -> bool {
+        log.matches(snapshot)
+    }
+
+    /// The configurations that are known once a snapshot took the place of the log up to its position: its own, which
+    /// is part of it (paper, 7), and those of the entries that stay.
+    pub(in crate::raft) fn configurations_behind(
+        self,
+        known: &Configurations,
+        snapshot: &Snapshot,
+        keeps_log: bool,
+    ) -> Vec<(LogIndex, Arc<Configuration>)> {
+        let Snapshot { position, configuration, configuration_index, .. } = snapshot;
+        let covered = Some((*configuration_index, Arc::clone(configuration)));
+        let covered = covered.filter(|(_, configuration)| !configuration.voters.is_empty());
+        let stay = known.iter().filter(|(index, _)| keeps_log && *index > position.index);
+        covered.into_iter().chain(stay.cloned()).collect()
+    }
+
+    /// The last entry that the log may drop: the state covers it durably, so a restart does not need it (paper, 7), it
+    /// is applied, and nobody else wants it.
+    pub(in crate::raft) fn may_drop_through(
+        self,
+        log: &Log,
+        covered: LogIndex,
+        unwanted: LogIndex,
+    ) -> LogIndex {
+        covered.min(log.applied()).min(unwanted)
     }
 }
 

@@ -15,7 +15,8 @@ use crate::raft::lease::RoundTrip;
 use crate::raft::log::Log;
 use crate::raft::reads::Confirming;
 use crate::raft::{
-    Configuration, Entry, HardState, Member, Message, Refusal, RefusalReason, Signal, VoteAnswer, VoteRequest,
+    Configuration, Entry, HardState, Member, Message, Refusal, RefusalReason, Signal, Snapshot, VoteAnswer,
+    VoteRequest,
 };
 use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, ReadId, Term};
 
@@ -276,5 +277,39 @@ impl Rules {
 
     pub(in crate::raft) fn removed_by(self, configuration: &Configuration, id: NodeId) -> Option<LogIndex> {
         if self.has(Plant::RemovedRejoins) { None } else { SOUND.removed_by(configuration, id) }
+    }
+}
+
+/// Snapshots and compaction.
+impl Rules {
+    pub(in crate::raft) fn keeps_log(self, log: &Log, snapshot: LogPosition) -> bool {
+        let is_stale = self.has(Plant::StaleEntryAtSnapshot) && snapshot.index <= log.last().index;
+        SOUND.keeps_log(log, snapshot) || is_stale
+    }
+
+    pub(in crate::raft) fn configurations_behind(
+        self,
+        known: &Configurations,
+        snapshot: &Snapshot,
+        keeps_log: bool,
+    ) -> Vec<(LogIndex, Arc<Configuration>)> {
+        if !self.has(Plant::SnapshotDropsConfiguration) {
+            return SOUND.configurations_behind(known, snapshot, keeps_log);
+        }
+        let stays = |index: LogIndex| keeps_log || index <= snapshot.position.index;
+        known.iter().filter(|(index, _)| stays(*index)).cloned().collect()
+    }
+
+    pub(in crate::raft) fn may_drop_through(
+        self,
+        log: &Log,
+        covered: LogIndex,
+        unwanted: LogIndex,
+    ) -> LogIndex {
+        if self.has(Plant::CompactWithoutSnapshot) {
+            log.applied()
+        } else {
+            SOUND.may_drop_through(log, covered, unwanted)
+        }
     }
 }
