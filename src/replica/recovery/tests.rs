@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::*;
 use crate::kv::{Command, Condition, Operation};
-use crate::plant::Planted;
 use crate::raft::{AppendEntries, HardState, Member, Payload};
 use crate::storage::files::OsFiles;
 use crate::storage::state::SledState;
@@ -18,7 +17,7 @@ use crate::types::{ClusterId, IoId, LogTime, Session, Term};
 const VOTE: HardState = HardState { term: Term(3), voted_for: Some(NodeId(9)) };
 
 fn open(root: &Path) -> DataDir {
-    let options = Options { segment_bytes: 64 << 10, planted: Planted::NONE };
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
     DataDir::open(root, "one", options, &mut |_| ControlFlow::Break(())).unwrap()
 }
 
