@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{FEATURE_LEVEL, Rules};
-use crate::plant::Planted;
 use crate::types::FeatureLevel;
 
 /// Timing and limits of the core.
@@ -56,8 +55,6 @@ pub struct Settings {
     pub feature_level: FeatureLevel,
     /// What safety depends on.
     pub rules: Rules,
-    /// A bug to show that it is found; none in a normal build.
-    pub planted: Planted,
 }
 
 impl Default for Settings {
@@ -83,7 +80,6 @@ impl Default for Settings {
             state_check_interval: Duration::from_secs(1),
             feature_level: FEATURE_LEVEL,
             rules: Rules::default(),
-            planted: Planted::default(),
         }
     }
 }
