@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kuberaft::kv::{Command, Condition, Operation, Store};
-use kuberaft::plant::Planted;
 use kuberaft::raft::{self, AppendEntries, Entry, HardState, Payload};
 use kuberaft::replica::recovery::{Disk, recover};
 use kuberaft::storage::wal::Options;
@@ -39,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn open(directory: &Path) -> Result<DataDir, Box<dyn Error>> {
-    let options = Options { segment_bytes: 64 << 20, planted: Planted::NONE };
+    let options = Options { segment_bytes: 64 << 20, ..Options::default() };
     Ok(DataDir::open(directory, "one", options, &mut |_| ControlFlow::Break(()))?)
 }
 

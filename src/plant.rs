@@ -1,5 +1,7 @@
-//! Bugs that can be planted, to show that the simulator finds them. Without the cargo feature `planted-bugs` every
-//! question of [`Planted::is`] is false at compile time, and nothing of this is in the program.
+//! Bugs that can be planted, to show that the simulator finds them. Those of the core and of the log are wrong answers
+//! to a question that safety depends on: `raft/rules/planted.rs` and `storage/wal/rules/planted.rs`, which take the
+//! place of the sound rules with the cargo feature `planted-bugs`. The others ask [`Planted::is`] where they are. Without
+//! the feature that is false at compile time, and nothing of this is in the program.
 
 /// A bug of a class that others have shipped, or that is easily made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,7 +16,6 @@ mod tests;
 pub use apply::{Apply, ApplyOutput, Unappliable};
 pub use log::{Log, LogOutput};
 
-use crate::plant::Plant;
 use crate::raft::{
     AdminRefusal, AppendEntries, Committed, Effect, Event, HaltReason, HardState, Message, Observation,
     Promise, Raft, Refusal, Snapshot,
@@ -189,8 +188,7 @@ impl Core {
             Effect::Append(append) => out.log.push(LogInput::Append(append)),
             Effect::Send { to, signal } => out.sends.push((to, signal.into())),
             Effect::Acknowledge { to, promise, after }
-                if after <= self.durable
-                    || self.raft.settings().planted.is(Plant::AcknowledgeBeforeFlush) =>
+                if self.raft.settings().rules.may_acknowledge(after, self.durable) =>
             {
                 out.sends.push((to, promise.into()));
             }

@@ -225,7 +225,7 @@ mod tests {
 
     /// The data directory of a node that wrote two entries; returns its log's segment.
     fn data_directory(root: &Path) -> PathBuf {
-        let options = Options { segment_bytes: 64 << 10, planted: crate::plant::Planted::NONE };
+        let options = Options { segment_bytes: 64 << 10, ..Options::default() };
         let mut data = DataDir::open(root, "one", options, &mut |_| ControlFlow::Break(())).unwrap();
         let delete = Command {
             operation: Operation::Delete { key: Bytes::from_static(b"gone"), condition: Condition::Present },

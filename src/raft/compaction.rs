@@ -4,7 +4,6 @@
 use super::progress::{Flow, Progress, Transfer};
 use super::role::Role;
 use super::{Effect, Observation, Raft};
-use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition};
 
 /// The log is compacted when that drops at least one in this many of the trailing entries, not at every checkpoint.
@@ -13,12 +12,7 @@ const STEPS: u64 = 8;
 impl Raft {
     /// The state as of this entry is durable.
     pub(super) fn on_snapshot_taken(&mut self, now: Instant, position: LogPosition, out: &mut Vec<Effect>) {
-        let covered = if self.settings.planted.is(Plant::CompactWithoutSnapshot) {
-            self.log.applied()
-        } else {
-            position.index
-        };
-        self.covered = self.covered.max(covered);
+        self.covered = self.covered.max(position.index);
         self.compact(now, out);
     }
 
@@ -46,10 +40,12 @@ impl Raft {
     fn compactable(&self, now: Instant) -> LogIndex {
         // What was applied is known a little later than what was made durable of it.
         let covered = self.covered.min(self.log.applied());
-        let planted = self.settings.planted.is(Plant::CompactWithoutSnapshot);
-        if self.is_space_low() || planted {
-            return covered;
-        }
+        let unwanted = if self.is_space_low() { covered } else { self.unwanted(now, covered) };
+        self.settings.rules.may_drop_through(&self.log, self.covered, unwanted)
+    }
+
+    /// The last entry, of those up to `covered`, that is not kept for followers.
+    fn unwanted(&self, now: Instant, covered: LogIndex) -> LogIndex {
         let keep = |entries: u64| LogIndex(covered.0.saturating_sub(entries));
         let mut through = keep(self.settings.trailing_entries);
         if let Role::Leader(leader) = &self.role {

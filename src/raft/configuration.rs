@@ -68,22 +68,6 @@ impl Configuration {
         majority(&self.voters) && (!self.is_joint() || majority(&self.outgoing))
     }
 
-    /// The highest index that a majority of the voters has reached; of both sets while joint. `rank` tells which place
-    /// counts, of that many voters sorted from the furthest on: half of them is the majority's last.
-    pub(super) fn agreed_index(
-        &self,
-        reached: impl Fn(NodeId) -> LogIndex,
-        rank: impl Fn(usize) -> usize,
-    ) -> LogIndex {
-        let agreed = |voters: &BTreeMap<NodeId, Member>| {
-            let mut indexes: Vec<LogIndex> = voters.keys().map(|id| reached(*id)).collect();
-            indexes.sort_unstable_by(|a, b| b.cmp(a));
-            indexes.get(rank(indexes.len())).copied().unwrap_or_default()
-        };
-        let new = agreed(&self.voters);
-        if self.is_joint() { new.min(agreed(&self.outgoing)) } else { new }
-    }
-
     /// Whether a change of voters is under way.
     #[must_use]
     pub fn is_joint(&self) -> bool {

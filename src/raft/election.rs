@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::role::{Candidate, PreCandidate, Role};
-use super::{Effect, HardState, Observation, Promise, Raft, Signal, VoteAnswer, VoteRequest};
-use crate::plant::Plant;
+use super::{Effect, HardState, Message, Observation, Promise, Raft, Signal, VoteAnswer, VoteRequest};
 use crate::types::{Instant, NodeId, Term};
 
 impl Raft {
@@ -58,9 +57,6 @@ impl Raft {
         let why = if transfer { "stands for election, as the leader wants" } else { "stands for election" };
         self.change_role(role, why, out);
         out.push(Effect::Observe(Observation::ElectionStarted { term }));
-        if self.settings.planted.is(Plant::AskBeforeOwnVote) {
-            self.ask_for_votes(out);
-        }
     }
 
     /// Whether vote requests are ignored because a leader is alive: only with `check_quorum`, since only then
@@ -76,7 +72,8 @@ impl Raft {
             Role::Leader(_) => self.quorum_is_active(now),
             Role::Follower(follower) => {
                 let contact = follower.leader.and(follower.leader_contact);
-                contact.is_some_and(|at| now.since(at) < self.election_timeout())
+                let timeout = self.election_timeout();
+                contact.is_some_and(|at| self.settings.rules.is_leader_alive(now, at, timeout))
             }
             Role::PreCandidate(_) | Role::Candidate(_) => false,
         }
@@ -102,7 +99,7 @@ impl Raft {
         }));
         let signal = match answer {
             VoteAnswer::Granted => Signal::PreVoteGranted { term: request.term },
-            _ => self.refusal(request, true),
+            _ => self.refusal(true),
         };
         out.push(Effect::Send { to: from, signal });
     }
@@ -128,13 +125,10 @@ impl Raft {
             answer,
         }));
         if answer != VoteAnswer::Granted {
-            out.push(Effect::Send { to: from, signal: self.refusal(request, false) });
+            out.push(Effect::Send { to: from, signal: self.refusal(false) });
             return;
         }
-        if self.hard_state.voted_for != Some(from) {
-            self.hard_state.voted_for = Some(from);
-            self.hard_state_changed = !self.settings.planted.is(Plant::VoteNotPersisted);
-        }
+        self.hard_state.voted_for = Some(from);
         self.await_candidate(request.election_timeout_ms);
         let deadline = self.draw_election_deadline(now);
         if let Role::Follower(follower) = &mut self.role {
@@ -143,79 +137,51 @@ impl Raft {
         self.acknowledge(from, Promise::VoteGranted { term }, out);
     }
 
-    /// The vote depends only on term, earlier vote and log (paper, 5.2 and 5.4.1): never on this node's idea of
-    /// who the members are, else a cluster that grew could be left without a majority of willing voters.
     fn judge(&self, from: NodeId, request: &VoteRequest) -> VoteAnswer {
-        let HardState { term, voted_for } = self.hard_state;
-        let last = self.log.last();
-        if request.term < term {
-            VoteAnswer::OldTerm
-        } else if request.term == term
-            && (voted_for.is_some_and(|id| id != from) || self.leader().is_some_and(|id| id != from))
-            && !self.settings.planted.is(Plant::TwoVotesATerm)
-        {
-            VoteAnswer::VotedForAnother
-        } else if (request.last.term, request.last.index) < (last.term, last.index)
-            && !self.settings.planted.is(Plant::VoteWithoutLogCheck)
-            && !(request.transfer && self.settings.planted.is(Plant::TransferWithoutLogCheck))
-        {
-            VoteAnswer::LogBehind
-        } else {
-            VoteAnswer::Granted
-        }
+        let (own, leader, last) = (self.hard_state, self.leader(), self.log.last());
+        self.settings.rules.answer_vote(from, request, own, leader, last)
     }
 
-    fn refusal(&self, request: &VoteRequest, pre_vote: bool) -> Signal {
-        let silent = self.settings.planted.is(Plant::RefusalWithoutTerm);
-        Signal::VoteRefused {
-            term: if silent { request.term.prev() } else { self.hard_state.term },
-            pre_vote,
-        }
+    fn refusal(&self, pre_vote: bool) -> Signal {
+        Signal::VoteRefused { term: self.settings.rules.refusal_term(self.hard_state.term), pre_vote }
     }
 
-    pub(super) fn on_pre_vote_granted(
+    /// An answer to this node's question for votes or pre-votes. A refusal tells no more than its sender's term, which
+    /// the caller has looked at. An answer that comes too late changes nothing.
+    pub(super) fn on_vote_answer(
         &mut self,
         now: Instant,
         from: NodeId,
-        term: Term,
+        answer: &Message,
         out: &mut Vec<Effect>,
     ) {
-        let asked = self.hard_state.term.next();
-        let Role::PreCandidate(candidate) = &mut self.role else { return };
-        if term != asked {
-            return;
-        }
-        candidate.granted.insert(from);
-        let Role::PreCandidate(candidate) = &self.role else { return };
-        let granted = &candidate.granted;
-        if self.deciding().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
-            self.start_election(now, false, out);
-        }
-    }
-
-    pub(super) fn on_vote_granted(&mut self, now: Instant, from: NodeId, term: Term, out: &mut Vec<Effect>) {
-        self.note_vote_answer(now, term);
-        if term == self.hard_state.term
-            && let Role::Candidate(candidate) = &mut self.role
+        if let Message::Promise(Promise::VoteGranted { term })
+        | Message::Signal(Signal::VoteRefused { term, pre_vote: false }) = answer
         {
-            candidate.granted.insert(from);
-            self.count_votes(now, out);
+            self.note_vote_answer(now, *term);
+        }
+        let (rules, term) = (self.settings.rules, self.hard_state.term);
+        match &mut self.role {
+            Role::PreCandidate(candidate) if rules.is_pre_vote(answer, term) => {
+                candidate.granted.insert(from);
+                self.count_pre_votes(now, out);
+            }
+            Role::Candidate(candidate) if rules.is_vote(answer, term) => {
+                candidate.granted.insert(from);
+                self.count_votes(now, out);
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) | Role::Follower(_) | Role::Leader(_) => {}
         }
     }
 
-    /// Once a candidate's own vote is durable, it counts, and the others are asked for theirs. Not before: else it
-    /// could crash, forget that it stood for this term, and stand for it again with another log, while votes and
-    /// appends of its first candidacy are still under way.
+    /// After each step: once a candidate's own vote counts, the others are asked for theirs.
     pub(super) fn count_own_vote(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let id = self.id;
-        let flushed = self.log.flushed_io();
+        let (id, rules, flushed) = (self.id, self.settings.rules, self.log.flushed_io());
         if let Role::Candidate(candidate) = &mut self.role
-            && flushed >= candidate.own_vote
+            && rules.own_vote_counts(candidate.own_vote, flushed)
             && candidate.granted.insert(id)
         {
-            if !self.settings.planted.is(Plant::AskBeforeOwnVote) {
-                self.ask_for_votes(out);
-            }
+            self.ask_for_votes(out);
             self.count_votes(now, out);
         }
     }
@@ -233,13 +199,24 @@ impl Raft {
         }
     }
 
+    fn count_pre_votes(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let Role::PreCandidate(candidate) = &self.role else { return };
+        if self.is_quorum(|id| candidate.granted.contains(&id)) {
+            self.start_election(now, false, out);
+        }
+    }
+
     fn count_votes(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let Role::Candidate(candidate) = &self.role else { return };
-        let granted = &candidate.granted;
-        let is_asking = granted.contains(&self.id) || self.settings.planted.is(Plant::AskBeforeOwnVote);
-        if is_asking && self.deciding().is_some_and(|c| c.has_quorum(|id| granted.contains(&id))) {
+        let may_win = self.settings.rules.own_vote_counts(candidate.own_vote, self.log.flushed_io());
+        if may_win && self.is_quorum(|id| candidate.granted.contains(&id)) {
             self.become_leader(now, out);
         }
+    }
+
+    /// Whether the members that `has` accepts decide by the configuration in force.
+    pub(super) fn is_quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
+        self.log.configuration().is_some_and(|c| self.settings.rules.has_quorum(c, &has))
     }
 }
 

@@ -1,8 +1,7 @@
 //! Following a leader: `AppendEntries`, and writes and reads on behalf of this node's clients.
 
 use super::role::{Follower, Role};
-use super::{Append, Effect, Entry, ForwardAnswer, Outcome, Promise, Raft, Refusal, RefusalReason, Signal};
-use crate::plant::Plant;
+use super::{Append, Effect, Entry, ForwardAnswer, Promise, Raft, Refusal, RefusalReason, Signal};
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, Session, Term};
 
 impl Follower {
@@ -104,13 +103,12 @@ impl Raft {
         out: &mut Vec<Effect>,
     ) -> Option<u64> {
         let all = entries.len() as u64;
-        let keep = self.settings.planted.is(Plant::KeepConflict);
-        let last = self.log.last().index;
-        let is_known = |entry: &&Entry| self.log.matches(entry.position()) || (keep && entry.index <= last);
-        let known = entries.iter().take_while(is_known).count();
+        let rules = self.settings.rules;
+        let known = entries.iter().take_while(|entry| rules.holds(&self.log, entry)).count();
         let new = entries.split_off(known);
         let Some(first) = new.first() else { return Some(all) };
-        if let Some(why) = self.contradicts(first) {
+        // A leader that contradicts committed entries breaks Raft's promise; this node's own log is sound.
+        if let Some(why) = rules.contradiction(&self.log, first) {
             out.extend(self.ignored(now, from, why).map(Effect::Observe));
             return None;
         }
@@ -123,7 +121,7 @@ impl Raft {
         }
         let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
         if let Some(from) = truncate_from {
-            self.log.truncate_from(from, self.settings.planted.is(Plant::ReplacedCountsDurable));
+            self.log.truncate_from(from);
             if let Role::Follower(follower) = &mut self.role {
                 follower.verified = follower.verified.min(from.prev());
             }
@@ -149,34 +147,18 @@ impl Raft {
         self.log.backlog_bytes(limit) >= limit
     }
 
-    /// Why the log cannot take this entry from any correct leader, if that is so. A leader that contradicts committed
-    /// entries breaks Raft's promise, and so does one whose terms or times fall; this node's own log is sound.
-    fn contradicts(&self, first: &Entry) -> Option<&'static str> {
-        let before = first.index.prev();
-        if first.index <= self.log.commit() {
-            Some("committed_conflict")
-        } else if self.log.term_at(before).is_none_or(|term| first.term < term) {
-            Some("falling_term")
-        } else if self.log.time_at(before).is_some_and(|time| first.time < time) {
-            Some("falling_time")
-        } else {
-            None
-        }
-    }
-
     /// Adopts the leader's commit index up to the last entry that is known to equal the leader's.
     fn advance_follower_commit(&mut self, match_index: LogIndex, commit_index: LogIndex) {
         if let Role::Follower(follower) = &mut self.role {
             follower.verified = follower.verified.max(match_index);
-            let unverified = self.settings.planted.is(Plant::CommitUnverified);
-            let known = if unverified { self.log.last().index } else { follower.verified };
-            self.log.commit_to(commit_index.min(known));
+            let commit = self.settings.rules.commit_at_follower(&self.log, follower.verified, commit_index);
+            self.log.commit_to(commit);
         }
     }
 
     /// Acknowledges once durable. If that has to wait, the read round is echoed at once.
     fn answer_append(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
-        let waits = self.hard_state_changed || !self.log.is_flushed();
+        let waits = self.must_write_hard_state() || !self.log.is_flushed();
         if let Promise::Appended { term, session, round, .. } = &promise {
             if waits {
                 self.echo_round(to, *term, *session, *round, out);
@@ -207,17 +189,21 @@ impl Raft {
             match answer {
                 // Its result went by unseen: the entry was applied before its place was known.
                 Ok(position) if position.index <= self.log.handed() => {
-                    self.fail_proposal(id, Refusal::unknown(RefusalReason::LeadershipLost), out);
+                    self.give_up_forwarded(id, Refusal::unknown(RefusalReason::LeadershipLost), out);
                 }
                 Ok(position) => self.proposals.on_appended(id, position),
-                // It was not the leader; the next one will be asked.
-                Err(Refusal {
-                    reason: RefusalReason::NoLeader | RefusalReason::LeadershipLost,
-                    outcome: Outcome::NotApplied,
-                }) => self.proposals.requeue(id),
-                // Whatever may have been appended must not be sent again.
-                Err(refusal) => self.fail_proposal(id, refusal, out),
+                Err(refusal) => self.give_up_forwarded(id, refusal, out),
             }
+        }
+    }
+
+    /// A forwarded write will get no other answer from the leader that it was sent to: the next leader is asked, or its
+    /// client is told.
+    fn give_up_forwarded(&mut self, id: ProposalId, refusal: Refusal, out: &mut Vec<Effect>) {
+        if self.settings.rules.may_send_again(refusal) {
+            self.proposals.requeue(id);
+        } else {
+            self.fail_proposal(id, refusal, out);
         }
     }
 
@@ -236,13 +222,9 @@ impl Raft {
     }
 
     /// Another leader leads: whether the one before appended what was sent to it will not be told any more.
-    pub(super) fn give_up_forwarded(&mut self, out: &mut Vec<Effect>) {
-        if self.settings.planted.is(Plant::ForwardTwice) {
-            self.proposals.requeue_forwarded();
-        }
-        let refusal = Refusal::unknown(RefusalReason::LeadershipLost);
-        for id in self.proposals.take_forwarded() {
-            out.push(Effect::ProposalFailed { id, refusal });
+    pub(super) fn give_up_all_forwarded(&mut self, out: &mut Vec<Effect>) {
+        for id in self.proposals.forwarded() {
+            self.give_up_forwarded(id, Refusal::unknown(RefusalReason::LeadershipLost), out);
         }
     }
 
@@ -265,12 +247,11 @@ impl Raft {
         out: &mut Vec<Effect>,
     ) {
         let Role::Follower(follower) = &self.role else { return };
-        let verified = follower.verified;
-        let mixed_up = self.settings.planted.is(Plant::ReadAnswerMixedUp);
-        if let Some(reads) = self.reads.take_answered(now, id, mixed_up) {
+        let (rules, verified) = (self.settings.rules, follower.verified);
+        if let Some(reads) = self.reads.take_answered(now, |question| rules.answers(id, question)) {
             self.reads.add_ready(index, reads);
             if term == self.hard_state.term {
-                self.log.commit_to(index.min(verified));
+                self.log.commit_to(rules.commit_at_follower(&self.log, verified, index));
             }
             // Those that came after the question was sent need one of their own.
             self.move_reads(now, out);

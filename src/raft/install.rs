@@ -7,7 +7,6 @@
 use super::progress::{Flow, Transfer};
 use super::role::Role;
 use super::{Effect, Observation, Outcome, Promise, Raft, Refusal, RefusalReason, Signal, Snapshot};
-use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, Session, StagedId, Term};
 
 /// A snapshot that has arrived.
@@ -83,7 +82,7 @@ impl Raft {
             out.push(Effect::DropSnapshot { staged });
             return;
         }
-        if position.index > self.log.commit() {
+        if self.settings.rules.may_install(position, self.log.commit()) {
             self.install(from, snapshot, staged, out);
         } else {
             out.push(Effect::DropSnapshot { staged });
@@ -106,25 +105,21 @@ impl Raft {
 
     fn install(&mut self, from: NodeId, snapshot: Snapshot, staged: StagedId, out: &mut Vec<Effect>) {
         let position = snapshot.position;
-        // If the log holds another entry there, what follows it is none of the leader's either: all of it goes, else
-        // that one entry would stay where the log now begins, and disagree with every append (hashicorp/raft #697).
-        let stale =
-            self.settings.planted.is(Plant::StaleEntryAtSnapshot) && position.index <= self.log.last().index;
-        let keep_log = self.log.matches(position) || stale;
+        let keep_log = self.settings.rules.keeps_log(&self.log, position);
         if let Role::Follower(follower) = &mut self.role
             && !keep_log
         {
             // Nothing behind the snapshot is left.
             follower.verified = follower.verified.min(position.index);
         }
-        self.log.install(&snapshot, keep_log, self.settings.planted.is(Plant::SnapshotDropsConfiguration));
+        self.log.install(&snapshot, keep_log);
         self.covered = self.covered.max(position.index);
         // They went by unseen.
         let refusal = Refusal { reason: RefusalReason::LeadershipLost, outcome: Outcome::Unknown };
         for id in self.proposals.take_appended(position.index) {
             out.push(Effect::ProposalFailed { id, refusal });
         }
-        self.hard_state_changed = false;
+        self.written = self.hard_state;
         let (io, hard_state) = (self.log.begin_io(), self.hard_state);
         out.push(Effect::Observe(Observation::SnapshotReceived { from, index: position.index }));
         out.push(Effect::InstallSnapshot { io, snapshot, staged, hard_state, keep_log });

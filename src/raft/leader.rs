@@ -1,20 +1,16 @@
 //! Leading: the no-op, batches of writes, commit by counting, heartbeats (paper, 5.3 and 5.4.2; thesis, 6.2).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::check::TIME_MAX;
-use super::lease::Echo;
+use super::lease::{Echo, RoundTrip};
 use super::progress::{Flow, Progress, Recent};
 use super::proposals::{Origin, Queued};
 use super::replication::{Outgoing, send_heartbeat, send_waiting};
 use super::role::{Batch, Leader, Role};
-use super::{
-    Configuration, Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal,
-};
-use crate::plant::Plant;
+use super::{Effect, Entry, ForwardAnswer, Observation, Payload, Raft, Refusal, RefusalReason, Signal};
 use crate::types::{Instant, LogIndex, LogPosition, LogTime, NodeId, ProposalId, Session, Term};
 
 /// Batches on their way before writes are held back to share one.
@@ -70,31 +66,9 @@ impl Raft {
             leader.batches.push_back(Batch { last, bytes, appended_at: now });
         }
         if is_configuration {
-            self.follow_configuration(now);
-            self.leave_early(now, out);
+            self.follow_configuration(now, out);
         }
         self.replicate(out);
-        if self.applies_unflushed() {
-            self.advance_commit(now, out);
-        }
-    }
-
-    /// The last entry that may be applied here.
-    pub(super) fn applies_through(&self) -> LogIndex {
-        if self.settings.planted.is(Plant::ApplyBeforeCommit) {
-            return self.log.durable();
-        }
-        if self.applies_unflushed() { self.log.commit() } else { self.log.appliable() }
-    }
-
-    /// Plants the bug of a voter that is alone and does not wait for its own log.
-    fn applies_unflushed(&self) -> bool {
-        let is_alone = |configuration: &Arc<Configuration>| {
-            !configuration.is_joint() && configuration.voters.keys().eq([&self.id])
-        };
-        self.settings.planted.is(Plant::AloneAppliesUnflushed)
-            && matches!(self.role, Role::Leader(_))
-            && self.log.configuration().is_some_and(is_alone)
     }
 
     /// The log's clock at a leader: where it stood at the election, and the time since then.
@@ -213,7 +187,7 @@ impl Raft {
             let timeout = self.election_timeout();
             id == self.id || leader.progress.get(&id).is_some_and(|progress| progress.is_active(now, timeout))
         };
-        self.deciding().is_some_and(|configuration| configuration.has_quorum(active))
+        self.is_quorum(active)
     }
 
     fn report_lost_peers(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -286,10 +260,11 @@ impl Raft {
         if let Some(echo) = echo.filter(is_new) {
             progress.echoed_round = echo.round;
             if let Some((_, sent_at)) = leader.rounds_sent.iter().find(|(sent, _)| *sent == echo.round) {
-                let lease_until = self.settings.lease_until(*sent_at, now, echo.stickiness_ms);
+                let trip = RoundTrip { sent_at: *sent_at, received_at: now };
+                let lease_until = self.settings.lease_until(trip, echo.stickiness_ms);
                 progress.lease_until = progress.lease_until.max(lease_until);
-                progress.round_trips.add(now.since(*sent_at));
-                let micros = u64::try_from(now.since(*sent_at).as_micros()).unwrap_or(u64::MAX);
+                progress.round_trips.add(trip.took());
+                let micros = u64::try_from(trip.took().as_micros()).unwrap_or(u64::MAX);
                 out.push(Effect::Observe(Observation::PeerRoundTrip { peer: from, micros }));
             }
             self.confirm_reads(now, out);
@@ -350,21 +325,19 @@ impl Raft {
     /// Commits what a majority holds durably, if it is of this term (paper, 5.4.2): earlier terms' entries are
     /// committed with it. The leader's own log counts only as far as it is durable.
     pub(super) fn advance_commit(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let planted = self.settings.planted;
-        let unflushed = planted.is(Plant::CountUnflushed) || self.applies_unflushed();
-        let Some(configuration) = self.deciding() else { return };
+        let rules = self.settings.rules;
+        let Some(configuration) = self.log.configuration() else { return };
         let Role::Leader(leader) = &mut self.role else { return };
         let durable = |id: NodeId| {
             if id == self.id {
-                if unflushed { self.log.last().index } else { self.log.durable() }
+                rules.counts_at_leader(&self.log)
             } else {
                 leader.progress.get(&id).map_or(LogIndex(0), |progress| progress.match_index)
             }
         };
-        let rank = |voters: usize| if planted.is(Plant::CommitWithoutQuorum) { 0 } else { voters / 2 };
-        let candidate = configuration.agreed_index(durable, rank);
-        let own_term = self.log.term_at(candidate) == Some(self.hard_state.term);
-        if !(own_term || planted.is(Plant::CommitEarlierTerm)) || !self.log.commit_to(candidate) {
+        let candidate = rules.agreed_index(configuration, durable);
+        let may_commit = rules.may_commit(self.log.term_at(candidate), self.hard_state.term);
+        if !may_commit || !self.log.commit_to(candidate) {
             return;
         }
         let mut oldest = None;

@@ -81,7 +81,7 @@ impl Raft {
         if term.0.saturating_sub(self.hard_state.term.0) <= TERM_LEAP {
             return false;
         }
-        let Some(configuration) = self.deciding() else { return false };
+        let Some(configuration) = self.log.configuration() else { return false };
         if configuration.member(from).is_none() {
             return true;
         }
@@ -99,12 +99,12 @@ impl Raft {
                         && now.since(insists.last) < timeout * FORGOTTEN
                 })
         };
-        !configuration.has_quorum(insists)
+        !self.settings.rules.has_quorum(configuration, insists)
     }
 
     /// Whether new entries from the leader `from` are to be ignored, since their times leap.
     pub(super) fn time_leaps(&mut self, now: Instant, from: NodeId, new: &[Entry]) -> bool {
-        let Some(configuration) = self.deciding() else { return false };
+        let Some(configuration) = self.log.configuration() else { return false };
         if self.log.last().index == LogIndex(0) || !self.log_clock_leaps(now, new) {
             return false;
         }
@@ -121,7 +121,7 @@ impl Raft {
     /// Whether a snapshot is to be dropped for its time. It may be much later than the log of a node that was away; so
     /// it counts if it comes from a member.
     pub(super) fn snapshot_time_leaps(&self, from: NodeId, snapshot: &Snapshot) -> bool {
-        let Some(configuration) = self.deciding() else { return false };
+        let Some(configuration) = self.log.configuration() else { return false };
         let ahead = snapshot.time.0.saturating_sub(self.log.time().0);
         ahead > TIME_LEAP_MICROS && configuration.member(from).is_none()
     }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use super::role::Role;
 use super::{Effect, Raft, Settings, Signal};
-use crate::plant::Plant;
 use crate::types::{Instant, NodeId};
 
 /// What a follower says of a read round.
@@ -23,25 +22,31 @@ pub(super) struct Echo {
     pub(super) stickiness_ms: u32,
 }
 
+/// A read round's way to a follower and back, by the leader's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoundTrip {
+    pub(super) sent_at: Instant,
+    pub(super) received_at: Instant,
+}
+
+impl RoundTrip {
+    pub(super) fn took(self) -> Duration {
+        self.received_at.since(self.sent_at)
+    }
+}
+
 impl Settings {
-    /// Until when a follower keeps a promise that it gave for `stickiness_ms`, when it echoed what was sent at `sent_at`.
-    pub(super) fn lease_until(&self, sent_at: Instant, received_at: Instant, stickiness_ms: u32) -> Instant {
-        const PPM: u64 = 1_000_000;
-        let margin =
-            if self.planted.is(Plant::LeaseWithoutMargin) { 0 } else { u64::from(self.clock_drift_ppm) };
-        let promised_micros = u64::from(stickiness_ms) * 1000;
-        let from = if self.planted.is(Plant::LeaseFromReceipt) { received_at } else { sent_at };
-        from.after(Duration::from_micros(promised_micros * PPM.saturating_sub(margin) / PPM))
+    /// Until when a follower keeps a promise that it gave for `stickiness_ms` in its echo.
+    pub(super) fn lease_until(&self, trip: RoundTrip, stickiness_ms: u32) -> Instant {
+        let promised = Duration::from_millis(u64::from(stickiness_ms));
+        self.rules.lease_end(trip, promised, self.clock_drift_ppm)
     }
 
     /// Until when a node that starts at `now` votes for nobody: it may have promised so before it ended. The largest
     /// election timeout, so that it holds for what it promised with a clock of another pace, too.
     pub(super) fn first_vote_at(&self, now: Instant) -> Instant {
-        if self.lease_reads && !self.planted.is(Plant::VoteAtOnceWithLeases) {
-            now.after(self.election_timeout * 2)
-        } else {
-            now
-        }
+        let longest_promise = if self.lease_reads { self.election_timeout * 2 } else { Duration::ZERO };
+        self.rules.first_vote_at(now, longest_promise)
     }
 }
 
@@ -65,18 +70,20 @@ impl Raft {
 
     /// Whether some leader, maybe of an earlier term, may rely on this node to vote for nobody.
     pub(super) fn has_promised_no_vote(&self, now: Instant) -> bool {
-        now < self.no_vote_until
+        self.settings.rules.keeps_promise(now, self.no_vote_until)
     }
 
     /// Whether this node certainly leads at this moment: a quorum ignores all other candidates.
     pub(crate) fn has_lease(&self, now: Instant) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        let has_promised = |id: NodeId| {
-            id == self.id || leader.progress.get(&id).is_some_and(|progress| now < progress.lease_until)
+        let (Role::Leader(leader), Some(configuration)) = (&self.role, self.log.configuration()) else {
+            return false;
         };
-        self.settings.lease_reads
-            && !leader.lease_given_up
-            && self.log.configuration().is_some_and(|configuration| configuration.has_quorum(has_promised))
+        let promised_until = |id: NodeId| match leader.progress.get(&id) {
+            _ if id == self.id => Instant(u64::MAX),
+            progress => progress.map_or(Instant(0), |progress| progress.lease_until),
+        };
+        let (rules, given_up) = (self.settings.rules, leader.lease_given_up);
+        self.settings.lease_reads && rules.has_lease(configuration, given_up, now, promised_until)
     }
 
     /// Serves all reads that wait, the followers' included, at the commit index, if the lease allows it. The caller
@@ -105,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_lease_starts_when_the_round_was_sent_and_ends_early() {
-        let lease = |settings: &Settings, ms| settings.lease_until(Instant(1_000), Instant(90_000), ms);
+        let trip = RoundTrip { sent_at: Instant(1_000), received_at: Instant(90_000) };
+        let lease = |settings: &Settings, ms| settings.lease_until(trip, ms);
         assert_eq!(lease(&settings(), 300), Instant(271_000));
         assert_eq!(lease(&settings(), 0), Instant(1_000));
         let exact = Settings { clock_drift_ppm: 0, ..settings() };

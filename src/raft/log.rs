@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Configuration, Entry, Payload, Snapshot};
+use super::{Configuration, Entry, Payload, Rules, Snapshot};
 use crate::types::{IoId, LogIndex, LogPosition, LogTime, StateDigest, Term};
 
 /// What the log on disk holds at start.
@@ -38,6 +38,7 @@ pub struct Recovered {
 }
 
 pub(super) struct Log {
+    rules: Rules,
     /// Recent entries without gaps; the last one is at `last.index`.
     window: VecDeque<Entry>,
     window_bytes: usize,
@@ -61,7 +62,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(recovered: Recovered, cache_bytes: usize) -> Self {
+    pub(super) fn new(recovered: Recovered, cache_bytes: usize, rules: Rules) -> Self {
         let window_bytes = recovered.tail.iter().map(Entry::size_bytes).sum();
         assert!(
             recovered.tail.len() as u64 == recovered.last.index.0 - recovered.applied.0,
@@ -77,6 +78,7 @@ impl Log {
             recovered.applied
         );
         let mut log = Self {
+            rules,
             window: recovered.tail.into(),
             window_bytes,
             cache_bytes,
@@ -233,29 +235,21 @@ impl Log {
     /// Makes the log begin behind a snapshot that covers more than is committed here: what is above it stays if the
     /// log holds its last entry (`keep_log`), else nothing. Appends on their way no longer make the discarded entries
     /// durable. Nothing is handed out until the snapshot is the applied state.
-    /// `forget_configuration` plants the bug of not taking over the snapshot's.
-    pub(super) fn install(&mut self, snapshot: &Snapshot, keep_log: bool, forget_configuration: bool) {
+    pub(super) fn install(&mut self, snapshot: &Snapshot, keep_log: bool) {
         let position = snapshot.position;
         assert!(
             position.index > self.commit,
             "a snapshot at {position} would take back committed entries, up to {}",
             self.commit
         );
-        if keep_log {
-            self.configurations.retain(|(index, _)| forget_configuration || *index > position.index);
-        } else {
+        if !keep_log {
             self.window.clear();
             self.window_bytes = 0;
             self.runs.clear();
             self.last = position;
             self.lower_durable(self.commit);
-            let kept = self.commit;
-            self.configurations.retain(|(index, _)| forget_configuration && *index <= kept);
         }
-        if !forget_configuration && !snapshot.configuration.voters.is_empty() {
-            let covered = (snapshot.configuration_index, Arc::clone(&snapshot.configuration));
-            self.configurations.insert(0, covered);
-        }
+        self.configurations = self.rules.configurations_behind(&self.configurations, snapshot, keep_log);
         self.begin_behind(position);
         self.time = self.time.max(snapshot.time);
         self.commit = position.index;
@@ -267,7 +261,7 @@ impl Log {
     fn lower_durable(&mut self, kept: LogIndex) {
         self.durable = self.durable.min(kept);
         for (_, last_index) in &mut self.pending {
-            *last_index = (*last_index).min(kept);
+            *last_index = self.rules.makes_durable(*last_index, kept);
         }
     }
 
@@ -314,8 +308,7 @@ impl Log {
     }
 
     /// Removes the entry at `from` and all after it. Appends on their way no longer make those durable.
-    /// `forget_pending` plants the bug of leaving out the latter.
-    pub(super) fn truncate_from(&mut self, from: LogIndex, forget_pending: bool) {
+    pub(super) fn truncate_from(&mut self, from: LogIndex) {
         assert!(
             from > self.commit,
             "truncation from {from} would remove committed entries, up to {}",
@@ -330,11 +323,7 @@ impl Log {
         self.last = LogPosition { index: kept, term: self.run_of(kept).term };
         self.runs.retain(|run| run.index <= kept);
         self.configurations.retain(|(index, _)| *index <= kept);
-        if forget_pending {
-            self.durable = self.durable.min(kept);
-        } else {
-            self.lower_durable(kept);
-        }
+        self.lower_durable(kept);
     }
 
     /// Entries from `from` on, as many as fit in `bytes_max` but at least one; `None` if they are no longer in memory.
@@ -370,13 +359,9 @@ impl Log {
         moved
     }
 
-    /// What may be applied: it is committed, and durable here.
-    pub(super) fn appliable(&self) -> LogIndex {
-        self.commit.min(self.durable)
-    }
-
-    /// Takes the next entries to apply, up to `through`, that were not handed out before.
-    pub(super) fn hand_out(&mut self, entries_max: usize, through: LogIndex) -> Vec<Entry> {
+    /// Takes the next entries that may be applied and were not handed out before.
+    pub(super) fn hand_out(&mut self, entries_max: usize) -> Vec<Entry> {
+        let through = self.rules.may_apply_through(self);
         if self.handed >= through || self.is_installing() {
             return Vec::new();
         }
@@ -425,7 +410,7 @@ mod tests {
     use super::*;
 
     fn log_of(terms: &[u64]) -> Log {
-        let mut log = Log::new(Recovered::default(), usize::MAX);
+        let mut log = Log::new(Recovered::default(), usize::MAX, Rules::default());
         for term in terms {
             let index = log.last().index.next();
             log.push(Entry { term: Term(*term), index, time: LogTime(0), payload: Payload::Noop });
@@ -457,7 +442,7 @@ mod tests {
     fn a_replaced_entry_does_not_make_its_successor_durable() {
         let mut log = log_of(&[1, 1, 1]);
         let first = log.begin_io();
-        log.truncate_from(LogIndex(2), false);
+        log.truncate_from(LogIndex(2));
         log.push(Entry { term: Term(2), index: LogIndex(2), time: LogTime(0), payload: Payload::Noop });
         let second = log.begin_io();
         log.on_durable(first);
@@ -470,12 +455,12 @@ mod tests {
     fn only_what_is_committed_and_durable_is_handed_out() {
         let mut log = log_of(&[1, 1, 1]);
         log.commit_to(LogIndex(3));
-        assert!(log.hand_out(10, log.appliable()).is_empty());
+        assert!(log.hand_out(10).is_empty());
         let io = log.begin_io();
         log.on_durable(io);
-        assert_eq!(log.hand_out(2, log.appliable()).len(), 2);
-        assert_eq!(log.hand_out(2, log.appliable()).len(), 1);
-        assert!(log.hand_out(2, log.appliable()).is_empty());
+        assert_eq!(log.hand_out(2).len(), 2);
+        assert_eq!(log.hand_out(2).len(), 1);
+        assert!(log.hand_out(2).is_empty());
     }
 
     fn snapshot(position: LogPosition, voter: u64) -> Snapshot {
@@ -490,7 +475,7 @@ mod tests {
         let io = log.begin_io();
         log.on_durable(io);
         log.commit_to(LogIndex(applied));
-        log.hand_out(usize::MAX, log.appliable());
+        log.hand_out(usize::MAX);
         log.on_applied(LogIndex(applied));
         log
     }
@@ -518,7 +503,7 @@ mod tests {
             applied: LogIndex(12),
             ..Recovered::default()
         };
-        let log = Log::new(recovered, usize::MAX);
+        let log = Log::new(recovered, usize::MAX, Rules::default());
         let terms: Vec<_> = (9..=13).map(|i| log.term_at(LogIndex(i)).map(|t| t.0)).collect();
         assert_eq!(terms, [None, Some(3), Some(3), Some(4), None]);
     }
@@ -526,14 +511,14 @@ mod tests {
     #[test]
     fn a_snapshot_that_the_log_holds_keeps_what_follows_it() {
         let mut log = applied_log(&[1, 1, 2, 2], 1);
-        log.install(&snapshot(at(3, 2), 1), true, false);
+        log.install(&snapshot(at(3, 2), 1), true);
         assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(4, 2), LogIndex(3)));
         assert_eq!((log.durable(), log.time()), (LogIndex(4), LogTime(7)));
         log.commit_to(LogIndex(4));
-        assert!(log.hand_out(10, log.appliable()).is_empty(), "the state is not that of the snapshot yet");
+        assert!(log.hand_out(10).is_empty(), "the state is not that of the snapshot yet");
         assert!(!log.on_applied(LogIndex(1)));
         assert!(log.on_applied(LogIndex(3)));
-        assert_eq!(log.hand_out(10, log.appliable()).len(), 1);
+        assert_eq!(log.hand_out(10).len(), 1);
     }
 
     /// The entry at the snapshot's place is of another term: nothing of the log stays, neither above nor at it
@@ -542,7 +527,7 @@ mod tests {
     fn a_snapshot_that_the_log_does_not_hold_discards_it() {
         let mut log = applied_log(&[1, 1, 1, 1], 1);
         let pending = log.begin_io();
-        log.install(&snapshot(at(3, 2), 1), false, false);
+        log.install(&snapshot(at(3, 2), 1), false);
         assert_eq!((log.before(), log.last(), log.commit()), (at(3, 2), at(3, 2), LogIndex(3)));
         assert_eq!(log.durable(), LogIndex(1));
         log.on_durable(pending);
@@ -554,7 +539,7 @@ mod tests {
 
     #[test]
     fn configurations_survive_compaction_and_come_with_snapshots() {
-        let mut log = Log::new(Recovered::default(), usize::MAX);
+        let mut log = Log::new(Recovered::default(), usize::MAX, Rules::default());
         let configuration = |voter| snapshot(at(1, 1), voter).configuration;
         for index in 1..=6 {
             let payload = Payload::Configuration(configuration(index));
@@ -563,16 +548,16 @@ mod tests {
         let io = log.begin_io();
         log.on_durable(io);
         log.commit_to(LogIndex(3));
-        log.hand_out(10, log.appliable());
+        log.hand_out(10);
         log.on_applied(LogIndex(3));
         log.compact(LogIndex(2));
         let indexes = |log: &Log| log.configurations.iter().map(|(index, _)| index.0).collect::<Vec<_>>();
         assert_eq!(indexes(&log), [2, 3, 4, 5, 6]);
-        log.install(&snapshot(at(4, 1), 9), true, false);
+        log.install(&snapshot(at(4, 1), 9), true);
         assert_eq!(indexes(&log), [1, 5, 6]);
-        log.truncate_from(LogIndex(5), false);
+        log.truncate_from(LogIndex(5));
         assert_eq!(log.configuration(), Some(&configuration(9)));
-        log.install(&snapshot(at(8, 2), 7), false, false);
+        log.install(&snapshot(at(8, 2), 7), false);
         assert_eq!(log.configuration(), Some(&configuration(7)));
     }
 
@@ -587,7 +572,7 @@ mod tests {
             payload: Payload::Configuration(configuration),
         });
         assert!(log.configuration().is_some());
-        log.truncate_from(LogIndex(2), false);
+        log.truncate_from(LogIndex(2));
         assert!(log.configuration().is_none());
         assert_eq!(log.last(), at(1, 1));
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::progress::Progress;
 use super::role::Role;
 use super::{AdminRefusal, Change, Configuration, Effect, Observation, Payload, Raft};
-use crate::plant::Plant;
 use crate::types::{FeatureLevel, Instant, LogIndex, NodeId, RequestId, Session};
 
 /// What an administrator asked for.
@@ -50,10 +49,7 @@ impl Raft {
         let can_lead = |id: NodeId| {
             configuration.voters.contains_key(&id)
                 && next.voters.contains_key(&id)
-                && leader
-                    .progress
-                    .get(&id)
-                    .is_some_and(|progress| progress.is_caught_up(last, &leader.recent))
+                && leader.is_caught_up(id, last, self.settings.rules)
         };
         self.furthest_voter(now, can_lead)
     }
@@ -64,7 +60,7 @@ impl Raft {
         now: Instant,
         asked: &ChangeRequest,
     ) -> Result<Configuration, AdminRefusal> {
-        let planted = self.settings.planted;
+        let rules = self.settings.rules;
         let (Role::Leader(leader), Some(configuration)) = (&self.role, self.log.configuration()) else {
             return Err(AdminRefusal::NotLeader { leader: self.leader() });
         };
@@ -72,28 +68,25 @@ impl Raft {
         if asked.expected.is_some_and(|expected| expected != current) {
             return Err(AdminRefusal::Unexpected { current });
         }
-        if self.log.commit() < leader.noop_index && !planted.is(Plant::ChangeBeforeNoop) {
+        if !rules.may_change_members(self.log.commit(), leader.noop_index) {
             return Err(AdminRefusal::NotReady);
         }
         if self.changes_or_transfers() {
             return Err(AdminRefusal::InProgress);
         }
-        configuration.check(&asked.change, planted.is(Plant::RemovedRejoins))?;
+        configuration.check(&asked.change, rules)?;
         let last = self.log.last().index;
         let next = configuration.changed(&asked.change, last.next());
         if next.voters.is_empty() {
             return Err(AdminRefusal::NoVoters);
         }
-        if !planted.is(Plant::PromoteBeforeCatchUp) {
-            for id in &asked.change.promote {
-                let progress = leader.progress.get(id);
-                if !progress.is_some_and(|progress| progress.is_caught_up(last, &leader.recent)) {
-                    let entries = progress.map_or(last.0, |progress| progress.lacks(last));
-                    return Err(AdminRefusal::NotCaughtUp { id: *id, entries });
-                }
+        for id in &asked.change.promote {
+            if !leader.is_caught_up(*id, last, rules) {
+                let entries = leader.progress.get(id).map_or(last.0, |progress| progress.lacks(last));
+                return Err(AdminRefusal::NotCaughtUp { id: *id, entries });
             }
-            self.check_voters_to_be(now, &next)?;
         }
+        self.check_voters_to_be(now, &next)?;
         Ok(next)
     }
 
@@ -115,16 +108,17 @@ impl Raft {
         if !next.is_joint() {
             return Ok(());
         }
-        let last = self.log.last().index;
-        let is_there = |id: &&NodeId| {
-            **id == self.id
-                || leader.progress.get(id).is_some_and(|progress| {
-                    progress.is_active(now, self.election_timeout())
-                        && progress.is_caught_up(last, &leader.recent)
-                })
-        };
+        let (last, rules, timeout) = (self.log.last().index, self.settings.rules, self.election_timeout());
+        let is_active =
+            |id: &NodeId| leader.progress.get(id).is_some_and(|progress| progress.is_active(now, timeout));
+        let is_there =
+            |id: &&NodeId| **id == self.id || (is_active(id) && leader.is_caught_up(**id, last, rules));
         let (active, voters) = (next.voters.keys().filter(is_there).count(), next.voters.len());
-        if active > voters / 2 { Ok(()) } else { Err(AdminRefusal::NoQuorum { active, voters }) }
+        if rules.may_enter_joint(active, voters) {
+            Ok(())
+        } else {
+            Err(AdminRefusal::NoQuorum { active, voters })
+        }
     }
 
     pub(super) fn begin_change(
@@ -142,12 +136,8 @@ impl Raft {
 
     /// Appends a configuration, which is in force from here on.
     pub(super) fn append_configuration(&mut self, now: Instant, next: Configuration, out: &mut Vec<Effect>) {
-        let is_joint = next.is_joint();
         self.append_batch(now, vec![Payload::Configuration(Arc::new(next))], out);
         self.probe_followers(out);
-        if is_joint && self.settings.planted.is(Plant::LeaveJointEarly) {
-            self.leave_joint(now, out);
-        }
     }
 
     fn leave_joint(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -157,26 +147,20 @@ impl Raft {
         }
     }
 
-    /// Plants the bug of a leader that takes the end of its membership for done once it is in its own log.
-    pub(super) fn leave_early(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let leaves = |configuration: &Arc<Configuration>| !configuration.is_voter(self.id);
-        if self.settings.planted.is(Plant::LeaverStepsDownEarly)
-            && self.log.configuration().is_some_and(leaves)
-        {
-            self.become_follower(now, self.hard_state.term, None, "is a voter no longer", out);
-        }
-    }
-
     /// After a commit: does what the commit of a configuration allows. The leader continues what an earlier leader
     /// began.
     pub(super) fn settle_configuration(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let index = self.log.configuration_index();
+        let (index, commit, rules) = (self.log.configuration_index(), self.log.commit(), self.settings.rules);
         let Role::Leader(leader) = &mut self.role else { return };
-        if index > self.log.commit() || leader.settled == Some(index) {
+        let Some(configuration) = self.log.configuration().cloned() else { return };
+        let may_settle = if configuration.is_joint() {
+            rules.may_leave_joint(index, commit)
+        } else {
+            rules.is_settled(index, commit)
+        };
+        if !may_settle || leader.settled.replace(index) == Some(index) {
             return;
         }
-        leader.settled = Some(index);
-        let Some(configuration) = self.log.configuration().cloned() else { return };
         if configuration.is_joint() {
             self.leave_joint(now, out);
             return;
@@ -184,19 +168,14 @@ impl Raft {
         if let Some(change) = leader.change.take() {
             out.push(Effect::Reply { request: change.request, result: Ok(index) });
         }
-        if configuration.voters.contains_key(&self.id) {
-            self.drop_removed(&configuration, out);
-            // A node that is gone echoes no round that is under way; a leader that is left alone needs no echo.
-            if !self.settings.planted.is(Plant::ReadWaitsForRemoved) {
-                self.confirm_reads(now, out);
-            }
-        } else {
+        if !configuration.voters.contains_key(&self.id) {
             // The others learn of the commit before they lose their leader (thesis, 4.2.2).
             self.start_round(now, out);
-            self.drop_removed(&configuration, out);
-            let term = self.hard_state.term;
-            self.become_follower(now, term, None, "is a voter no longer", out);
         }
+        self.drop_removed(&configuration, out);
+        self.follow_configuration(now, out);
+        // A removed node answers no round that is under way; a leader that is left alone needs no answer.
+        self.confirm_reads(now, out);
     }
 
     /// Everybody whom a leader sends entries to, with their sessions: all members, and those that are removed as long
@@ -210,8 +189,13 @@ impl Raft {
         followers
     }
 
-    /// Starts again with members of another session than before, and begins with those that were added.
-    pub(super) fn follow_configuration(&mut self, now: Instant) {
+    /// The open configurations have changed: this node steps down if it is a voter of none, starts again with members of
+    /// another session than before, and begins to send to those that were added.
+    pub(super) fn follow_configuration(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if !self.is_voter() {
+            self.become_follower(now, self.hard_state.term, None, "is a voter no longer", out);
+            return;
+        }
         let followers = self.followers();
         let (last, before) = (self.log.last().index, self.log.before().index);
         let Role::Leader(leader) = &mut self.role else { return };
@@ -228,16 +212,6 @@ impl Raft {
     pub(crate) fn feature_level(&self) -> FeatureLevel {
         let committed = self.log.committed_configuration();
         committed.map_or(FeatureLevel(0), |(_, configuration)| configuration.feature_level)
-    }
-
-    /// The configuration whose majorities decide: that in force.
-    pub(super) fn deciding(&self) -> Option<Arc<Configuration>> {
-        let configuration = self.log.configuration()?;
-        if self.settings.planted.is(Plant::JointOneMajority) && configuration.is_joint() {
-            let outgoing = BTreeMap::new();
-            return Some(Arc::new(Configuration { outgoing, ..Configuration::clone(configuration) }));
-        }
-        Some(Arc::clone(configuration))
     }
 
     /// After each step: reports a configuration that came into force, and the commit of this node's own removal.

@@ -1,5 +1,7 @@
 //! The consensus core: a pure state machine. Time and events go in, effects come out; the same inputs
 //! give the same outputs. It does no I/O, reads no clock and draws no random numbers but from its seed.
+//!
+//! `rules` answers each question that safety depends on. The other files are the mechanism that asks.
 
 mod change;
 mod check;
@@ -30,6 +32,8 @@ mod reconfiguration;
 mod removal;
 mod replication;
 mod role;
+#[cfg_attr(feature = "planted-bugs", path = "rules/planted.rs")]
+mod rules;
 mod settings;
 mod snapshot;
 #[cfg(test)]
@@ -50,5 +54,6 @@ pub use log::Recovered;
 pub use message::{Append, ForwardAnswer, Load, Message, Promise, Signal, VoteRequest};
 pub use node::{PeerStatus, Raft, Status};
 pub use observation::{Observation, RoleName, VoteAnswer};
+pub use rules::Rules;
 pub use settings::{Settings, SettingsError};
 pub use snapshot::Snapshot;

@@ -25,7 +25,6 @@ use super::{
     Observation, Outcome, Promise, Proposal, Refusal, RefusalReason, RoleName, Settings, SettingsError,
     Signal,
 };
-use crate::plant::Plant;
 use crate::types::{Instant, LogIndex, NodeId, ReadId, Term};
 
 /// Entries handed to apply in one effect, and how many may be handed out but not applied.
@@ -40,8 +39,8 @@ pub struct Raft {
     pub(super) id: NodeId,
     pub(super) settings: Settings,
     pub(super) hard_state: HardState,
-    /// Whether `hard_state` differs from what the latest append carried.
-    pub(super) hard_state_changed: bool,
+    /// `hard_state` as the latest append carried it.
+    pub(super) written: HardState,
     pub(super) log: Log,
     pub(super) role: Role,
     pub(super) proposals: Proposals,
@@ -147,7 +146,7 @@ impl Raft {
     ) -> Result<Self, SettingsError> {
         settings.check()?;
         let divergence = Divergence::new(recovered.applied, recovered.digest);
-        let log = Log::new(recovered, settings.cache_bytes);
+        let log = Log::new(recovered, settings.cache_bytes, settings.rules);
         let told = Told::new(log.configuration());
         let (covered, no_vote_until) = (log.before().index, settings.first_vote_at(now));
         let (mut random, timing) = (Random::new(seed), Timing::new(&settings));
@@ -156,7 +155,7 @@ impl Raft {
             id,
             settings,
             hard_state,
-            hard_state_changed: false,
+            written: hard_state,
             log,
             role: Role::Follower(Follower::new(now, None)),
             proposals: Proposals::default(),
@@ -196,7 +195,6 @@ impl Raft {
             Event::Appended { io } => {
                 self.log.on_durable(io);
                 self.on_flushed(now, out);
-                self.count_own_vote(now, out);
                 self.advance_commit(now, out);
             }
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
@@ -218,9 +216,8 @@ impl Raft {
             Event::SpaceLow => self.on_space_low(now, out),
             Event::SpaceFreed => self.on_space_freed(out),
         }
-        if self.hard_state_changed {
-            self.append(None, Vec::new(), out);
-        }
+        self.count_own_vote(now, out);
+        self.write_hard_state(out);
         self.note_appends(now);
         self.hand_out(out);
         self.tell_configuration(out);
@@ -290,7 +287,7 @@ impl Raft {
             next_index: progress.next_index,
             is_learner: self.log.configuration().is_some_and(|c| c.is_learner(*id)),
             active: progress.is_active(now, self.election_timeout()),
-            caught_up: progress.is_caught_up(last, &leader.recent),
+            caught_up: leader.is_caught_up(*id, last, self.settings.rules),
             silent_for: now.since(progress.last_contact),
             in_flight: progress.in_flight(),
             gets_snapshot: progress.gets_snapshot(),
@@ -310,14 +307,9 @@ impl Raft {
         now.after(self.random.up_to_twice(self.election_timeout()))
     }
 
-    /// Whether this node may be a candidate: as a voter, before or after a change that is under way. One that a
-    /// configuration leaves out is still needed until that is committed: if it alone has its entry, nobody else can
-    /// win (thesis, 4.2.2).
+    /// Whether this node may be a candidate: it is a voter, before or after a change that is under way.
     pub(super) fn is_voter(&self) -> bool {
-        let open = self.log.open_configurations();
-        let forgets = self.settings.planted.is(Plant::LeaverStepsDownEarly);
-        let open = if forgets { &open[open.len().saturating_sub(1)..] } else { open };
-        open.iter().any(|(_, configuration)| configuration.is_voter(self.id))
+        self.settings.rules.may_lead(self.id, self.log.open_configurations())
     }
 
     /// The voters that this node asks for votes, of both sets while joint.
@@ -389,19 +381,8 @@ impl Raft {
         match message {
             Message::Signal(Signal::PreVote(request)) => self.on_pre_vote(now, from, &request, out),
             Message::Signal(Signal::RequestVote(request)) => self.on_request_vote(now, from, &request, out),
-            Message::Signal(Signal::PreVoteGranted { term }) => {
-                self.on_pre_vote_granted(now, from, term, out);
-            }
-            // A refusal tells only the term, which was looked at above.
-            Message::Signal(Signal::VoteRefused { term, pre_vote }) => {
-                if !pre_vote {
-                    self.note_vote_answer(now, term);
-                }
-                if self.settings.planted.is(Plant::RefusalCountsAsVote) && !pre_vote {
-                    self.on_vote_granted(now, from, term, out);
-                }
-            }
-            Message::Promise(Promise::VoteGranted { term }) => self.on_vote_granted(now, from, term, out),
+            Message::Signal(Signal::PreVoteGranted { .. } | Signal::VoteRefused { .. })
+            | Message::Promise(Promise::VoteGranted { .. }) => self.on_vote_answer(now, from, &message, out),
             Message::Signal(Signal::Append(append)) => self.on_append(now, from, append, out),
             Message::Promise(Promise::Appended { term, session, match_index, round, stickiness_ms }) => {
                 let echo = Echo { round, stickiness_ms };
@@ -453,7 +434,7 @@ impl Raft {
 
     /// Whether more bytes would wait, be uncommitted or be unapplied than may.
     pub(super) fn is_too_much(&self, bytes: usize) -> bool {
-        bytes > self.settings.uncommitted_bytes_max && !self.settings.planted.is(Plant::UnboundedWrites)
+        !self.settings.rules.may_take_write(bytes, self.settings.uncommitted_bytes_max)
     }
 
     /// Bytes of writes that wait here, or are not yet committed or applied.
@@ -493,7 +474,7 @@ impl Raft {
         entries: Vec<Entry>,
         out: &mut Vec<Effect>,
     ) {
-        self.hard_state_changed = false;
+        self.written = self.hard_state;
         out.push(Effect::Append(AppendEntries {
             io: self.log.begin_io(),
             truncate_from,
@@ -503,17 +484,26 @@ impl Raft {
         }));
     }
 
-    /// Sends a promise after all that has been appended so far, the current term and vote included.
-    pub(super) fn acknowledge(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
-        if self.hard_state_changed {
+    /// Whether the log does not hold the current term and vote yet.
+    pub(super) fn must_write_hard_state(&self) -> bool {
+        self.settings.rules.must_write(self.hard_state, self.written)
+    }
+
+    fn write_hard_state(&mut self, out: &mut Vec<Effect>) {
+        if self.must_write_hard_state() {
             self.append(None, Vec::new(), out);
         }
+    }
+
+    /// Sends a promise after all that has been appended so far, the current term and vote included.
+    pub(super) fn acknowledge(&mut self, to: NodeId, promise: Promise, out: &mut Vec<Effect>) {
+        self.write_hard_state(out);
         out.push(Effect::Acknowledge { to, promise, after: self.log.last_io() });
     }
 
     fn hand_out(&mut self, out: &mut Vec<Effect>) {
         while self.log.handed().0 - self.log.applied().0 < UNAPPLIED_ENTRIES_MAX {
-            let entries = self.log.hand_out(APPLY_ENTRIES_MAX, self.applies_through());
+            let entries = self.log.hand_out(APPLY_ENTRIES_MAX);
             if entries.is_empty() {
                 break;
             }
@@ -550,7 +540,6 @@ impl Raft {
     ) {
         if term > self.hard_state.term {
             self.hard_state = HardState { term, voted_for: None };
-            self.hard_state_changed = true;
         }
         // A higher term alone is no sign of a leader: the time to the next election continues (paper, 5.2).
         let election_deadline = match (&self.role, leader) {
@@ -589,7 +578,7 @@ impl Raft {
         if let Some(leader) = leader
             && self.last_leader.replace((leader, term)) != Some((leader, term))
         {
-            self.give_up_forwarded(out);
+            self.give_up_all_forwarded(out);
         }
     }
 }

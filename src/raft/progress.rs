@@ -6,9 +6,6 @@ use std::time::Duration;
 use super::timing::Samples;
 use crate::types::{Instant, LogIndex, Session};
 
-/// A follower that lacks no more entries than these has caught up, whatever their age.
-const CAUGHT_UP_ENTRIES: u64 = 64;
-
 /// How far the leader's log reached one election timeout ago: a follower that holds all of that can catch up within
 /// about that time (thesis, 4.2.1). Under load no fixed number of entries would tell: a healthy one lacks thousands.
 #[derive(Debug)]
@@ -31,7 +28,7 @@ impl Recent {
         }
     }
 
-    fn index(&self) -> LogIndex {
+    pub(super) fn index(&self) -> LogIndex {
         self.ends.front().map_or(LogIndex(0), |(_, index)| *index)
     }
 }
@@ -122,12 +119,6 @@ impl Progress {
     /// How many entries of a log that ends at `last` it lacks, as far as it has said.
     pub(super) fn lacks(&self, last: LogIndex) -> u64 {
         last.0.saturating_sub(self.match_index.0)
-    }
-
-    /// Whether it lacks so little that it can count in a majority without holding it up.
-    pub(super) fn is_caught_up(&self, last: LogIndex, recent: &Recent) -> bool {
-        self.match_index > LogIndex(0)
-            && (self.lacks(last) <= CAUGHT_UP_ENTRIES || self.match_index >= recent.index())
     }
 
     /// Messages and bytes in the window.

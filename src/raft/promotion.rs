@@ -3,11 +3,8 @@
 use super::members::ChangeRequest;
 use super::role::Role;
 use super::{Change, Effect, Observation, Raft};
-use crate::plant::Plant;
 use crate::types::{Instant, NodeId, RequestId};
 
-/// Election timeouts for which a learner must have kept up.
-const STABLE_TIMEOUTS: u32 = 2;
 /// Election timeouts that a learner waits for others that are catching up, so that they are promoted as one.
 const PATIENCE_TIMEOUTS: u32 = 10;
 
@@ -45,24 +42,21 @@ impl Raft {
         let (Role::Leader(leader), Some(configuration)) = (&mut self.role, self.log.configuration()) else {
             return (Vec::new(), false);
         };
-        let last = self.log.last().index;
-        let at_once = self.settings.planted.is(Plant::PromoteBeforeCatchUp);
+        let (last, rules) = (self.log.last().index, self.settings.rules);
+        let earlier = leader.recent.index();
         let (mut ready, mut others_come) = (Vec::new(), false);
         for (id, member) in &configuration.learners {
-            let (recent, progress) = (&leader.recent, &mut leader.progress);
-            let Some(progress) = progress.get_mut(id) else { continue };
+            let Some(progress) = leader.progress.get_mut(id) else { continue };
             if member.stays_learner || configuration.is_voter(*id) {
                 continue;
             }
             let is_active = progress.is_active(now, timeout);
-            if is_active && progress.is_caught_up(last, recent) {
+            if is_active && rules.is_caught_up(progress.match_index, last, earlier) {
                 progress.caught_up_since.get_or_insert(now);
             } else {
                 progress.caught_up_since = None;
             }
-            let is_stable =
-                progress.caught_up_since.is_some_and(|since| now.since(since) >= timeout * STABLE_TIMEOUTS);
-            if is_stable || at_once {
+            if rules.may_promote(progress.caught_up_since.map(|since| now.since(since)), timeout) {
                 ready.push(*id);
             } else {
                 others_come |= is_active;

@@ -191,14 +191,6 @@ impl Proposals {
         }
     }
 
-    /// Sends all forwarded writes again, whatever became of them: a bug to plant.
-    pub(super) fn requeue_forwarded(&mut self) {
-        let ids: Vec<ProposalId> = self.waiting.keys().copied().collect();
-        for id in ids {
-            self.requeue(id);
-        }
-    }
-
     /// Ends a write's wait.
     pub(super) fn finish(&mut self, id: ProposalId) {
         if let Some(Waiting { stage, deadline }) = self.waiting.remove(&id) {
@@ -207,15 +199,11 @@ impl Proposals {
         }
     }
 
-    /// The leader that these writes were forwarded to leads no longer: whether it appended them is not known.
-    pub(super) fn take_forwarded(&mut self) -> Vec<ProposalId> {
+    /// The writes that were sent to the leader and are not answered: whether it appended them is not known.
+    pub(super) fn forwarded(&self) -> Vec<ProposalId> {
         let forwarded =
             self.waiting.iter().filter(|(_, waiting)| matches!(waiting.stage, Stage::Forwarded(_)));
-        let ids: Vec<ProposalId> = forwarded.map(|(id, _)| *id).collect();
-        for id in &ids {
-            self.finish(*id);
-        }
-        ids
+        forwarded.map(|(id, _)| *id).collect()
     }
 
     /// Takes the writes that wait for the entry at this index, which is now committed.

@@ -31,8 +31,8 @@ impl Raft {
         while let Some(queued) = self.proposals.dequeue() {
             self.fail_proposal(queued.id, refused(Outcome::NotApplied), out);
         }
-        for id in self.proposals.take_forwarded() {
-            out.push(Effect::ProposalFailed { id, refusal: refused(Outcome::Unknown) });
+        for id in self.proposals.forwarded() {
+            self.fail_proposal(id, refused(Outcome::Unknown), out);
         }
         let ids = self.reads.take_unconfirmed();
         if !ids.is_empty() {

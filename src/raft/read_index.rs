@@ -3,7 +3,6 @@
 use super::reads::Confirming;
 use super::role::Role;
 use super::{Effect, Raft, Signal};
-use crate::plant::Plant;
 use crate::types::{Instant, NodeId, ReadId};
 
 impl Raft {
@@ -11,8 +10,7 @@ impl Raft {
     pub(super) fn move_reads(&mut self, now: Instant, out: &mut Vec<Effect>) {
         match &self.role {
             Role::Leader(leader) => {
-                // Until its no-op is committed, a leader does not know what earlier leaders committed.
-                if self.log.commit() < leader.noop_index && !self.settings.planted.is(Plant::ReadBeforeNoop) {
+                if !self.settings.rules.may_read(self.log.commit(), leader.noop_index) {
                     return;
                 }
                 self.serve_by_lease(now, out);
@@ -46,12 +44,13 @@ impl Raft {
 
     /// Serves the round that is being confirmed once a majority has echoed it, and starts the next.
     pub(super) fn confirm_reads(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let (Role::Leader(leader), Some(round)) = (&self.role, self.reads.confirming_round()) else { return };
-        let echoed = |id: NodeId| {
-            id == self.id || leader.progress.get(&id).is_some_and(|progress| progress.echoed_round >= round)
+        let (Role::Leader(leader), Some(reads)) = (&self.role, self.reads.confirming()) else { return };
+        let echoed = |id: NodeId| match leader.progress.get(&id) {
+            _ if id == self.id => u64::MAX,
+            progress => progress.map_or(0, |progress| progress.echoed_round),
         };
-        let confirmed = self.deciding().is_some_and(|configuration| configuration.has_quorum(echoed));
-        if !(confirmed || self.settings.planted.is(Plant::ReadWithoutRound)) {
+        let configuration = self.log.configuration();
+        if !configuration.is_some_and(|c| self.settings.rules.is_confirmed(c, reads, echoed)) {
             return;
         }
         if let Some(Confirming { index, local, remote, .. }) = self.reads.take_confirmed() {

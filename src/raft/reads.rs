@@ -84,9 +84,9 @@ impl Reads {
         (self.waiting.drain(..).collect(), std::mem::take(&mut self.remote))
     }
 
-    /// The round that is being confirmed.
-    pub(super) fn confirming_round(&self) -> Option<u64> {
-        self.confirming.as_ref().map(|confirming| confirming.round)
+    /// What is being confirmed.
+    pub(super) fn confirming(&self) -> Option<&Confirming> {
+        self.confirming.as_ref()
     }
 
     pub(super) fn take_confirmed(&mut self) -> Option<Confirming> {
@@ -111,11 +111,14 @@ impl Reads {
         }
     }
 
-    /// Takes the reads that the answer to question `id` serves: those that waited when it was asked, so those of all
-    /// earlier questions, too. `None` if no such question is open; `any` plants the bug of not looking.
-    pub(super) fn take_answered(&mut self, now: Instant, id: ReadId, any: bool) -> Option<Vec<LocalReads>> {
-        let found = self.questions.iter().position(|question| question.id == id);
-        let place = if any { self.questions.len().checked_sub(1)? } else { found? };
+    /// Takes the reads that an answer serves: those that waited when the question that it `answers` was asked, so those
+    /// of all earlier questions, too. `None` if no such question is open.
+    pub(super) fn take_answered(
+        &mut self,
+        now: Instant,
+        answers: impl Fn(ReadId) -> bool,
+    ) -> Option<Vec<LocalReads>> {
+        let place = self.questions.iter().rposition(|question| answers(question.id))?;
         self.answer_took = now.since(self.questions[place].asked_at);
         let served = self.questions.drain(..=place).flat_map(|question| question.local).collect();
         self.drop_idle_questions();
@@ -249,7 +252,8 @@ mod tests {
     }
 
     fn answered(reads: &mut Reads, id: u64) -> Vec<u64> {
-        let taken = reads.take_answered(Instant(1_000), ReadId(id), false).unwrap_or_default();
+        let taken =
+            reads.take_answered(Instant(1_000), |question| question == ReadId(id)).unwrap_or_default();
         taken.into_iter().flat_map(|reads| reads.ids).map(|id| id.0).collect()
     }
 
@@ -288,7 +292,7 @@ mod tests {
         let mut reads = reads_of(&[0]);
         assert!(!reads.wants_to_ask(Instant(100_000), patience));
         assert!(reads.wants_to_ask(Instant(130_000), patience));
-        reads.take_answered(Instant(300_000), ReadId(100), false);
+        reads.take_answered(Instant(300_000), |question| question == ReadId(100));
         reads.add(LocalReads { ids: vec![ReadId(5)], deadline: Instant(u64::MAX) });
         reads.ask(Instant(300_000), ReadId(105));
         assert!(!reads.wants_to_ask(Instant(800_000), patience));

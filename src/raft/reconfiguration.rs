@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AdminRefusal, Change, Configuration, MEMBERS_MAX, Member};
+use super::{AdminRefusal, Change, Configuration, MEMBERS_MAX, Member, Rules};
 use crate::types::{LogIndex, NodeId, Session};
 
 /// Removed ids that a configuration remembers; the oldest are forgotten.
@@ -10,8 +10,7 @@ const REMOVED_MAX: usize = 1024;
 
 impl Configuration {
     /// Whether `change` can be made of this configuration, as far as that depends on nothing else.
-    /// `removed_too` plants the bug of adding what was removed.
-    pub(super) fn check(&self, change: &Change, removed_too: bool) -> Result<(), AdminRefusal> {
+    pub(super) fn check(&self, change: &Change, rules: Rules) -> Result<(), AdminRefusal> {
         let Change { add, promote, demote, remove, feature_level } = change;
         let named = || add.iter().map(|new| &new.id).chain(promote).chain(demote).chain(remove);
         if let Some(level) = feature_level {
@@ -30,7 +29,7 @@ impl Configuration {
         if !named().all(|id| seen.insert(*id)) {
             return Err(AdminRefusal::Invalid("a node is named twice"));
         }
-        if let Some(id) = named().find(|id| self.removed.contains_key(id)).filter(|_| !removed_too) {
+        if let Some(id) = named().find(|id| rules.removed_by(self, **id).is_some()) {
             return Err(AdminRefusal::Removed(*id));
         }
         if let Some(new) = add.iter().find(|new| self.member(new.id).is_some()) {
@@ -161,14 +160,17 @@ mod tests {
     fn a_feature_level_rises_alone_and_never_falls() {
         let before = Configuration { feature_level: FeatureLevel(3), ..of_voters([1, 2]) };
         let raise = |level| Change { feature_level: Some(FeatureLevel(level)), ..Change::default() };
-        assert_eq!(before.check(&raise(4), false), Ok(()));
+        assert_eq!(before.check(&raise(4), Rules::default()), Ok(()));
         let after = before.changed(&raise(4), LogIndex(9));
         assert_eq!(after, Configuration { feature_level: FeatureLevel(4), ..before.clone() });
         assert!(!after.is_joint());
         let falls = Err(AdminRefusal::Invalid("the feature level never falls"));
-        assert_eq!(before.check(&raise(3), false), falls);
+        assert_eq!(before.check(&raise(3), Rules::default()), falls);
         let both = Change { remove: vec![NodeId(2)], ..raise(4) };
-        assert_eq!(before.check(&both, false), Err(AdminRefusal::Invalid("a feature level is raised alone")));
+        assert_eq!(
+            before.check(&both, Rules::default()),
+            Err(AdminRefusal::Invalid("a feature level is raised alone"))
+        );
         // Whatever changes later keeps it.
         let promote = Change { demote: vec![NodeId(2)], ..Change::default() };
         let joint = after.changed(&promote, LogIndex(10));
@@ -227,27 +229,27 @@ mod tests {
         let mut change = add(3);
         change.add[0].name = "n2".into();
         let taken = AdminRefusal::NameTaken { name: "n2".into(), id: NodeId(2) };
-        assert_eq!(configuration.check(&change, false), Err(taken));
+        assert_eq!(configuration.check(&change, Rules::default()), Err(taken));
         change.remove.push(NodeId(2));
-        assert_eq!(configuration.check(&change, false), Ok(()));
+        assert_eq!(configuration.check(&change, Rules::default()), Ok(()));
         let twin = NewMember { id: NodeId(4), ..change.add[0].clone() };
         change.add.push(twin);
         let taken = AdminRefusal::NameTaken { name: "n2".into(), id: NodeId(3) };
-        assert_eq!(configuration.check(&change, false), Err(taken));
+        assert_eq!(configuration.check(&change, Rules::default()), Err(taken));
     }
 
     #[test]
     fn a_cluster_has_a_greatest_size_learners_included() {
         let mut full = of_voters(1..=5);
         full.learners = members(6..=9);
-        assert_eq!(full.check(&add(10), false), Err(AdminRefusal::TooMany));
+        assert_eq!(full.check(&add(10), Rules::default()), Err(AdminRefusal::TooMany));
         let replace = Change { remove: vec![NodeId(9)], ..add(10) };
-        assert_eq!(full.check(&replace, false), Ok(()));
+        assert_eq!(full.check(&replace, Rules::default()), Ok(()));
         // One that is larger already can still be made smaller.
         full.learners = members(6..=12);
-        assert_eq!(full.check(&remove(&[12]), false), Ok(()));
+        assert_eq!(full.check(&remove(&[12]), Rules::default()), Ok(()));
         let replace = Change { remove: vec![NodeId(12)], ..add(13) };
-        assert_eq!(full.check(&replace, false), Err(AdminRefusal::TooMany));
+        assert_eq!(full.check(&replace, Rules::default()), Err(AdminRefusal::TooMany));
     }
 
     /// The highest index that quorums reach, found by trying each.
@@ -260,7 +262,7 @@ mod tests {
             let reached: Vec<u64> = (0..=7).map(|_| random.next_u64() % 9).collect();
             let at = |id: NodeId| LogIndex(reached[usize::try_from(id.0).expect("at most seven")]);
             let tried = (1..9).map(LogIndex).rfind(|index| configuration.has_quorum(|id| at(id) >= *index));
-            let agreed = configuration.agreed_index(at, |voters| voters / 2);
+            let agreed = Rules::default().agreed_index(&configuration, at);
             assert_eq!(agreed, tried.unwrap_or_default(), "case {case}: {configuration:?} at {reached:?}");
         }
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::replication::send_heartbeat;
 use super::{Configuration, Effect, Message, Observation, Raft, Signal};
-use crate::plant::Plant;
 use crate::types::{LogIndex, NodeId};
 
 /// What a node has told of the configurations in its log, and what it was told.
@@ -77,8 +76,7 @@ impl Raft {
             return None;
         };
         let (_, configuration) = self.log.committed_configuration()?;
-        let index = configuration.removed.get(&from).copied();
-        index.filter(|_| !self.settings.planted.is(Plant::RemovedRejoins))
+        self.settings.rules.removed_by(configuration, from)
     }
 
     /// `from` says that entry `index` removed this node. Only voters that this node knows have a say, and only on an entry
@@ -90,7 +88,8 @@ impl Raft {
         }
         self.told.words.retain(|id, _| configuration.is_voter(*id));
         self.told.words.insert(from, index);
-        if configuration.most_others(self.id, |id| self.told.words.get(&id) == Some(&index)) {
+        let says = |id: NodeId| self.told.words.get(&id) == Some(&index);
+        if self.settings.rules.believes_removal(&configuration, self.id, says) {
             self.tell_removal(index, out);
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::RoleName;
 use super::members::PendingChange;
 use super::progress::{Progress, Recent};
 use super::transfer::Transfer;
+use super::{RoleName, Rules};
 use crate::types::{Instant, IoId, LogIndex, LogTime, NodeId};
 
 pub(super) enum Role {
@@ -84,6 +84,12 @@ pub(super) struct Batch {
 }
 
 impl Leader {
+    /// Whether a follower lacks so little of a log that ends at `last` that it can count in a majority.
+    pub(super) fn is_caught_up(&self, id: NodeId, last: LogIndex, rules: Rules) -> bool {
+        let progress = self.progress.get(&id);
+        progress.is_some_and(|progress| rules.is_caught_up(progress.match_index, last, self.recent.index()))
+    }
+
     pub(super) fn uncommitted_bytes(&self) -> usize {
         self.batches.iter().map(|batch| batch.bytes).sum()
     }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::FEATURE_LEVEL;
-use crate::plant::Planted;
+use super::{FEATURE_LEVEL, Rules};
 use crate::types::FeatureLevel;
 
 /// Timing and limits of the core.
@@ -54,8 +53,8 @@ pub struct Settings {
     pub state_check_interval: Duration,
     /// The highest feature level that this node's program understands.
     pub feature_level: FeatureLevel,
-    /// A bug to show that it is found; none in a normal build.
-    pub planted: Planted,
+    /// What safety depends on.
+    pub rules: Rules,
 }
 
 impl Default for Settings {
@@ -80,7 +79,7 @@ impl Default for Settings {
             disk_stall_timeout: Duration::from_secs(1),
             state_check_interval: Duration::from_secs(1),
             feature_level: FEATURE_LEVEL,
-            planted: Planted::default(),
+            rules: Rules::default(),
         }
     }
 }

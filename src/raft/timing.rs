@@ -100,13 +100,15 @@ impl Raft {
 
     /// With each heartbeat: takes the time in which a majority answers, and the time that the own disk takes.
     pub(super) fn measure_timeout(&mut self) {
-        let (Role::Leader(leader), Some(configuration)) = (&self.role, self.deciding()) else { return };
+        let (Role::Leader(leader), Some(configuration)) = (&self.role, self.log.configuration()) else {
+            return;
+        };
         let took = |id| leader.progress.get(&id).and_then(|progress| progress.round_trips.least());
         let mut steps: Vec<Duration> = configuration.voters.keys().filter_map(|id| took(*id)).collect();
         steps.push(Duration::ZERO);
         steps.sort_unstable();
         let answers_in = |limit: Duration| {
-            configuration.has_quorum(|id| id == self.id || took(id).is_some_and(|took| took <= limit))
+            self.is_quorum(|id| id == self.id || took(id).is_some_and(|took| took <= limit))
         };
         let Some(round_trip) = steps.into_iter().find(|step| answers_in(*step)) else { return };
         let flush = self.timing.flushes.least().unwrap_or_default();

@@ -4,7 +4,6 @@
 use super::members::ChangeRequest;
 use super::role::{Leader, Role};
 use super::{AdminRefusal, Effect, Observation, Raft, Signal};
-use crate::plant::Plant;
 use crate::types::{Instant, NodeId, RequestId, Term};
 
 /// A transfer under way at the leader.
@@ -111,10 +110,8 @@ impl Raft {
     pub(super) fn advance_transfer(&mut self, out: &mut Vec<Effect>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(Transfer { to, .. }) = leader.transfer else { return };
-        let match_index = leader.progress.get(&to).map(|progress| progress.match_index);
-        if match_index == Some(self.log.last().index)
-            || self.settings.planted.is(Plant::TransferWithoutLogCheck)
-        {
+        let (rules, last) = (self.settings.rules, self.log.last().index);
+        if leader.progress.get(&to).is_some_and(|progress| rules.may_take_over(progress.match_index, last)) {
             leader.lease_given_up = true;
             out.push(Effect::Send { to, signal: Signal::TimeoutNow { term: self.hard_state.term } });
         }

@@ -8,7 +8,6 @@ use super::role::Role;
 use super::{
     Effect, ForwardAnswer, HaltReason, NUMBER_MAX, Observation, Raft, Refusal, RefusalReason, Signal,
 };
-use crate::plant::Plant;
 use crate::types::{Instant, IoId, LogIndex, LogPosition, NodeId, Session};
 
 /// What is known of the own disk's trouble.
@@ -62,8 +61,7 @@ impl Raft {
         self.stall_deadline().filter(|_| !self.trouble.is_stall_reported)
     }
 
-    /// A leader whose disk hangs would keep its followers quiet while it commits nothing (hashicorp/raft #503, etcd
-    /// #15247): it lets another one lead.
+    /// Looks whether the own disk hangs: a leader then lets another one lead.
     pub(super) fn watch_disk(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if !self.disk_stalls(now) {
             return;
@@ -74,7 +72,7 @@ impl Raft {
             out.push(Effect::Observe(Observation::DiskStalls { micros }));
         }
         let leads = matches!(self.role, Role::Leader(_));
-        if leads && !self.other_voters().is_empty() && !self.settings.planted.is(Plant::StalledLeaderStays) {
+        if leads && !self.settings.rules.may_lead_on_stalled_disk(&self.other_voters()) {
             self.become_follower(now, self.hard_state.term, None, "own disk stalls", out);
         }
     }
@@ -138,9 +136,10 @@ impl Raft {
             return;
         }
         let is_voter = |id: &NodeId| self.log.configuration().is_some_and(|c| c.voters.contains_key(id));
-        let timeout = self.election_timeout();
-        let holds_all =
-            |progress: &Progress| progress.match_index == last && progress.is_active(now, timeout);
+        let (rules, timeout) = (self.settings.rules, self.election_timeout());
+        let holds_all = |progress: &Progress| {
+            rules.may_take_over(progress.match_index, last) && progress.is_active(now, timeout)
+        };
         let able: Vec<NodeId> = leader
             .progress
             .iter()

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::snapshot::Shelf;
 use super::{Apply, ApplyInput, ApplyOutput, Core, Log, Unappliable};
 use crate::kv::{Record, Store};
-use crate::plant::Plant;
+use crate::plant::{Plant, Planted};
 use crate::raft::{self, Committed, Configuration, Entry, HardState, Raft, SettingsError};
 use crate::storage::files::Files;
 use crate::storage::wal::{self, Wal};
@@ -108,7 +108,7 @@ pub fn recover<F: Files, S: StateStore>(
         return Err(Outdated { needed, understood }.into());
     }
     let mut store = Store::default();
-    let forgets = settings.planted.is(Plant::ForgetOutcomes);
+    let forgets = Planted::from(settings.rules).is(Plant::ForgetOutcomes);
     state.restore(&mut |record| {
         if !(forgets && matches!(record, Record::Outcome(_))) {
             store.restore(record);

@@ -10,7 +10,6 @@ use super::recovery::{Disk, Recovered, recover};
 use super::snapshot::{Chunk, Cut, Incoming, Shelf};
 use super::*;
 use crate::kv::{Command, Condition, Operation, Record, Store};
-use crate::plant::Planted;
 use crate::raft::{self, Append, Configuration, Entry, Member, Payload, Proposal, RefusalReason, Signal};
 use crate::storage::files::OsFiles;
 use crate::storage::state::SledState;
@@ -31,7 +30,7 @@ fn configuration() -> Arc<Configuration> {
 }
 
 fn open(root: &Path) -> DataDir {
-    let options = Options { segment_bytes: 64 << 10, planted: Planted::NONE };
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
     DataDir::open(root, "two", options, &mut |_| ControlFlow::Break(())).unwrap()
 }
 

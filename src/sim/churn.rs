@@ -289,7 +289,7 @@ impl Cluster {
         self.invariants.lost(node);
         let seed = self.churn.random.next_u64();
         let machine = &mut self.machines[node];
-        if !self.setup.raft.planted.is(Plant::WipedDiskSameId) || machine.standing == Standing::Removed {
+        if !self.setup.planted().is(Plant::WipedDiskSameId) || machine.standing == Standing::Removed {
             machine.id = NodeId(machine.id.0 + IDS);
         }
         let id = machine.id;

@@ -431,5 +431,5 @@ fn new_machine(id: NodeId, setup: &Setup, first: Option<&AppendEntries>) -> Mach
 }
 
 pub(super) fn options(setup: &Setup) -> Options {
-    Options { segment_bytes: setup.segment_bytes, planted: setup.raft.planted }
+    Options { segment_bytes: setup.segment_bytes, rules: setup.planted().into() }
 }

@@ -420,7 +420,7 @@ impl Cluster {
             self.report("a founder keeps its intent", what);
         }
         let now = self.now;
-        if self.setup.raft.planted.is(Plant::IntentNotPersisted) {
+        if self.setup.planted().is(Plant::IntentNotPersisted) {
             let directory = &mut self.machines[node].directory;
             // Known, and gone with the process.
             directory.save(Standing::Intent(intent), Instant(u64::MAX), Instant(u64::MAX));
@@ -468,7 +468,7 @@ impl Cluster {
         let machine = &self.machines[node];
         let standing = machine.directory.standing.clone();
         let newest = match machine.founder.as_ref() {
-            Some(_) if self.setup.raft.planted.is(Plant::NonceNotChecked) => Some(nonce),
+            Some(_) if self.setup.planted().is(Plant::NonceNotChecked) => Some(nonce),
             Some(founder) => founder.newest_nonce,
             None => None,
         };
@@ -583,7 +583,7 @@ mod tests {
         for plant in [Plant::NonceNotChecked, Plant::IntentNotPersisted] {
             let is_caught = |seed| {
                 let mut setup = Setup { founds: true, restart_micros: Some(100_000), ..Setup::calm(seed, 3) };
-                setup.raft.planted = Planted::new(plant);
+                setup.raft.rules = Planted::new(plant).into();
                 let mut cluster = Cluster::new(setup);
                 for node in 0..3 {
                     cluster.run_to(Instant(cluster.now().0 + 80_000));

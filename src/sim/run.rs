@@ -89,7 +89,7 @@ pub fn run(plan: &Plan, keep: bool) -> Outcome {
     if let Some(clients) = plan.clients {
         setup.clients = clients;
     }
-    setup.raft.planted = plan.planted;
+    setup.raft.rules = plan.planted.into();
     run_as(plan, setup, keep)
 }
 

@@ -6,6 +6,7 @@ use super::clients::Workload;
 use super::disk::DiskTraits;
 use super::network::NetworkTraits;
 use super::random::Random;
+use crate::plant::Planted;
 use crate::raft;
 
 /// A cluster to be.
@@ -90,6 +91,12 @@ impl Setup {
             restart_micros: None,
             founds: false,
         }
+    }
+
+    /// The bug in all nodes, if any.
+    #[must_use]
+    pub fn planted(&self) -> Planted {
+        self.raft.rules.into()
     }
 
     /// What the seed says.

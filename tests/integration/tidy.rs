@@ -83,6 +83,10 @@ const IMPURE: &[&str] = &[
 /// The one file that may hold `unsafe`: it makes sled's flush a true one.
 const UNSAFE_FILE: &str = "src/storage/sync_file_range.rs";
 
+/// Rooms that know of planted bugs in their files of rules only, and the line by which such a file is chosen.
+const RULED: &[&str] = &["src/raft/", "src/storage/"];
+const CHOICE: &str = "#[cfg_attr(feature = \"planted-bugs\", path = \"rules/planted.rs\")]";
+
 /// Names that say nothing about what a module is for.
 const EMPTY_NAMES: &[&str] =
     &["util", "utils", "helper", "helpers", "common", "commons", "manager", "managers"];
@@ -137,7 +141,7 @@ fn check(files: &[(String, String)]) -> Vec<Violation> {
     let mut sources: Vec<Source> = files.iter().map(|(path, text)| Source::new(path, text)).collect();
     mark_test_files(&mut sources);
     let handle = names_of_the_handle(&sources);
-    let mut violations = Vec::new();
+    let mut violations: Vec<Violation> = files.iter().flat_map(check_plants).collect();
     for source in &sources {
         let mut report = |line: usize, message: String| {
             violations.push(Violation { path: source.path.clone(), line, message });
@@ -211,6 +215,20 @@ fn check_shape(source: &Source, report: &mut impl FnMut(usize, String)) {
             report(line, format!("`{name}` says nothing; name the module after what it is for"));
         }
     }
+}
+
+/// No bug is planted outside of the rules, not even a word of it in a comment.
+fn check_plants((path, text): &(String, String)) -> Vec<Violation> {
+    let is_rules = path.ends_with("/rules.rs") || path.contains("/rules/");
+    if is_rules || !RULED.iter().any(|room| path.starts_with(room)) {
+        return Vec::new();
+    }
+    let lines = text.lines().enumerate();
+    let planted = lines.filter(|(_, line)| line.to_lowercase().contains("plant") && line.trim() != CHOICE);
+    let message = "a bug is planted in a file of rules only (`rules.rs`)";
+    planted
+        .map(|(at, _)| Violation { path: path.clone(), line: at + 1, message: message.to_owned() })
+        .collect()
 }
 
 fn check_unsafe(source: &Source, report: &mut impl FnMut(usize, String)) {
@@ -537,6 +555,19 @@ fn unsafe_outside_its_file_is_found() {
         &["2: `unsafe` is allowed in src/storage/sync_file_range.rs only"],
     );
     expect("src/lib.rs", "#![deny(unsafe_code)]", &[]);
+}
+
+#[test]
+fn a_bug_planted_outside_of_the_rules_is_found() {
+    let switch = "use crate::plant::Planted;\n// Planted here.";
+    let message = "a bug is planted in a file of rules only (`rules.rs`)";
+    for path in ["src/raft/log.rs", "src/storage/wal/mod.rs", "src/raft/testing/disk.rs"] {
+        expect(path, switch, &[&format!("2: {message}"), &format!("3: {message}")]);
+        expect(path, &format!("{CHOICE}\nmod rules;"), &[]);
+    }
+    for path in ["src/raft/rules.rs", "src/storage/wal/rules/planted.rs", "src/sim/run.rs"] {
+        expect(path, switch, &[]);
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ use super::recorder;
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
 
 pub(crate) fn options(planted: Planted) -> Options {
-    Options { segment_bytes: 32 << 10, planted }
+    Options { segment_bytes: 32 << 10, rules: planted.into() }
 }
 
 pub(crate) fn open(root: &Path, planted: Planted) -> Result<DataDir, kuberaft::storage::StorageError> {

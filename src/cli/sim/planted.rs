@@ -91,9 +91,11 @@ fn page(args: &Sim, rows: &str, verdict: &str) -> String {
     let sound = format!("kuberaft sim --seeds {first}..{}{options}", first + SEEDS_MOST);
     format!(
         "# Planted bugs\n\n\
-         A simulator that finds nothing proves nothing unless it finds what is there. Each of these bugs is a switch in \
-         the code that production runs, behind the cargo feature `planted-bugs`, which is off in a normal build \
-         (`src/plant.rs`). This page is written by\n\n\
+         A simulator that finds nothing proves nothing unless it finds what is there. Each of these bugs is a wrong answer \
+         to one question that the code asks. The questions that safety depends on are in `src/raft/rules.rs` and, for the \
+         log, in `src/storage/wal/rules.rs`. The cargo feature `planted-bugs`, which is off in a normal build, replaces \
+         each of these two files by a `rules/planted.rs`; the code that asks is the one that production runs. A few bugs \
+         are elsewhere (`src/plant.rs`). This page is written by\n\n\
          ```console\n\
          $ cargo build --release --features planted-bugs\n\
          $ target/release/kuberaft sim --plant all{options} --write docs/planted-bugs.md\n\

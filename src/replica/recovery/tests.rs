@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 use super::*;
 use crate::kv::{Command, Condition, Operation};
-use crate::plant::Planted;
 use crate::raft::{Append, AppendEntries, Event, HardState, Member, Payload, Proposal, Signal};
 use crate::replica::{CoreOutput, LogInput, LogOutput};
 use crate::storage::files::OsFiles;
@@ -20,7 +19,7 @@ use crate::types::{ClusterId, IoId, LogTime, ProposalId, Session, Term};
 const VOTE: HardState = HardState { term: Term(3), voted_for: Some(NodeId(9)) };
 
 fn open(root: &Path) -> DataDir {
-    let options = Options { segment_bytes: 64 << 10, planted: Planted::NONE };
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
     DataDir::open(root, "one", options, &mut |_| ControlFlow::Break(())).unwrap()
 }
 

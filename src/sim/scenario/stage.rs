@@ -288,7 +288,7 @@ fn new_cluster(seed: u64, planted: Planted, tamper: Tamper, change: impl FnOnce(
     let mut setup = Setup::calm(seed, NODES);
     // Part of no story.
     setup.raft.state_check_interval = std::time::Duration::ZERO;
-    setup.raft.planted = planted;
+    setup.raft.rules = planted.into();
     setup.disk.slow_of_thousand = 0;
     change(&mut setup);
     tamper(&mut setup);

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use super::*;
 use crate::kv::{Record, Row};
-use crate::plant::Planted;
 use crate::raft::{Entry, HardState, Payload};
+use crate::storage::wal::Rules;
 use crate::storage::{Checkpoint, Staging, inspect};
 use crate::types::{IoId, LogIndex, LogPosition, LogTime, Revision, Term};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
-const OPTIONS: Options = Options { segment_bytes: 64 << 10, planted: Planted::NONE };
+const OPTIONS: Options = Options { segment_bytes: 64 << 10, rules: Rules::SOUND };
 
 /// What a test does to `data`.
 type Change = fn(&Path);

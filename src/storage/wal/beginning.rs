@@ -25,8 +25,7 @@ use std::path::{Path, PathBuf};
 
 use super::positions::Positions;
 use super::segment::{self, Segment};
-use super::{Flushed, Wal};
-use crate::plant::Plant;
+use super::{Flushed, Rules, Wal};
 use crate::raft::HardState;
 use crate::storage::StorageError;
 use crate::storage::files::Files;
@@ -51,7 +50,7 @@ impl<F: Files> Wal<F> {
     /// [`StorageError::Poisoned`].
     pub fn compact_beside(&mut self, through: LogIndex) -> Result<(), StorageError> {
         self.check_poison()?;
-        let first = beginning(&self.segments, self.pending.truncate_from, through);
+        let first = beginning(&self.segments, self.pending.truncate_from, through, self.options.rules);
         if first == 0 {
             return Ok(());
         }
@@ -87,21 +86,17 @@ impl<F: Files> Wal<F> {
     fn begin_anew(
         &mut self,
         before: LogPosition,
-        mut hard_state: HardState,
+        hard_state: HardState,
     ) -> Result<Vec<Segment<F::File>>, StorageError> {
-        if self.options.planted.is(Plant::ResetDropsVote) {
-            hard_state.voted_for = None;
-        }
         self.commit_index = self.commit_index.max(before.index);
-        let mut header = self.next_header();
-        (header.begins_anew, header.before, header.hard_state) = (true, before, hard_state);
+        let header = self.options.rules.beginning(self.next_header(), before, hard_state);
         let segment = self.start_segment(&header, segment::RECORDS_BEGIN)?;
         let void = std::mem::take(&mut self.segments);
         self.enter(segment);
         self.positions = Positions::begin(before);
         self.readable = before.index;
-        self.flushed = Flushed { last: before, hard_state, time: self.flushed.time };
-        self.hard_state = hard_state;
+        self.flushed = Flushed { last: before, hard_state: header.hard_state, time: self.flushed.time };
+        self.hard_state = header.hard_state;
         Ok(void)
     }
 
@@ -143,15 +138,18 @@ pub(super) fn remove<F: Files>(
 }
 
 /// The last segment that the log may begin with, if all entries up to `through` may go.
-fn beginning<H>(segments: &[Segment<H>], truncation_to_come: Option<LogIndex>, through: LogIndex) -> usize {
+fn beginning<H>(
+    segments: &[Segment<H>],
+    truncation_to_come: Option<LogIndex>,
+    through: LogIndex,
+    rules: Rules,
+) -> usize {
     let mut lowest = truncation_to_come;
     for at in (1..segments.len()).rev() {
         let (before, segment) = (&segments[at - 1], &segments[at]);
         lowest = lowest.into_iter().chain(segment.truncated_from).min();
-        let is_covered = segment.before.index <= through;
-        let is_whole = lowest.is_none_or(|from| segment.before.index < from);
         let has_vote = segment.hard_state == before.last_hard_state;
-        if is_covered && is_whole && has_vote {
+        if rules.may_begin(segment.before.index, through, lowest, has_vote) {
             return at;
         }
     }

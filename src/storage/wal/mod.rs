@@ -40,6 +40,8 @@ mod inspect;
 mod newest;
 mod positions;
 mod read;
+#[cfg_attr(feature = "planted-bugs", path = "rules/planted.rs")]
+mod rules;
 mod scan;
 mod scrub;
 mod segment;
@@ -53,16 +55,16 @@ use std::sync::Arc;
 
 pub use beginning::Removal;
 pub use inspect::{Inspected, LogRecord, StoredEntry, inspect};
+pub use rules::Rules;
 pub use scrub::{DamagedSegment, Pace, Scrub};
 pub use segment::Preparation;
 
-use self::format::{ALIGNMENT, RecordContent, SegmentHeader};
+use self::format::{ALIGNMENT, SegmentHeader};
 use self::positions::{Positions, RecordPlace};
 use self::scan::Scan;
 use self::segment::Segment;
 use super::StorageError;
 use super::files::{File, Files};
-use crate::plant::{Plant, Planted};
 use crate::raft::{AppendEntries, Configuration, Entry, HardState};
 use crate::types::{ClusterId, LogIndex, LogPosition, LogTime, NodeId};
 
@@ -89,13 +91,13 @@ impl fmt::Display for Owner {
 pub struct Options {
     /// Size of new segments in bytes; a group of records that is larger gets a segment of its own size.
     pub segment_bytes: u32,
-    /// A bug to show that it is found; none in a normal build.
-    pub planted: Planted,
+    /// What is durable, and what survives.
+    pub rules: Rules,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, planted: Planted::default() }
+        Self { segment_bytes: 64 << 20, rules: Rules::default() }
     }
 }
 
@@ -369,9 +371,7 @@ impl<F: Files> Wal<F> {
             self.positions.push(position);
             self.pending.entries.push(entry.clone());
         }
-        self.pending.is_needed |= append.truncate_from.is_some()
-            || !append.entries.is_empty()
-            || append.hard_state != self.hard_state;
+        self.pending.is_needed |= self.options.rules.must_write(append, self.hard_state);
         self.hard_state = append.hard_state;
         self.commit_index = self.commit_index.max(append.commit_index);
     }
@@ -418,30 +418,18 @@ impl<F: Files> Wal<F> {
     fn write_pending(&mut self, may_roll: bool) -> Result<FlushStats, StorageError> {
         let bytes_max =
             format::record_bytes_max(&self.pending.entries).expect("groups are below 4 GiB") as u64;
-        let planted = self.options.planted;
+        let rules = self.options.rules;
         let room = self.active().bytes - self.end;
         if bytes_max > room {
             assert!(may_roll, "the first record is larger than a segment");
             self.roll(segment::RECORDS_BEGIN + bytes_max)?;
         }
         let active = self.segments.last_mut().expect("a log has a segment");
-        let content = RecordContent {
-            number: self.next_record,
-            hard_state: self.hard_state,
-            commit_index: self.commit_index,
-            truncate_from: self.pending.truncate_from.filter(|_| !planted.is(Plant::TruncationNotWritten)),
-            entries: &self.pending.entries,
-            previous: self.previous,
-        };
+        let (hard_state, commit_index) = (self.hard_state, self.commit_index);
+        let content = rules.record(&self.pending, hard_state, commit_index, self.next_record, self.previous);
         let crc = format::encode_record(&content, self.end, active.salt, &mut self.buffer);
         active.file.write_at(&self.buffer, self.end).map_err(StorageError::disk("write", &active.path))?;
-        if !planted.is(Plant::NoFlush) {
-            let flushed = active.file.sync_data();
-            // The second attempt finds nothing to write any more and says so.
-            let flushed = if planted.is(Plant::RetriedFlush) { flushed.or(Ok(())) } else { flushed };
-            flushed.map_err(StorageError::disk("fdatasync", &active.path))?;
-        }
-
+        rules.flush(&active.file).map_err(StorageError::disk("fdatasync", &active.path))?;
         active.note(self.hard_state, self.pending.truncate_from);
         let stats = FlushStats { entries: self.pending.entries.len(), bytes: self.buffer.len() };
         if let Some(first) = self.pending.entries.first() {

@@ -13,12 +13,11 @@ use bytes::Bytes;
 
 use self::memory::MemoryFiles;
 use super::*;
-use crate::plant::Planted;
 use crate::raft::{Member, Payload};
 use crate::types::{IoId, LogTime, Session, Term};
 
 const OWNER: Owner = Owner { node_id: NodeId(0x1234_5678_9abc_def0), cluster_id: ClusterId(77) };
-const SEGMENT: Options = Options { segment_bytes: 24 << 10, planted: Planted::NONE };
+const SEGMENT: Options = Options { segment_bytes: 24 << 10, rules: Rules::SOUND };
 
 fn directory() -> PathBuf {
     PathBuf::from("/data/wal")

@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use super::memory::{Content, Disk, MemoryFiles, Operation, put};
 use super::{OWNER, all, append, command, directory, zeros};
-use crate::plant::Planted;
 use crate::raft::{Entry, HardState};
-use crate::storage::wal::{Options, Recovered, Wal};
+use crate::storage::wal::{Options, Recovered, Rules, Wal};
 use crate::types::{LogIndex, LogPosition, LogTime, NodeId, Term};
 
-const SMALL: Options = Options { segment_bytes: 16 << 10, planted: Planted::NONE };
+const SMALL: Options = Options { segment_bytes: 16 << 10, rules: Rules::SOUND };
 
 /// A generator of its own, so that a failure is repeated by its seed (`SplitMix64`).
 struct Random(u64);
