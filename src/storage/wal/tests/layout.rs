@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::storage::wal::format::{Found, any_record_behind, encode_record, find_record, record_length};
+use crate::storage::wal::format::{
+    Found, RecordContent, any_record_behind, encode_record, find_record, record_length,
+};
 
 /// A segment of format 2: offsets and bytes in hexadecimal. What is not shown is zero.
 const FORMAT_2: &str = include_str!("format_2.txt");
