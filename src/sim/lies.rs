@@ -163,7 +163,7 @@ impl Lie {
     ///
     /// Not so where a majority is built on the lie (a vote, an acknowledgement, the echo of a read round), where it makes
     /// the logs or states of its receivers differ (an append's term, place, entries and commit index), or where it is an
-    /// answer to a client.
+    /// answer to a client. A read index is the leader's commit index, too.
     #[must_use]
     pub fn is_survivable(self) -> bool {
         !matches!(
@@ -183,6 +183,7 @@ impl Lie {
             | Self::EntryPayload
             // What no majority holds is applied.
             | Self::AppendCommit(Bend::Next | Bend::Far)
+            | Self::ReadAtIndex(Bend::Next | Bend::Far)
             | Self::Match(Bend::Next | Bend::Far)
             // A leader that was replaced serves reads.
             | Self::EchoRound(Bend::Next | Bend::Far)

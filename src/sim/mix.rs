@@ -11,7 +11,8 @@ use crate::raft;
 pub enum Mix {
     /// Quick links, which fail only as faults say.
     Usual,
-    /// A message takes at least this many milliseconds, and settings are the defaults.
+    /// A message takes at least this many milliseconds. Timing and windows are the defaults: with one small append on its
+    /// way, such a link carries fewer entries than clients write.
     SlowLinks(u64),
     /// Once all other faults have ended, some links of one node are cut in one direction, and the cluster must serve.
     OneWay,
@@ -59,6 +60,9 @@ impl Mix {
                 setup.workload.timeout = setup.workload.timeout.max(standard.election_timeout * 17);
                 // How nodes ask each other before there is a cluster is not the core's, and has timeouts of its own.
                 setup.founds = false;
+                let raft = &mut setup.raft;
+                raft.append_bytes_max = standard.append_bytes_max;
+                (raft.window_messages, raft.window_bytes) = (standard.window_messages, standard.window_bytes);
             }
             Self::OneWay | Self::RefusedPush => {
                 (setup.nodes, setup.voters, setup.churn) = (nodes, nodes, None);
