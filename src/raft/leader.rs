@@ -79,7 +79,8 @@ impl Raft {
     }
 
     /// Appends what waits, unless enough is on its way: then it waits for a commit, or until it is a batch worth sending.
-    /// During a leadership transfer, it waits for the next leader.
+    /// During a leadership transfer, it waits for the next leader. While the own disk has a window of entries to write, it
+    /// waits for the disk.
     pub(super) fn form_batches(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if self.is_space_low() {
             self.refuse_for_space(out);
@@ -91,11 +92,19 @@ impl Raft {
             if holds_back
                 || self.proposals.queue_len() == 0
                 || (leader.batches.len() >= UNCOMMITTED_BATCHES && !enough)
+                || self.is_ahead_of_disk()
             {
                 return;
             }
             self.form_batch(now, out);
         }
+    }
+
+    /// Whether the own disk has as much to write as may be on its way to a follower. With more in its queue, a disk that is
+    /// only busy could not be told from one that hangs, and a busy leader would step down.
+    fn is_ahead_of_disk(&self) -> bool {
+        let limit = self.settings.window_bytes;
+        self.log.unflushed_bytes(limit) >= limit
     }
 
     fn form_batch(&mut self, now: Instant, out: &mut Vec<Effect>) {

@@ -376,8 +376,17 @@ impl Log {
 
     /// What the entries hold that are committed and not yet applied, in bytes. Counting ends at `limit`.
     pub(super) fn backlog_bytes(&self, limit: usize) -> usize {
-        let count = self.commit.0.saturating_sub(self.applied.0);
-        let start = self.applied.next().0.saturating_sub(self.window_first().0);
+        self.bytes_between(self.applied, self.commit, limit)
+    }
+
+    /// What the entries hold that are appended and not yet durable here, in bytes. Counting ends at `limit`.
+    pub(super) fn unflushed_bytes(&self, limit: usize) -> usize {
+        self.bytes_between(self.durable(), self.last().index, limit)
+    }
+
+    fn bytes_between(&self, after: LogIndex, through: LogIndex, limit: usize) -> usize {
+        let count = through.0.saturating_sub(after.0);
+        let start = after.next().0.saturating_sub(self.window_first().0);
         let [start, count] = [start, count].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         let mut bytes = 0;
         for entry in self.window.range(start.min(self.window.len())..).take(count) {

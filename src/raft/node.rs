@@ -196,6 +196,9 @@ impl Raft {
                 self.log.on_durable(io);
                 self.on_flushed(now, out);
                 self.advance_commit(now, out);
+                if matches!(self.role, Role::Leader(_)) {
+                    self.form_batches(now, out);
+                }
             }
             Event::AppendFailed => out.push(Effect::Halt(HaltReason::DiskFailed)),
             Event::Loaded { peer, entries } => self.on_loaded(peer, entries, out),
@@ -455,7 +458,7 @@ impl Raft {
             && self.proposals.queue_len() > 0
             && !self.refuse_if_unheard(now, out)
         {
-            let proposals = self.proposals.take_for_forwarding();
+            let proposals = self.proposals.take_for_forwarding(self.settings.window_bytes);
             if !proposals.is_empty() {
                 out.push(Effect::Send { to, signal: Signal::Forward { proposals } });
             }

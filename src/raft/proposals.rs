@@ -67,6 +67,8 @@ pub(super) struct Proposals {
     queue_bytes: usize,
     /// Bytes of commands kept while they are forwarded.
     forwarded_bytes: usize,
+    /// Of those, the ones that the leader has not answered.
+    unanswered_bytes: usize,
     waiting: BTreeMap<ProposalId, Waiting>,
     /// Those of `waiting` whose place in the log is known; of several with one index, at most one is committed.
     appended: BTreeMap<LogPosition, ProposalId>,
@@ -98,6 +100,9 @@ impl Proposals {
         if let Stage::Forwarded(command) | Stage::Appended(_, Some(command)) = &stage {
             self.forwarded_bytes += command.len();
         }
+        if let Stage::Forwarded(command) = &stage {
+            self.unanswered_bytes += command.len();
+        }
         let before = std::mem::replace(&mut waiting.stage, stage);
         self.leave(&before);
         Some(before)
@@ -109,7 +114,10 @@ impl Proposals {
             Stage::Queued(place) => {
                 self.queue_bytes -= self.queue.remove(place).map_or(0, |queued| queued.command.len());
             }
-            Stage::Forwarded(command) => self.forwarded_bytes -= command.len(),
+            Stage::Forwarded(command) => {
+                self.forwarded_bytes -= command.len();
+                self.unanswered_bytes -= command.len();
+            }
             Stage::Appended(position, command) => {
                 self.appended.remove(position);
                 self.forwarded_bytes -= command.as_ref().map_or(0, Bytes::len);
@@ -140,10 +148,13 @@ impl Proposals {
         Some(queued)
     }
 
-    /// Takes all queued writes of local clients, to forward them.
-    pub(super) fn take_for_forwarding(&mut self) -> Vec<(ProposalId, Bytes)> {
-        let mut taken = Vec::with_capacity(self.queue.len());
-        while let Some(queued) = self.dequeue() {
+    /// Takes queued writes of local clients, to forward them: until those that the leader has not answered reach
+    /// `bytes_max`. What is on the stream to the leader delays the answers to its appends.
+    pub(super) fn take_for_forwarding(&mut self, bytes_max: usize) -> Vec<(ProposalId, Bytes)> {
+        let mut taken = Vec::new();
+        while self.unanswered_bytes < bytes_max
+            && let Some(queued) = self.dequeue()
+        {
             if self.advance(queued.id, Stage::Forwarded(queued.command.clone())).is_some() {
                 taken.push((queued.id, queued.command));
             }
@@ -323,7 +334,7 @@ mod tests {
         assert_eq!((proposals.queue_len(), proposals.kept_bytes()), (3, 25));
         assert_eq!(proposals.take_remote(), BTreeMap::from([(NodeId(2), vec![ProposalId(5)])]));
         let forwarded: Vec<ProposalId> =
-            proposals.take_for_forwarding().into_iter().map(|(id, _)| id).collect();
+            proposals.take_for_forwarding(usize::MAX).into_iter().map(|(id, _)| id).collect();
         assert_eq!(forwarded, [ProposalId(1), ProposalId(3)]);
         assert_eq!((proposals.queue_bytes(), proposals.kept_bytes()), (0, 20));
         proposals.requeue(ProposalId(3));
@@ -347,7 +358,7 @@ mod tests {
             ("another", Resolved { misplaced: vec![ProposalId(1)], ..Resolved::default() }),
         ] {
             proposals.add_local(write(1, 2_000));
-            proposals.take_for_forwarding();
+            proposals.take_for_forwarding(usize::MAX);
             proposals.on_appended(ProposalId(1), position);
             assert_eq!(proposals.resolve(&entry(command)), resolved);
             assert_eq!((proposals.len(), proposals.kept_bytes()), (0, 0));

@@ -26,7 +26,8 @@ pub struct Settings {
     pub append_bytes_max: usize,
     /// Appends on their way to one follower.
     pub window_messages: usize,
-    /// The same in bytes.
+    /// The same in bytes. No more is appended ahead of a leader's own disk, and no more is forwarded to a leader ahead of
+    /// its answers.
     pub window_bytes: usize,
     /// Entries kept in memory below the applied index, in bytes.
     pub cache_bytes: usize,
