@@ -161,7 +161,7 @@ pub struct Flags {
     pub(super) disk_stall_timeout: Span,
 
     /// The leader answers reads without asking the others each time, while a majority has promised to elect nobody else;
-    /// set it on all nodes or on none. Rests on --clock-drift-ppm (true or false)
+    /// set it on all nodes or on none. Depends on --clock-drift-ppm (true or false)
     #[arg(
         long,
         value_name = "BOOL",

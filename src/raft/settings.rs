@@ -77,7 +77,7 @@ impl Default for Settings {
             transfer_log_entries_max: 1_000_000,
             lease_reads: false,
             clock_drift_ppm: 100_000,
-            disk_stall_timeout: Duration::from_secs(1),
+            disk_stall_timeout: Duration::from_secs(3),
             state_check_interval: Duration::from_secs(1),
             feature_level: FEATURE_LEVEL,
             rules: Rules::default(),
