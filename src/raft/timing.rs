@@ -4,6 +4,10 @@
 //! these take longer than the timeout, no leader would ever be found, or none would last. So a candidate measures how
 //! long the first answer to its request took, and a leader how long its heartbeats' echoes take. The timeout is twice
 //! that, and no less than configured. A candidate's request and a leader's append tell it to their receivers.
+//!
+//! Load makes links slow, too: behind megabytes of entries, on a busy disk and a busy processor, a heartbeat that took
+//! one millisecond takes hundreds. So the slow echoes of the last two seconds count, not the quick ones. Otherwise a
+//! leader that is only busy would lose its leadership, and the next one after it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,8 +16,10 @@ use super::role::Role;
 use super::{Raft, Settings};
 use crate::types::{Instant, Term};
 
-/// The smallest of so many measurements counts: a pause or a lost message lengthens one of them.
-const SAMPLES: usize = 4;
+/// Measurements that are needed before they count.
+const SAMPLES_LEAST: usize = 4;
+/// Measurements that are kept: about two seconds of heartbeats.
+const SAMPLES: usize = 32;
 /// The timeout in force is at most this many times the configured one: a member may say anything.
 const FACTOR_MAX: u32 = 10;
 
@@ -29,9 +35,18 @@ impl Samples {
         self.0.push_back(took);
     }
 
-    /// The smallest; `None` while there are too few.
+    /// The smallest of the latest few; `None` while there are too few. A pause or a lost message lengthens one of them.
     fn least(&self) -> Option<Duration> {
-        (self.0.len() == SAMPLES).then(|| self.0.iter().min().copied()).flatten()
+        let latest = self.0.iter().rev().take(SAMPLES_LEAST);
+        (self.0.len() >= SAMPLES_LEAST).then(|| latest.min().copied()).flatten()
+    }
+
+    /// The largest but one; `None` while there are too few. One message that was late says nothing; two say that such
+    /// delays belong to the present load.
+    fn slow(&self) -> Option<Duration> {
+        let mut sorted: Vec<Duration> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        (sorted.len() >= SAMPLES_LEAST).then(|| sorted[sorted.len() - 2])
     }
 }
 
@@ -103,7 +118,7 @@ impl Raft {
         let (Role::Leader(leader), Some(configuration)) = (&self.role, self.log.configuration()) else {
             return;
         };
-        let took = |id| leader.progress.get(&id).and_then(|progress| progress.round_trips.least());
+        let took = |id| leader.progress.get(&id).and_then(|progress| progress.round_trips.slow());
         let mut steps: Vec<Duration> = configuration.voters.keys().filter_map(|id| took(*id)).collect();
         steps.push(Duration::ZERO);
         steps.sort_unstable();
