@@ -183,14 +183,13 @@ impl Lie {
             | Self::EntryPayload
             // What no majority holds is applied.
             | Self::AppendCommit(Bend::Next | Bend::Far)
-            | Self::ReadAtIndex(Bend::Next | Bend::Far)
+            | Self::ReadAtIndex(_)
             | Self::Match(Bend::Next | Bend::Far)
             // A leader that was replaced serves reads.
             | Self::EchoRound(Bend::Next | Bend::Far)
             | Self::AppendedRound(Bend::Next | Bend::Far)
             | Self::Stickiness
             | Self::VoteTransfer
-            | Self::ReadAtIndex(Bend::Lower)
             | Self::ReadAtId(_)
             // A client is told of another's write.
             | Self::ForwardedId(_)
