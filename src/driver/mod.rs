@@ -85,7 +85,7 @@ impl Default for Settings {
         Self {
             request_queue: 16_384,
             message_queue: 4_096,
-            message_queue_bytes: 64 << 20,
+            message_queue_bytes: 32 << 20,
             checkpoint_interval: Duration::from_secs(1),
             disk_reserve_bytes: Space::default_reserve_bytes(&Options::default()),
             log_scrub_interval: Duration::from_hours(24),

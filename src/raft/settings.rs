@@ -69,7 +69,7 @@ impl Default for Settings {
             batch_bytes: 256 << 10,
             append_bytes_max: 1 << 20,
             window_messages: 64,
-            window_bytes: 8 << 20,
+            window_bytes: 4 << 20,
             cache_bytes: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             promotion: true,

@@ -23,7 +23,8 @@ pub(super) fn settings(config: &Config) -> api::Settings {
         feature_level: config.raft.feature_level,
         allowed_hosts: allowed_hosts(config),
         admin_access: clients.admin_access,
-        // What three nodes forward to a leader together is below what a leader takes that is not committed yet (64 MiB).
+        // A leader's own clients and what two members forward ahead of its answers (4 MiB each) are below what it takes
+        // that is not committed and applied yet (64 MiB).
         request_memory_bytes: clients.request_memory_bytes.unwrap_or_else(|| part(64, 8 << 20, 20 << 20)),
         answer_memory_bytes: clients.answer_memory_bytes.unwrap_or_else(|| part(32, 16 << 20, 256 << 20)),
         ..api::Settings::default()

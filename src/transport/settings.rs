@@ -43,7 +43,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             queue_messages: 4096,
-            queue_bytes: 32 << 20,
+            queue_bytes: 16 << 20,
             reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),

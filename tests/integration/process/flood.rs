@@ -6,8 +6,9 @@ use super::{alone, report, until};
 
 /// What request bodies may take at each node.
 const REQUEST_MEMORY_MIB: u64 = 16;
-/// What a node may take in all: up to 64 MiB each of what is not committed, not applied, and waits for the core, 32 MiB
-/// for each peer, and several copies of what clients wrote. Without limits in bytes it is more than twice as much.
+/// What a node may take in all: up to 64 MiB each of what is not committed and not applied, 32 MiB that wait for the
+/// core, 16 MiB for each peer, and several copies of what clients wrote. Without limits in bytes it is more than twice as
+/// much.
 const RESIDENT_MIB_MAX: u64 = 600;
 
 fn resident_mib(node: &Node) -> u64 {
