@@ -12,7 +12,7 @@ use super::apply_thread::ApplyJob;
 use super::inbox::Room;
 use super::observe::Observer;
 use super::shutdown::Failure;
-use super::{CREDITS, Send, Status, clock};
+use super::{APPLY_CREDITS, LOG_CREDITS, Send, Status, clock};
 use crate::kv;
 use crate::raft::{
     self, AdminRefusal, Change, Event, HaltReason, Message, PeerStatus, Proposal, Refusal, RefusalReason,
@@ -193,7 +193,7 @@ impl CoreThread {
     }
 
     fn has_credit(&self) -> bool {
-        self.log_jobs < CREDITS
+        self.log_jobs < LOG_CREDITS
     }
 
     /// Waits until there is something to do.
@@ -321,7 +321,7 @@ impl CoreThread {
     /// Hands the turn's output to log, network, apply and clients, the slowest first.
     fn pass_on(&mut self) {
         // Completions and timeouts are taken without a credit, too. What they lead to waits here for room.
-        if !self.out.log.is_empty() && self.log_jobs <= CREDITS {
+        if !self.out.log.is_empty() && self.log_jobs <= LOG_CREDITS {
             let log = std::mem::take(&mut self.out.log);
             if self.queues.log.try_send(log).is_ok() {
                 self.log_jobs += 1;
@@ -334,7 +334,7 @@ impl CoreThread {
             }
         }
         let has_work = !self.out.apply.is_empty() || !self.cuts.is_empty();
-        if has_work && self.apply_jobs <= CREDITS {
+        if has_work && self.apply_jobs <= APPLY_CREDITS {
             let apply = std::mem::take(&mut self.out.apply);
             let job = self.apply_job(apply);
             if self.queues.apply.try_send(job).is_ok() {

@@ -58,8 +58,12 @@ pub use segments_thread::FreeBytes;
 pub use shutdown::{Failure, Running};
 pub use snapshots::SendSnapshot;
 
-/// Jobs that may be on their way to the log, and to apply.
-const CREDITS: usize = 32;
+/// Jobs that may be on their way to the log. Each heartbeat is one, since its acknowledgement waits behind the appends. With
+/// a few, a follower would hear its leader no longer while one flush takes a second. Their bytes are bounded elsewhere: by
+/// the leader's window, and by what a follower takes that is not durable.
+const LOG_CREDITS: usize = 1024;
+/// Jobs that may be on their way to apply.
+const APPLY_CREDITS: usize = 32;
 /// Batches of changes that may wait for the checkpoint.
 const CHECKPOINT_QUEUE: usize = 1024;
 
@@ -142,9 +146,9 @@ pub fn start<F: Files, S: StateStore + 'static>(
     let (requests_in, requests) = bounded(settings.request_queue);
     let (messages_in, messages) = bounded(settings.message_queue);
     // One for each job on its way; the log's thread may add one more when it fails, the segments' one now and then.
-    let (done_in, done) = bounded(4 * CREDITS);
-    let (log_jobs_in, log_jobs) = bounded(CREDITS + 1);
-    let (apply_jobs_in, apply_jobs) = bounded(CREDITS + 1);
+    let (done_in, done) = bounded(2 * (LOG_CREDITS + APPLY_CREDITS));
+    let (log_jobs_in, log_jobs) = bounded(LOG_CREDITS + 1);
+    let (apply_jobs_in, apply_jobs) = bounded(APPLY_CREDITS + 1);
     let (changes_in, changes) = checkpoint::queue(CHECKPOINT_QUEUE);
     let (segments_in, segments) = bounded(2);
     let view_wanted = checkpoint::ViewWanted::default();

@@ -140,11 +140,12 @@ impl Raft {
         self.is_space_low() || self.is_backlogged()
     }
 
-    /// Whether so much is committed and not yet applied that the log takes no new entries: apply is slower than the
-    /// leader, as with a slow disk behind it. Only committed entries count, since they can always be applied.
+    /// Whether so much is committed and not yet applied, or not yet durable, that the log takes no new entries: apply or
+    /// the disk is slower than the leader. Of what is durable only committed entries count, since they can always be
+    /// applied. No correct leader sends so much ahead of the disk.
     fn is_backlogged(&self) -> bool {
         let limit = self.settings.uncommitted_bytes_max;
-        self.log.backlog_bytes(limit) >= limit
+        self.log.backlog_bytes(limit) >= limit || self.log.unflushed_bytes(limit) >= limit
     }
 
     /// Adopts the leader's commit index up to the last entry that is known to equal the leader's.
