@@ -22,8 +22,9 @@ use crate::replica::{Apply, ApplyInput, ApplyOutput, Core, CoreOutput, Log, LogI
 use crate::storage::{Checkpoint, StateStore, StorageError};
 use crate::types::{Instant, LogIndex, LogPosition, NodeId, ProposalId, ReadId, RequestId, StagedId};
 
-/// As in the driver: jobs on their way to log and apply, and what one turn takes of each queue.
+/// Jobs on their way to log and apply. Fewer than in the driver, so that they run out in many seeds.
 pub(super) const CREDITS: usize = 32;
+// What one turn takes of each queue, as in the driver.
 const MESSAGES_PER_TURN: usize = 256;
 const REQUESTS_PER_TURN: usize = 4096;
 
